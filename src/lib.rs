@@ -1,0 +1,4 @@
+//! peerloop
+pub mod engine;
+pub mod proto;
+pub mod store;

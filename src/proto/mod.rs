@@ -1,0 +1,2 @@
+//! protocols
+pub mod dht;
