@@ -2,3 +2,5 @@
 pub mod engine;
 pub mod proto;
 pub mod store;
+#[cfg(feature = "net")]
+pub mod net;

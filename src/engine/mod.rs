@@ -1,2 +1,41 @@
-//! engine
+//! The engine: every connection of a node as a buffered state machine, without any I/O.
+//!
+//! ```text
+//!  driver (net or sim)          engine                           a protocol
+//!  ───────────────────          ──────                           ──────────
+//!  ready(conn) ───────────────▶ Node ── reads, budgets ────────▶ Service::on_input
+//!  accepted, job_done ────────▶  │   ◀─ writes, dials, timers ── Hub / Cx
+//!  turn(now, transport) ──────▶  │
+//!                                └── one write a dirty connection, then the reap
+//! ```
+//!
+//! What it is for: the bookkeeping that every protocol needs and that is easy to get wrong: slots and
+//! stale tokens, fairness, backpressure, deadlines, orderly closing. It does not open sockets, read a clock,
+//! start threads or know any protocol. A driver lends it a [`Transport`] and tells it the time.
+//!
+//! Invariants (asserted by [`Node::validate`]):
+//! - a slot is reused only after the reap of the turn in which its connection ended;
+//! - a connection on the ready or dirty list is on it once, and its flag says so;
+//! - an idle connection owns no buffer: output and stash come from a pool and go back to it;
+//! - a connection that the peer can stall has a timer, armed no later than its true deadline.
+
+mod conn;
+mod hub;
+mod input;
+mod limits;
+mod node;
+mod output;
+mod service;
+mod stats;
 pub mod time;
+pub mod wheel;
+
+pub use conn::ConnId;
+pub use hub::{Cx, Hub};
+pub use input::{Input, Step};
+pub use limits::Limits;
+pub use node::{Node, Readiness, Transport};
+pub use service::{Blame, Deadline, End, NoJob, Service, Violation, Work};
+pub use stats::Stats;
+pub use time::{Tick, Ticks};
+pub use wheel::{TimerId, Wheel};

@@ -1,0 +1,365 @@
+//! What a service can do: everything of a node but the services and their halves of the connections.
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::ops::{Deref, DerefMut};
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use slab::Slab;
+
+use super::conn::{ConnId, Phase, Port};
+use super::input::Stash;
+use super::output::QueuePool;
+use super::{End, Limits, Service, Stats, Tick, Ticks, TimerId, Wheel};
+
+/// What the wheel holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Alarm<T> {
+    /// The timer of the connection in this slot. Disarmed with the connection, so it needs no generation.
+    Port(u32),
+    Service(T),
+}
+
+/// A dial that a service asked for, until the driver is asked in turn.
+pub(super) struct Dial<C> {
+    pub(super) id: ConnId,
+    pub(super) from: Option<SocketAddrV4>,
+    pub(super) conn: C,
+}
+
+/// The engine's side of a node, as a service sees it.
+pub struct Hub<S: Service> {
+    pub(super) now: Tick,
+    pub(super) rng: StdRng,
+    pub(super) limits: Limits,
+    pub(super) stats: Stats,
+    pub(super) ports: Slab<Port>,
+    pub(super) wheel: Wheel<Alarm<S::Timer>>,
+    /// Connections with work for the next turn, each once.
+    pub(super) ready: VecDeque<ConnId>,
+    /// Connections with output to flush, each once.
+    pub(super) dirty: Vec<ConnId>,
+    /// Connections whose service half is to be told that it is over.
+    pub(super) ended: VecDeque<(ConnId, End)>,
+    /// Put off until the service calls of this turn are over.
+    pub(super) notes: VecDeque<(ConnId, S::Note)>,
+    pub(super) dials: VecDeque<Dial<S::Conn>>,
+    pub(super) jobs: VecDeque<S::Job>,
+    pub(super) jobs_under_way: usize,
+    pub(super) dials_under_way: usize,
+    pub(super) service_timers: usize,
+    pub(super) queues: QueuePool,
+    // The boxes are what is reused: a connection holds one pointer, not a whole stash.
+    #[expect(clippy::vec_box)]
+    pub(super) stashes: Vec<Box<Stash>>,
+    pub(super) next_generation: u32,
+    pub(super) stopping: bool,
+}
+
+impl<S: Service> Hub<S> {
+    pub(super) fn new(limits: Limits, seed: u64, now: Tick) -> Hub<S> {
+        limits.validate();
+        Hub {
+            now,
+            rng: StdRng::seed_from_u64(seed),
+            stats: Stats::default(),
+            ports: Slab::new(),
+            wheel: Wheel::new(now),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            ended: VecDeque::new(),
+            notes: VecDeque::new(),
+            dials: VecDeque::new(),
+            jobs: VecDeque::new(),
+            jobs_under_way: 0,
+            dials_under_way: 0,
+            service_timers: 0,
+            queues: QueuePool::new(limits.pool_buffers_max, limits.pool_buffer_bytes_max),
+            stashes: Vec::new(),
+            next_generation: 0,
+            stopping: false,
+            limits,
+        }
+    }
+
+    /// The tick of this turn; the same for everything that happens in it.
+    pub fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// The node's only source of randomness, seeded by the driver.
+    pub fn rng(&mut self) -> &mut StdRng {
+        &mut self.rng
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Open connections, dialled ones included.
+    pub fn conns(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// The peer's address, while the connection is there.
+    pub fn peer_of(&self, id: ConnId) -> Option<SocketAddrV4> {
+        self.port(id).map(|port| port.peer)
+    }
+
+    /// Where to write what connection `id` is to be sent, at the end of what waits already. `None` when the
+    /// connection is gone or closing.
+    pub fn output_of(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
+        self.writable_port(id)?;
+        self.mark_dirty(id.slot());
+        Some(self.ports[id.slot()].output.tail(&mut self.queues))
+    }
+
+    /// Queues `bytes` for connection `id`, by reference when they are many. False when it is gone.
+    pub fn send_to(&mut self, id: ConnId, bytes: &Bytes) -> bool {
+        if bytes.len() < self.limits.shared_bytes_min {
+            return self.output_of(id).map(|out| out.extend_from_slice(bytes)).is_some();
+        }
+        if self.writable_port(id).is_none() {
+            return false;
+        }
+        self.mark_dirty(id.slot());
+        self.ports[id.slot()].output.push(bytes.clone(), &mut self.queues);
+        true
+    }
+
+    /// Bytes that may be queued for connection `id` before its high-water mark.
+    pub fn room_of(&self, id: ConnId) -> usize {
+        self.port(id)
+            .map_or(0, |port| self.limits.output_bytes_high.saturating_sub(port.output.len()))
+    }
+
+    /// Closes connection `id` once everything that is queued for it is sent.
+    pub fn close_conn(&mut self, id: ConnId) {
+        self.end(id, End::Closed);
+    }
+
+    /// The answer that a [`super::Step::Wait`] waited for is written: input is served again.
+    pub fn resume(&mut self, id: ConnId) {
+        if let Some(port) = self.port_mut(id) {
+            port.waiting = false;
+            self.mark_ready(id.slot());
+        }
+    }
+
+    /// Hands `note` to the service half of connection `id`, after the service calls of this turn. Notes
+    /// that are sent while notes are delivered wait for the next turn.
+    pub fn notify(&mut self, id: ConnId, note: S::Note) {
+        if self.notes.len() == self.limits.notes_max {
+            self.stats.notes_refused += 1;
+        } else {
+            self.notes.push_back((id, note));
+        }
+    }
+
+    /// Opens a connection to `to`, from the local address `from` where that matters. The result is told by
+    /// [`Service::on_dialled`] or [`Service::on_end`]; at the limits of dials or connections it is the
+    /// latter, with [`End::Limit`].
+    pub fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: S::Conn) -> ConnId {
+        let id = self.open(to, Phase::Dialling);
+        self.dials_under_way += 1;
+        // Never refused here: the service half must come back to the service whatever happens.
+        self.dials.push_back(Dial { id, from, conn });
+        id
+    }
+
+    /// Arms a timer that fires in `after`, at the earliest in the next turn. `None` at the limit.
+    pub fn arm(&mut self, after: Ticks, timer: S::Timer) -> Option<TimerId> {
+        if self.service_timers == self.limits.timers_max {
+            self.stats.timers_refused += 1;
+            return None;
+        }
+        self.service_timers += 1;
+        Some(self.wheel.arm(self.now + after, Alarm::Service(timer)))
+    }
+
+    /// Disarms a timer; one that fired already is a no-op.
+    pub fn cancel(&mut self, timer: TimerId) {
+        if self.wheel.cancel(timer).is_some() {
+            self.service_timers -= 1;
+        }
+    }
+
+    /// Gives `job` to the worker; [`Service::on_done`] follows. `Err` with the job at the limit.
+    pub fn submit(&mut self, job: S::Job) -> Result<(), S::Job> {
+        if self.jobs_under_way == self.limits.jobs_max {
+            self.stats.jobs_refused += 1;
+            return Err(job);
+        }
+        self.jobs_under_way += 1;
+        self.jobs.push_back(job);
+        Ok(())
+    }
+
+    /// Ends the driver's loop after this turn.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    pub(super) fn port(&self, id: ConnId) -> Option<&Port> {
+        self.ports.get(id.slot()).filter(|port| port.generation == id.generation)
+    }
+
+    pub(super) fn port_mut(&mut self, id: ConnId) -> Option<&mut Port> {
+        self.ports.get_mut(id.slot()).filter(|port| port.generation == id.generation)
+    }
+
+    fn writable_port(&mut self, id: ConnId) -> Option<()> {
+        let open = self.port(id).is_some_and(|port| port.phase == Phase::Open);
+        if !open {
+            self.stats.stale += 1;
+        }
+        open.then_some(())
+    }
+
+    /// Takes a slot.
+    pub(super) fn open(&mut self, peer: SocketAddrV4, phase: Phase) -> ConnId {
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        let slot = self.ports.insert(Port::new(generation, peer, phase, self.now));
+        ConnId { slot: slot as u32, generation }
+    }
+
+    /// The connection is over: the service half is told in this turn, and what is queued is still sent
+    /// where `end` allows it. The first end counts.
+    pub(super) fn end(&mut self, id: ConnId, end: End) {
+        let slot = id.slot();
+        let Some(port) = self.port_mut(id) else {
+            self.stats.stale += 1;
+            return;
+        };
+        match port.phase {
+            Phase::Dialling => self.dials_under_way -= 1,
+            Phase::Open => {}
+            Phase::Closing | Phase::Lingering | Phase::Doomed => return,
+        }
+        let sendable = matches!(end, End::Closed | End::Eof | End::Violation(_));
+        let port = &mut self.ports[slot];
+        if sendable && port.phase == Phase::Open {
+            port.phase = Phase::Closing;
+            port.lingers = !port.eof && !port.output.is_empty();
+        } else {
+            port.phase = Phase::Doomed;
+        }
+        self.stats.count_end(end);
+        self.ended.push_back((id, end));
+        self.mark_dirty(slot);
+    }
+
+    pub(super) fn mark_ready(&mut self, slot: usize) {
+        let port = &mut self.ports[slot];
+        if !port.on_ready_list {
+            port.on_ready_list = true;
+            let id = port.id(slot);
+            self.ready.push_back(id);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, slot: usize) {
+        let port = &mut self.ports[slot];
+        if !port.on_dirty_list {
+            port.on_dirty_list = true;
+            let id = port.id(slot);
+            self.dirty.push(id);
+        }
+    }
+
+    /// Keeps what a service left of its input.
+    pub(super) fn keep(&mut self, slot: usize, rest: &[u8], seen: usize) {
+        let mut stash = self.stashes.pop().unwrap_or_default();
+        stash.append(rest);
+        stash.seen = seen;
+        self.ports[slot].stash = Some(stash);
+    }
+
+    pub(super) fn give_back(&mut self, mut stash: Box<Stash>) {
+        if self.stashes.len() < self.limits.pool_buffers_max
+            && stash.capacity() <= self.limits.pool_buffer_bytes_max
+        {
+            stash.clear();
+            self.stashes.push(stash);
+        }
+    }
+
+    /// Starts, restarts or leaves alone the deadline of a connection after something happened to it.
+    pub(super) fn watch(&mut self, slot: usize) {
+        let port = &mut self.ports[slot];
+        let watch = port.due_watch();
+        if watch != port.watch {
+            port.watch = watch;
+            port.since = self.now;
+            port.moved_bytes = 0;
+        }
+        let Some(deadline) = port.deadline(&self.limits) else { return };
+        match port.alarm {
+            Some(_) if port.alarm_at <= deadline => return,
+            Some(alarm) => _ = self.wheel.cancel(alarm),
+            None => {}
+        }
+        port.alarm = Some(self.wheel.arm(deadline, Alarm::Port(slot as u32)));
+        port.alarm_at = deadline;
+    }
+}
+
+/// A [`Hub`] and the connection that a service is called for.
+pub struct Cx<'a, S: Service> {
+    pub(super) id: ConnId,
+    pub(super) hub: &'a mut Hub<S>,
+}
+
+impl<S: Service> Cx<'_, S> {
+    /// This connection.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> SocketAddrV4 {
+        self.hub.ports[self.id.slot()].peer
+    }
+
+    /// Where to write what this connection is to be sent, at the end of what waits already.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        let slot = self.id.slot();
+        self.hub.mark_dirty(slot);
+        self.hub.ports[slot].output.tail(&mut self.hub.queues)
+    }
+
+    /// Queues `bytes`, by reference when they are many.
+    pub fn send(&mut self, bytes: &Bytes) {
+        self.hub.send_to(self.id, bytes);
+    }
+
+    /// Bytes that may be queued before the high-water mark.
+    pub fn room(&self) -> usize {
+        self.hub.room_of(self.id)
+    }
+
+    /// Closes this connection once everything that is queued is sent.
+    pub fn close(&mut self) {
+        self.hub.close_conn(self.id);
+    }
+}
+
+impl<S: Service> Deref for Cx<'_, S> {
+    type Target = Hub<S>;
+    fn deref(&self) -> &Hub<S> {
+        self.hub
+    }
+}
+
+impl<S: Service> DerefMut for Cx<'_, S> {
+    fn deref_mut(&mut self) -> &mut Hub<S> {
+        self.hub
+    }
+}

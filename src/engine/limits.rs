@@ -1,0 +1,114 @@
+//! Every bound of the engine, each with its unit in its name.
+
+use super::Ticks;
+
+/// The limits of one node. Reaching one is a counted event with a defined result; nothing grows past it.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once, dialled ones included. The driver lowers it to what the file limit allows; at the
+    /// limit it stops accepting (the kernel's backlog holds the rest) and dials fail. One million is far
+    /// over what one process gets here, so that the file limit decides.
+    pub conns_max: usize,
+    /// Dials under way at once; a further one ends as [`super::End::Limit`]. Keeps a node that is told many
+    /// addresses from becoming a scanner.
+    pub dials_max: usize,
+    /// Bytes read from one connection in one turn, and the size of the shared read buffer. 64 KiB is
+    /// where a larger read no longer saves time on loopback, and costs the others about 10 us.
+    pub read_bytes_per_turn: usize,
+    /// Messages served for one connection in one turn: 64 small ones cost the others about 30 us.
+    pub messages_per_turn: usize,
+    /// Bytes offered to one connection in one write; the rest goes in the next turn.
+    pub write_bytes_per_turn: usize,
+    /// Connections accepted in one turn: enough to empty a burst in a few turns while those that are
+    /// open wait less than a millisecond.
+    pub accepts_per_turn: usize,
+    /// Unconsumed input of one connection. A message that a service takes only whole must fit. Not below
+    /// `read_bytes_per_turn`, since what one read brought must find room when the service waits.
+    pub input_bytes_max: usize,
+    /// Queued output at which a connection's input is no longer served.
+    pub output_bytes_high: usize,
+    /// Queued output at which it is served again.
+    pub output_bytes_low: usize,
+    /// Queued output at which a connection is closed: what a service may write in one go (its largest
+    /// message) on top of the high-water mark.
+    pub output_bytes_max: usize,
+    /// Values of at least this many bytes are queued by reference, smaller ones are copied: below a page
+    /// or so the copy is cheaper than one more slice in the write.
+    pub shared_bytes_min: usize,
+    /// Spare buffers kept for the next connections that need one.
+    pub pool_buffers_max: usize,
+    /// Buffers that grew beyond this are given back to the allocator instead.
+    pub pool_buffer_bytes_max: usize,
+    /// Notes queued and not delivered; one more is dropped and counted.
+    pub notes_max: usize,
+    /// Jobs handed to the worker and not done; one more is refused, which the service answers.
+    pub jobs_max: usize,
+    /// Timers that services armed; one more is refused.
+    pub timers_max: usize,
+    /// A dialled peer must accept within this.
+    pub dial: Ticks,
+    /// A connection between two messages may be silent for this long.
+    pub idle: Ticks,
+    /// A message must be complete within this after its first byte, plus what its bytes need at
+    /// `pace_bytes_per_sec`. The whole message counts: a byte now and then does not extend it.
+    pub message: Ticks,
+    /// A peer must have taken what we sent it within this, plus what the bytes need at the least pace.
+    pub drain: Ticks,
+    /// After the last byte to a connection that we close, how long we read on and throw away, so that
+    /// the kernel does not reset the connection before the peer has read the answer.
+    pub linger: Ticks,
+    /// The least pace of a transfer in either direction.
+    pub pace_bytes_per_sec: u64,
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            conns_max: 1_000_000,
+            dials_max: 1024,
+            read_bytes_per_turn: 64 * KIB,
+            messages_per_turn: 64,
+            write_bytes_per_turn: 256 * KIB,
+            accepts_per_turn: 64,
+            input_bytes_max: 64 * KIB,
+            output_bytes_high: 256 * KIB,
+            output_bytes_low: 64 * KIB,
+            output_bytes_max: MIB,
+            shared_bytes_min: 4 * KIB,
+            pool_buffers_max: 1024,
+            pool_buffer_bytes_max: 16 * KIB,
+            notes_max: 65_536,
+            jobs_max: 65_536,
+            timers_max: 4_000_000,
+            dial: Ticks::from_secs(3),
+            idle: Ticks::from_secs(60),
+            message: Ticks::from_secs(10),
+            drain: Ticks::from_secs(30),
+            linger: Ticks::from_secs(2),
+            pace_bytes_per_sec: 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Asserts the relations between the limits. The engine calls it once, at the start.
+    pub fn validate(&self) {
+        assert!(self.output_bytes_low < self.output_bytes_high, "low-water mark below the high one");
+        assert!(self.output_bytes_high < self.output_bytes_max, "high-water mark below the cap");
+        assert!(self.read_bytes_per_turn > 0, "a turn reads something");
+        assert!(self.read_bytes_per_turn <= self.input_bytes_max, "one read fits the input");
+        assert!(self.messages_per_turn > 0 && self.write_bytes_per_turn > 0, "a turn does something");
+        assert!(self.accepts_per_turn > 0 && self.conns_max > 0, "a node has connections");
+        assert!(self.pace_bytes_per_sec > 0, "the least pace is a pace");
+        // The last slots name what is no connection in a driver's tokens.
+        assert!(self.conns_max < u32::MAX as usize - 16, "a slot is 32 bits of a token");
+    }
+
+    /// What `moved_bytes` need at the least pace.
+    pub(super) fn pace(&self, moved_bytes: u64) -> Ticks {
+        Ticks::from_millis(moved_bytes.saturating_mul(1000) / self.pace_bytes_per_sec)
+    }
+}

@@ -1,0 +1,260 @@
+//! What waits to be sent on one connection: small pieces copied into a tail, large ones by reference.
+//!
+//! ```text
+//!   queue:  block, block, ... | tail
+//!           ^ sent bytes of the first piece
+//! ```
+//! Invariants: a queue exists only while it holds something (an idle connection owns none);
+//! `sent <` length of the first piece; blocks are never empty.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// Slices offered in one vectored write: beyond this the cost is in the bytes.
+const SLICES_MAX: usize = 16;
+
+/// Sent bytes in front of a tail that are worth moving the rest for: a page.
+const COMPACT_BYTES_MIN: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    queue: Option<Box<Queue>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    blocks: VecDeque<Bytes>,
+    /// Total length of `blocks`.
+    block_bytes: usize,
+    tail: Vec<u8>,
+    /// Bytes of the first piece (the first block, or the tail when there is none) that are sent.
+    sent: usize,
+}
+
+/// Spare queues, so that the steady state allocates nothing.
+#[derive(Debug)]
+pub(super) struct QueuePool {
+    // The boxes are what is reused: a connection holds one pointer, not a whole queue.
+    #[expect(clippy::vec_box)]
+    spare: Vec<Box<Queue>>,
+    buffers_max: usize,
+    buffer_bytes_max: usize,
+}
+
+impl QueuePool {
+    pub(super) fn new(buffers_max: usize, buffer_bytes_max: usize) -> QueuePool {
+        QueuePool { spare: Vec::new(), buffers_max, buffer_bytes_max }
+    }
+
+    fn take(&mut self) -> Box<Queue> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn give_back(&mut self, mut queue: Box<Queue>) {
+        if self.spare.len() < self.buffers_max && queue.tail.capacity() <= self.buffer_bytes_max {
+            queue.blocks.clear();
+            queue.block_bytes = 0;
+            queue.tail.clear();
+            queue.sent = 0;
+            self.spare.push(queue);
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_none()
+    }
+
+    /// Bytes that are not sent yet.
+    pub(super) fn len(&self) -> usize {
+        self.queue.as_ref().map_or(0, |q| q.block_bytes + q.tail.len() - q.sent)
+    }
+
+    /// Where small pieces are written. The caller must write something, or call [`Output::trim`].
+    pub(super) fn tail(&mut self, pool: &mut QueuePool) -> &mut Vec<u8> {
+        &mut self.queue.get_or_insert_with(|| pool.take()).tail
+    }
+
+    /// Appends a large piece without copying it.
+    pub(super) fn push(&mut self, block: Bytes, pool: &mut QueuePool) {
+        if block.is_empty() {
+            return;
+        }
+        let queue = self.queue.get_or_insert_with(|| pool.take());
+        if !queue.tail.is_empty() {
+            // What stands in the tail comes first; it becomes a block, and `sent` still counts from
+            // the front of the first piece.
+            let before = Bytes::copy_from_slice(&queue.tail);
+            queue.tail.clear();
+            queue.block_bytes += before.len();
+            queue.blocks.push_back(before);
+        }
+        queue.block_bytes += block.len();
+        queue.blocks.push_back(block);
+    }
+
+    /// Gives the queue back when nothing is in it.
+    pub(super) fn trim(&mut self, pool: &mut QueuePool) {
+        if self.len() == 0 {
+            self.clear(pool);
+        }
+    }
+
+    pub(super) fn clear(&mut self, pool: &mut QueuePool) {
+        if let Some(queue) = self.queue.take() {
+            pool.give_back(queue);
+        }
+    }
+
+    /// Offers the front of the queue, at most `bytes_max`, to `write`; returns what `write` returned and
+    /// how many bytes had been offered.
+    pub(super) fn offer<R>(
+        &self,
+        bytes_max: usize,
+        write: impl FnOnce(&[IoSlice<'_>]) -> R,
+    ) -> (R, usize) {
+        let Some(queue) = &self.queue else { return (write(&[]), 0) };
+        if queue.blocks.is_empty() {
+            let end = queue.tail.len().min(queue.sent.saturating_add(bytes_max));
+            let piece = &queue.tail[queue.sent..end];
+            return (write(&[IoSlice::new(piece)]), piece.len());
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut count, mut left, mut skip) = (0, bytes_max, queue.sent);
+        let pieces = queue.blocks.iter().map(|b| &b[..]).chain([&queue.tail[..]]);
+        for piece in pieces.filter(|p| !p.is_empty()) {
+            if count == SLICES_MAX || left == 0 {
+                break;
+            }
+            let piece = &piece[skip..];
+            skip = 0;
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            slices[count] = IoSlice::new(piece);
+            count += 1;
+        }
+        (write(&slices[..count]), bytes_max - left)
+    }
+
+    /// `n` bytes from the front are sent.
+    pub(super) fn consume(&mut self, n: usize, pool: &mut QueuePool) {
+        assert!(n <= self.len(), "a transport sends what it was offered");
+        let Some(queue) = &mut self.queue else { return };
+        queue.sent += n;
+        while let Some(first) = queue.blocks.front() {
+            if queue.sent < first.len() {
+                return;
+            }
+            queue.sent -= first.len();
+            queue.block_bytes -= first.len();
+            queue.blocks.pop_front();
+        }
+        if queue.sent == queue.tail.len() {
+            self.clear(pool);
+        } else if queue.sent >= COMPACT_BYTES_MIN && queue.sent * 2 >= queue.tail.len() {
+            // A connection that is never quite drained must not grow: what is sent goes once it is
+            // the larger part, so that each byte moves at most once on average.
+            queue.tail.drain(..queue.sent);
+            queue.sent = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(output: &mut Output, pool: &mut QueuePool, chunk: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while !output.is_empty() {
+            let before = output.len();
+            let (n, offered) = output.offer(chunk, |slices| {
+                let mut n = 0;
+                for s in slices {
+                    sent.extend_from_slice(s);
+                    n += s.len();
+                }
+                n
+            });
+            assert!(n == offered && n <= chunk && n > 0);
+            output.consume(n, pool);
+            assert_eq!(output.len(), before - n);
+        }
+        sent
+    }
+
+    #[test]
+    fn pieces_leave_in_order_whatever_the_write_size() {
+        let big = Bytes::from(vec![b'x'; 1000]);
+        for chunk in [1, 2, 3, 7, 999, 1000, 1001, 5000] {
+            let mut pool = QueuePool::new(4, 1 << 16);
+            let mut out = Output::default();
+            out.tail(&mut pool).extend_from_slice(b"head");
+            out.push(big.clone(), &mut pool);
+            out.push(Bytes::new(), &mut pool);
+            out.tail(&mut pool).extend_from_slice(b"middle");
+            out.push(big.clone(), &mut pool);
+            out.tail(&mut pool).extend_from_slice(b"end");
+            let want = [&b"head"[..], &big, b"middle", &big, b"end"].concat();
+            assert_eq!(drain(&mut out, &mut pool, chunk), want);
+            assert_eq!(pool.spare.len(), 1, "the queue goes back");
+        }
+    }
+
+    #[test]
+    fn a_block_behind_a_partly_sent_tail_keeps_the_place() {
+        let mut pool = QueuePool::new(4, 1 << 16);
+        let mut out = Output::default();
+        out.tail(&mut pool).extend_from_slice(b"abcdef");
+        out.consume(4, &mut pool);
+        out.push(Bytes::from_static(b"123"), &mut pool);
+        out.tail(&mut pool).extend_from_slice(b"gh");
+        assert_eq!(out.len(), 7);
+        assert_eq!(drain(&mut out, &mut pool, 2), b"ef123gh");
+    }
+
+    #[test]
+    fn a_tail_that_is_never_quite_drained_does_not_grow() {
+        let mut pool = QueuePool::new(4, 1 << 20);
+        let mut out = Output::default();
+        out.tail(&mut pool).extend_from_slice(&[7; 100]);
+        for _ in 0..100_000 {
+            out.tail(&mut pool).extend_from_slice(&[7; 100]);
+            out.consume(100, &mut pool);
+        }
+        assert_eq!(out.len(), 100);
+        assert!(out.tail(&mut pool).capacity() < 4 * COMPACT_BYTES_MIN);
+    }
+
+    #[test]
+    fn more_blocks_than_slices() {
+        let mut pool = QueuePool::new(4, 1 << 16);
+        let mut out = Output::default();
+        for i in 0..100u8 {
+            out.push(Bytes::copy_from_slice(&[i; 3]), &mut pool);
+        }
+        let want: Vec<u8> = (0..100u8).flat_map(|i| [i; 3]).collect();
+        assert_eq!(drain(&mut out, &mut pool, 1 << 20), want);
+    }
+
+    #[test]
+    fn a_buffer_that_grew_is_not_pooled() {
+        let mut pool = QueuePool::new(4, 16);
+        let mut out = Output::default();
+        out.tail(&mut pool).extend_from_slice(&[0; 64]);
+        out.consume(64, &mut pool);
+        assert!(out.is_empty() && pool.spare.is_empty());
+    }
+
+    #[test]
+    fn an_untouched_tail_is_trimmed() {
+        let mut pool = QueuePool::new(4, 16);
+        let mut out = Output::default();
+        out.tail(&mut pool);
+        out.trim(&mut pool);
+        assert!(out.is_empty());
+    }
+}

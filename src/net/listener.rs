@@ -1,0 +1,116 @@
+//! A listening socket that accepts in batches and knows when to pause.
+//!
+//! The poll reports an edge once, so a listener remembers that connections may wait (`ready`) until an accept
+//! says that none do. When descriptors run out it pauses: until a connection closes, or for
+//! [`PAUSE`], whichever is first; trying again at once would only spin. When the node is full it waits
+//! for a close; the kernel's backlog holds who comes meanwhile.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::engine::{Node, Service, Tick, Ticks};
+
+use super::sockets::Sockets;
+
+/// Connections that the kernel holds until they are accepted; it lowers this to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// Pause after the kernel refused a descriptor, when no close ends it before: often enough to go unnoticed,
+/// seldom enough to cost nothing.
+const PAUSE: Ticks = Ticks::from_millis(100);
+
+pub(super) struct Listener {
+    socket: TcpListener,
+    /// Connections may wait.
+    ready: bool,
+    paused_until: Option<Tick>,
+}
+
+impl Listener {
+    pub(super) fn bind(
+        addr: SocketAddrV4,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<(Listener, SocketAddrV4)> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        // Inherited by what is accepted, which saves a call for each.
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        let mut socket = TcpListener::from_std(socket.into());
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        let SocketAddr::V4(bound) = socket.local_addr()? else {
+            return Err(io::Error::other("an IPv4 socket has an IPv4 address"));
+        };
+        Ok((Listener { socket, ready: false, paused_until: None }, bound))
+    }
+
+    pub(super) fn event(&mut self) {
+        self.ready = true;
+    }
+
+    /// A descriptor became free.
+    pub(super) fn resume(&mut self) {
+        self.paused_until = None;
+    }
+
+    /// A connection could be accepted without a further event.
+    pub(super) fn has_work<S: Service>(&self, node: &Node<S>) -> bool {
+        self.ready && self.paused_until.is_none() && node.has_room()
+    }
+
+    pub(super) fn resumes_at(&self) -> Option<Tick> {
+        self.paused_until.filter(|_| self.ready)
+    }
+
+    /// Accepts a batch.
+    pub(super) fn accept<S: Service>(
+        &mut self,
+        number: usize,
+        now: Tick,
+        node: &mut Node<S>,
+        sockets: &mut Sockets,
+    ) {
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+        }
+        for _ in 0..node.limits().accepts_per_turn {
+            if !self.has_work(node) {
+                return;
+            }
+            match self.socket.accept() {
+                Ok((stream, SocketAddr::V4(peer))) => {
+                    let id = node.accepted(peer, number);
+                    if let Err(e) = sockets.insert(id, stream) {
+                        log::warn!("cannot watch the connection of {peer}: {e}");
+                        node.with(|_, hub| hub.close_conn(id));
+                    }
+                }
+                Ok((_, SocketAddr::V6(_))) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+                Err(e) if out_of_resources(&e) => {
+                    log::warn!("accepting pauses: {e}");
+                    node.count_accept_pause();
+                    self.paused_until = Some(now + PAUSE);
+                }
+                // ECONNABORTED, EINTR and the network errors that Linux passes on: that connection is lost,
+                // the next one is not.
+                Err(e) => log::debug!("accept: {e}"),
+            }
+        }
+    }
+}
+
+fn out_of_resources(e: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(e),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}

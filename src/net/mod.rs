@@ -1,0 +1,250 @@
+//! The reactor: drives a [`Node`] with real sockets on one mio poll loop.
+//!
+//! The only place of the library that opens sockets, reads a clock, catches signals or starts a thread. It knows
+//! no protocol, and leaves buffers, fairness, deadlines and closing to the engine.
+//!
+//! One turn: sleep until an event or the next deadline; read the clock once; mark what is ready; accept a
+//! batch; let the engine serve, fire timers, write and reap; hand jobs to the worker. An idle node
+//! sleeps: there is no periodic wake-up.
+
+mod clock;
+mod files;
+mod listener;
+mod sockets;
+mod worker;
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Events, Poll, Token, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::engine::{ConnId, Limits, Node, Readiness, Service, Work};
+
+use clock::Clock;
+use listener::Listener;
+use sockets::Sockets;
+use worker::Worker;
+
+pub use files::raise_file_limit;
+
+/// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256
+/// they are still in the second-level cache then.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Tokens that are no connection; their slots are beyond every connection's.
+const SLOT_LISTENER: u32 = u32::MAX;
+const TOKEN_WAKER: Token = Token(u32::MAX as usize - 1);
+const TOKEN_SIGNALS: Token = Token(u32::MAX as usize - 2);
+
+/// A service on real sockets.
+pub struct Reactor<S: Service> {
+    node: Node<S>,
+    poll: Poll,
+    events: Events,
+    sockets: Sockets,
+    listeners: Vec<Listener>,
+    worker: Option<Worker<S::Job, S::Done>>,
+    signals: Option<Signals>,
+    clock: Clock,
+    waker: Arc<Waker>,
+    stop_asked: Arc<AtomicBool>,
+    shutdowns: u32,
+}
+
+/// Asks a running [`Reactor`] to leave, from another thread.
+#[derive(Clone)]
+pub struct Handle {
+    waker: Arc<Waker>,
+    stop_asked: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// The service is told as by SIGTERM ([`Service::on_shutdown`]).
+    pub fn shutdown(&self) {
+        self.stop_asked.store(true, Ordering::Release);
+        // Fails only when the reactor is gone, which is what was asked for.
+        let _ = self.waker.wake();
+    }
+}
+
+impl<S: Service> Reactor<S> {
+    /// A reactor for `service`. Raises the file limit to the hard limit and lowers `limits.conns_max` to what it
+    /// allows.
+    ///
+    /// # Errors
+    /// When the file limit leaves no room for connections, or the kernel gives no epoll instance.
+    pub fn new(service: S, mut limits: Limits) -> io::Result<Reactor<S>> {
+        limits.conns_max = limits.conns_max.min(files::conns_max()?);
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), TOKEN_WAKER)?);
+        let clock = Clock::start();
+        Ok(Reactor {
+            node: Node::new(service, limits, rand::random(), clock.now()),
+            sockets: Sockets::new(poll.registry().try_clone()?),
+            poll,
+            events: Events::with_capacity(EVENTS_PER_TURN),
+            listeners: Vec::new(),
+            worker: None,
+            signals: None,
+            clock,
+            waker,
+            stop_asked: Arc::new(AtomicBool::new(false)),
+            shutdowns: 0,
+        })
+    }
+
+    /// Listens on `addr` (port 0: any free one) and returns the address it got. Listeners are numbered from 0.
+    pub fn listen(&mut self, addr: SocketAddrV4) -> io::Result<SocketAddrV4> {
+        let token = Token((self.listeners.len() << 32) | SLOT_LISTENER as usize);
+        let (listener, addr) = Listener::bind(addr, self.poll.registry(), token)?;
+        self.listeners.push(listener);
+        Ok(addr)
+    }
+
+    /// Starts the worker thread that does the service's jobs.
+    pub fn start_worker(&mut self, work: impl Work<Job = S::Job, Done = S::Done>) -> io::Result<()> {
+        self.worker = Some(Worker::start(work, self.waker.clone())?);
+        Ok(())
+    }
+
+    /// From now on SIGINT and SIGTERM ask the service to leave; the second one ends [`Reactor::run`] at once.
+    pub fn catch_signals(&mut self) -> io::Result<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        self.poll.registry().register(&mut signals, TOKEN_SIGNALS, mio::Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle { waker: self.waker.clone(), stop_asked: self.stop_asked.clone() }
+    }
+
+    /// The engine and the service, between turns.
+    pub fn node(&mut self) -> &mut Node<S> {
+        &mut self.node
+    }
+
+    pub fn into_service(self) -> S {
+        self.node.into_service()
+    }
+
+    /// Runs until the service stops the node; then accepts no more, and gives what is queued and the jobs
+    /// under way `limits.linger` to get out.
+    ///
+    /// # Errors
+    /// When the poll itself fails or the worker thread is gone: nothing can go on then.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.node.stopping() {
+            self.turn(None)?;
+        }
+        self.listeners.clear();
+        let until = Instant::now() + self.node.limits().linger.as_duration();
+        while !self.node.drained() && self.shutdowns < 2 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.turn(Some(left))?;
+        }
+        Ok(())
+    }
+
+    /// One turn; sleeps for at most `wait_max`.
+    pub fn turn(&mut self, wait_max: Option<Duration>) -> io::Result<()> {
+        let timeout = [self.timeout(), wait_max].into_iter().flatten().min();
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            Err(e) => return Err(e),
+        }
+        let now = self.clock.now();
+        self.node.begin(now);
+        let (mut woken, mut signalled) = (false, false);
+        for event in &self.events {
+            match event.token() {
+                TOKEN_WAKER => woken = true,
+                TOKEN_SIGNALS => signalled = true,
+                Token(token) if token as u32 == SLOT_LISTENER => {
+                    // Listeners are dropped at the end of a run; an event may still be under way.
+                    if let Some(listener) = self.listeners.get_mut(token >> 32) {
+                        listener.event();
+                    }
+                }
+                Token(token) => {
+                    self.node.ready(ConnId::from_token(token as u64), readiness(event));
+                }
+            }
+        }
+        if woken {
+            self.take_done()?;
+        }
+        if signalled {
+            self.take_signals();
+        }
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            listener.accept(number, now, &mut self.node, &mut self.sockets);
+        }
+        self.node.turn(&mut self.sockets);
+        if self.sockets.take_closed() {
+            self.listeners.iter_mut().for_each(Listener::resume);
+        }
+        self.hand_out_jobs()
+    }
+
+    /// How long the poll may sleep; `None` until an event.
+    fn timeout(&self) -> Option<Duration> {
+        if self.node.has_work() || self.listeners.iter().any(|l| l.has_work(&self.node)) {
+            return Some(Duration::ZERO);
+        }
+        let resumes = self.listeners.iter().filter_map(Listener::resumes_at);
+        resumes.chain(self.node.next_deadline()).min().map(|at| self.clock.until(at))
+    }
+
+    fn take_done(&mut self) -> io::Result<()> {
+        if let Some(worker) = &self.worker {
+            worker.take_done(|done| self.node.job_done(done))?;
+        }
+        if self.stop_asked.swap(false, Ordering::Acquire) {
+            self.node.shutdown();
+        }
+        Ok(())
+    }
+
+    fn take_signals(&mut self) {
+        let Some(signals) = &mut self.signals else { return };
+        for _ in signals.pending() {
+            self.shutdowns += 1;
+            if self.shutdowns == 1 {
+                log::info!("leaving; a second signal ends at once");
+                self.node.shutdown();
+            } else {
+                self.node.with(|_, hub| hub.stop());
+            }
+        }
+    }
+
+    fn hand_out_jobs(&mut self) -> io::Result<()> {
+        for job in self.node.take_jobs() {
+            let Some(worker) = &self.worker else {
+                return Err(io::Error::other("the service has jobs and the reactor no worker"));
+            };
+            worker.submit(job)?;
+        }
+        Ok(())
+    }
+}
+
+fn readiness(event: &Event) -> Readiness {
+    let broken = event.is_error();
+    Readiness {
+        readable: event.is_readable(),
+        writable: event.is_writable() || event.is_write_closed() || broken,
+        hung_up: event.is_read_closed() || broken,
+    }
+}

@@ -1,0 +1,102 @@
+//! The sockets of a node, by the engine's slots: the [`Transport`] of the reactor.
+//!
+//! Each socket is registered once, for both directions and edge-triggered; the engine remembers what is
+//! ready, so there is no further epoll_ctl. Closing the descriptor ends the registration.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddrV4};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::engine::{ConnId, Transport};
+
+pub(super) struct Sockets {
+    streams: Vec<Option<TcpStream>>,
+    registry: Registry,
+    /// A descriptor became free since [`Sockets::take_closed`].
+    closed: bool,
+}
+
+impl Sockets {
+    pub(super) fn new(registry: Registry) -> Sockets {
+        Sockets { streams: Vec::new(), registry, closed: false }
+    }
+
+    pub(super) fn insert(&mut self, id: ConnId, mut stream: TcpStream) -> io::Result<()> {
+        let token = Token(id.to_token() as usize);
+        self.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        if self.streams.len() <= id.slot() {
+            self.streams.resize_with(id.slot() + 1, || None);
+        }
+        self.streams[id.slot()] = Some(stream);
+        Ok(())
+    }
+
+    pub(super) fn take_closed(&mut self) -> bool {
+        std::mem::take(&mut self.closed)
+    }
+
+    fn stream(&mut self, slot: usize) -> io::Result<&mut TcpStream> {
+        // Missing only when its registration failed; the engine is told with the next call.
+        self.streams
+            .get_mut(slot)
+            .and_then(Option::as_mut)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Transport for Sockets {
+    fn read(&mut self, slot: usize, into: &mut [u8]) -> io::Result<usize> {
+        self.stream(slot)?.read(into)
+    }
+
+    fn write(&mut self, slot: usize, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let stream = self.stream(slot)?;
+        match from {
+            [one] => stream.write(one),
+            many => stream.write_vectored(many),
+        }
+    }
+
+    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(from) = from {
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&from.into())?;
+        }
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(e) => return Err(e),
+        }
+        self.insert(id, TcpStream::from_std(socket.into()))
+    }
+
+    fn dialled(&mut self, slot: usize) -> io::Result<bool> {
+        let stream = self.stream(slot)?;
+        if let Some(e) = stream.take_error()? {
+            return Err(e);
+        }
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn finish(&mut self, slot: usize) {
+        // A connection that broke meanwhile says so at the next read.
+        let _ = self.stream(slot).map(|stream| stream.shutdown(Shutdown::Write));
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let Some(stream) = self.streams.get_mut(slot) {
+            self.closed |= stream.take().is_some();
+        }
+    }
+}
