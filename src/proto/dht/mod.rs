@@ -5,9 +5,16 @@
 //!   owns what, and the decimal digits a key is written with.
 //! - [`wire`]: the bytes of every line, in both directions. Pure functions: they hold no state, do
 //!   no I/O and allocate nothing.
-//!
-//! Neither of the two knows what a node does with a request: sequences of messages, ownership over
-//! time and routing are decided above them.
+//! - [`routing`]: what a node knows of the ring, who owns a key.
+//! - [`entries`]: the entries of a node in memory.
+//! - [`node`]: the service of a node, one enum of what is expected next for each connection.
+//! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
+//! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
 
+pub mod client;
+pub mod entries;
 pub mod id;
+pub mod node;
+pub mod operation;
+pub mod routing;
 pub mod wire;

@@ -24,6 +24,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use memchr::memchr;
 
 use super::id::Id;
+use crate::engine::Violation;
 
 /// The longest line in bytes, its `\n` not counted and a `\r` counted ("Bad input" in the
 /// specification). Every legal line is shorter than 64; the rest is room for extension words of
@@ -63,27 +64,21 @@ pub enum NextNode {
 
 /// A peer broke the protocol: no continuation of its bytes is legal. The connection is closed
 /// without touching an entry ("Bad input" in the specification).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// The peer sent a word that is no command, e.g. the `TEST` some send to see whether we are
     /// alive. Not an attack; close quietly.
-    #[error("unknown command")]
     UnknownCommand,
     /// The peer sent more than [`LINE_BYTES_MAX`] bytes without a `\n`.
-    #[error("line longer than {LINE_BYTES_MAX} bytes")]
     LineTooLong,
     /// The peer sent as a HashedKey something else than 1 to 49 digits below 2^160.
-    #[error("not a key of 1 to 49 decimal digits below 2^160")]
     Key,
     /// The peer sent as an integer something else than 1 to 20 digits below 2^64.
-    #[error("not a number of 1 to 20 decimal digits below 2^64")]
     Number,
     /// The peer sent as a PeerAddress something else than an `IP:port` that can be dialled; in a
     /// DISCONNECT, something that is not a key either.
-    #[error("not an IPv4 address and port that can be dialled")]
     Address,
     /// The peer sent as an acknowledgement something else than `0` or `1`.
-    #[error("not an acknowledgement")]
     Ack,
 }
 
@@ -92,6 +87,23 @@ impl Malformed {
     /// addresses, and nothing for all others.
     pub const fn is_answered_no(self) -> bool {
         matches!(self, Malformed::Address)
+    }
+
+    pub const fn what(self) -> &'static str {
+        match self {
+            Malformed::UnknownCommand => "unknown command",
+            Malformed::LineTooLong => "line longer than 256 bytes",
+            Malformed::Key => "not a key of 1 to 49 decimal digits below 2^160",
+            Malformed::Number => "not a number of 1 to 20 decimal digits below 2^64",
+            Malformed::Address => "not an IPv4 address and port that can be dialled",
+            Malformed::Ack => "not an acknowledgement",
+        }
+    }
+}
+
+impl From<Malformed> for Violation {
+    fn from(malformed: Malformed) -> Violation {
+        Violation::peer(malformed.what())
     }
 }
 
