@@ -1,2 +1,3 @@
 //! engine
 pub mod time;
+pub mod wheel;
