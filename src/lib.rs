@@ -1,6 +1,6 @@
 //! peerloop
 pub mod engine;
-pub mod proto;
-pub mod store;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod proto;
+pub mod store;

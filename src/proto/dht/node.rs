@@ -55,7 +55,10 @@ impl Config {
     pub fn fit(&self, limits: Limits) -> Limits {
         let answer = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX / 2);
         let least = limits.output_bytes_high + answer + wire::LINE_BYTES_MAX;
-        Limits { output_bytes_max: limits.output_bytes_max.max(least), ..limits }
+        Limits {
+            output_bytes_max: limits.output_bytes_max.max(least),
+            ..limits
+        }
     }
 }
 
@@ -108,7 +111,12 @@ impl DhtNode {
     /// A ring of one that holds `entries`.
     pub fn new(config: Config, entries: Entries) -> DhtNode {
         let routing = Routing::alone(Member::at(config.advertise));
-        DhtNode { config, routing, entries, staged_bytes: 0 }
+        DhtNode {
+            config,
+            routing,
+            entries,
+            staged_bytes: 0,
+        }
     }
 
     pub fn me(&self) -> Member {
@@ -193,8 +201,11 @@ impl DhtNode {
             *expect = Expect::Request;
             return Ok(self.write(cx, key, Some(Bytes::new()), used));
         }
-        *expect =
-            Expect::Value(Box::new(Incoming { key, left_bytes: length_bytes, bytes: Vec::new() }));
+        *expect = Expect::Value(Box::new(Incoming {
+            key,
+            left_bytes: length_bytes,
+            bytes: Vec::new(),
+        }));
         Ok(Step::Took(used))
     }
 
@@ -204,8 +215,12 @@ impl DhtNode {
         expect: &mut Expect,
         bytes: &[u8],
     ) -> Result<Step, Violation> {
-        let Expect::Value(incoming) = expect else { unreachable!("called in this state only") };
-        let take = usize::try_from(incoming.left_bytes).unwrap_or(usize::MAX).min(bytes.len());
+        let Expect::Value(incoming) = expect else {
+            unreachable!("called in this state only")
+        };
+        let take = usize::try_from(incoming.left_bytes)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         incoming.left_bytes -= take as u64;
         if incoming.left_bytes > 0 {
             if self.staged_bytes + take as u64 > self.config.staged_bytes_max {
@@ -234,18 +249,15 @@ impl DhtNode {
     }
 
     /// Stores or removes, now or by way of the worker, and acknowledges when it is done.
-    fn write(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        key: Id,
-        value: Option<Bytes>,
-        used: usize,
-    ) -> Step {
+    fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
         let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
         if more_bytes > 0
             && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
         {
-            log::warn!("{} refused a value: the entries are at entries_bytes_max", cx.id());
+            log::warn!(
+                "{} refused a value: the entries are at entries_bytes_max",
+                cx.id()
+            );
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
@@ -332,7 +344,7 @@ impl Service for DhtNode {
         }
     }
 
-    fn on_end(&mut self, _hub: &mut Hub<Self>, expect: Expect, _end: End) {
+    fn on_end(&mut self, _hub: &mut Hub<Self>, _id: ConnId, expect: Expect, _end: End) {
         if let Expect::Value(incoming) = expect {
             self.staged_bytes -= incoming.bytes.len() as u64;
         }

@@ -13,7 +13,10 @@ pub struct Member {
 
 impl Member {
     pub fn at(addr: SocketAddrV4) -> Member {
-        Member { id: Id::of_addr(addr), addr }
+        Member {
+            id: Id::of_addr(addr),
+            addr,
+        }
     }
 }
 
@@ -41,9 +44,11 @@ impl Routing {
 
     /// Of all nodes that this one knows, the last at or before `key`.
     pub fn closest(&self, key: Id) -> Member {
-        let by_distance = |a: &&Member, b: &&Member| {
-            a.id.distance_to(key).cmp(&b.id.distance_to(key))
-        };
-        *[self.me, self.next].iter().min_by(by_distance).unwrap_or(&self.me)
+        let by_distance =
+            |a: &&Member, b: &&Member| a.id.distance_to(key).cmp(&b.id.distance_to(key));
+        *[self.me, self.next]
+            .iter()
+            .min_by(by_distance)
+            .unwrap_or(&self.me)
     }
 }
