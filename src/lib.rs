@@ -1,4 +1,5 @@
 //! peerloop
+pub mod app;
 pub mod engine;
 #[cfg(feature = "net")]
 pub mod net;
