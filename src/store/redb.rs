@@ -21,6 +21,10 @@
 //!
 //! **Damage.** The database is read and checked in full when it is opened (redb checks sums only
 //! after a crash, so without that a flipped bit would be served). A node reads it all anyway.
+//! Every bit of a sample was tried (see the tests). One is beyond this: after a crash, flipping
+//! the bit that switches between the two newest commits looks like a crash just before the
+//! switch, and the older one is opened. Preferring the newer one would settle that, but then a
+//! commit refused on a full disk could come back at the restart, which does happen.
 //!
 //! What it does not do: compact the file, cache for readers, choose groups (the worker does), or
 //! protect against a disk that acknowledges fsync and does not write.

@@ -512,7 +512,9 @@ fn every_bit_is_refused_or_without_effect() {
         let (mut refused, mut tried) = (0, 0);
         for offset in sample.used() {
             let disk = sample.fresh_copy();
-            for bit in 0..8 {
+            // The one bit of the crashed file that nothing can tell from a crash: see the module.
+            let switch = which == 1 && offset == MAGIC.len();
+            for bit in usize::from(switch)..8 {
                 disk.damage(|bytes| bytes[offset] ^= 1 << bit);
                 let clue = format!("{which}: bit {offset}.{bit}");
                 refused += u32::from(check_damage(&disk, &entries, &clue));
