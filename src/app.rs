@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::engine::Work;
 use crate::proto::dht::entries::Entries;
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Write, Written};
+use crate::proto::dht::node::{Changes, Write, Written};
 use crate::store::{Change, Store, StoreError, Table};
 
 /// Where the entries of a DHT node are kept: key = the 20 bytes of the id, big-endian, so that the
@@ -54,11 +54,14 @@ impl<S: Store + 'static> Work for Committer<S> {
 
     fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
         self.changes.clear();
-        self.changes.extend(jobs.iter().map(|write| Change {
-            table: ENTRIES,
-            key: write.key.to_be_bytes().into(),
-            value: write.value.clone(),
-        }));
+        for write in jobs.iter() {
+            match &write.changes {
+                Changes::One(key, value) => self.changes.push(change(*key, value)),
+                Changes::Many(many) => {
+                    self.changes.extend(many.iter().map(|(key, value)| change(*key, value)));
+                }
+            }
+        }
         let result = self.store.commit(&self.changes);
         // Handles of the values; the loop has its own.
         self.changes.clear();
@@ -71,4 +74,8 @@ impl<S: Store + 'static> Work for Committer<S> {
         self.failing = !committed;
         done.extend(jobs.drain(..).map(|write| Written { write, committed }));
     }
+}
+
+fn change(key: Id, value: &Option<Bytes>) -> Change {
+    Change { table: ENTRIES, key: key.to_be_bytes().into(), value: value.clone() }
 }

@@ -41,9 +41,12 @@ pub(super) enum Command {
 
 #[derive(Args)]
 pub(super) struct NodeArgs {
-    /// Join the ring that this peer is in. (Not built yet: a node is a ring of one)
+    /// Join the ring that this peer is in; without one the node is a ring of its own
     #[arg(num_args = 2, value_names = ["PEER_IP", "PEER_PORT"])]
     peer: Vec<String>,
+    /// The same; may be given several times, and then any of them will do
+    #[arg(long, value_name = "IP:PORT", value_parser = resolve, conflicts_with = "peer")]
+    join: Vec<SocketAddrV4>,
     /// Where to listen; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddrV4,
@@ -134,11 +137,11 @@ impl Command {
 
 impl NodeArgs {
     fn run(self) -> Result<Answer> {
-        ensure!(
-            self.peer.is_empty(),
-            "joining the ring of {} is not built yet; start without a peer for a ring of one",
-            self.peer.join(":")
-        );
+        let mut contacts = self.join;
+        if let [ip, port] = &self.peer[..] {
+            let peer = format!("{ip}:{port}");
+            contacts.push(resolve(&peer).with_context(|| format!("cannot join at {peer}"))?);
+        }
         let (committer, entries) = match &self.data {
             Some(dir) => {
                 let (committer, entries) = Committer::load(Redb::open(dir)?)?;
@@ -146,6 +149,12 @@ impl NodeArgs {
             }
             None => (None, Entries::default()),
         };
+        ensure!(
+            contacts.is_empty() || entries.is_empty(),
+            "the data directory holds {} entries of an earlier run, and a node joins a ring empty; \
+             start it without a peer, or with another --data",
+            entries.len()
+        );
         let bound = Bound::bind(self.listen)
             .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
         let advertise = advertised(self.advertise, bound.addr())?;
@@ -175,7 +184,11 @@ impl NodeArgs {
         reactor.accept_from(bound)?;
         reactor.catch_signals()?;
         print::stdout(format!("listening {listening}\n").as_bytes())?;
+        if !contacts.is_empty() {
+            reactor.node().with(|node, hub| node.join(hub, contacts));
+        }
         reactor.run()?;
+        ensure!(!reactor.into_service().join_failed(), "the ring did not let us join; see the log");
         Ok(Answer::Yes)
     }
 }
@@ -344,6 +357,7 @@ impl Report {
                 stored: Some(true),
                 ..report
             },
+            Outcome::PrevUpdated => report,
             Outcome::Removed => Report {
                 removed: Some(true),
                 ..report

@@ -14,7 +14,7 @@ use super::operation::{Bounds, Failure, Next, Operation, Outcome, Verb};
 
 /// Names an operation of a host for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OpId(u64);
+pub struct OpId(u32);
 
 /// A service that runs operations.
 pub trait Host: Service {
@@ -33,7 +33,7 @@ pub trait Host: Service {
 #[derive(Debug)]
 pub struct Operations<T> {
     running: BTreeMap<OpId, Running<T>>,
-    next: u64,
+    next: u32,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl<T> Operations<T> {
 pub fn start<H: Host>(host: &mut H, hub: &mut Hub<H>, mut operation: Operation, tag: H::Tag) {
     let operations = host.operations();
     let op = OpId(operations.next);
-    operations.next += 1;
+    operations.next = operations.next.wrapping_add(1);
     let next = operation.start();
     operations.running.insert(
         op,
@@ -250,7 +250,7 @@ impl Service for Client {
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
         // Nobody is to connect here; the id names no operation, so input ends the connection.
         cx.close();
-        OpId(u64::MAX)
+        OpId(u32::MAX)
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, op: &mut OpId) {

@@ -11,10 +11,18 @@
 //! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
 //! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
 
+mod absorb;
 pub mod client;
 pub mod entries;
+mod fingers;
+mod handover;
+mod held;
 pub mod id;
+mod join;
+mod leave;
 pub mod node;
 pub mod operation;
 pub mod routing;
+pub mod transfer;
+mod turns;
 pub mod wire;

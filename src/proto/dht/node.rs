@@ -1,14 +1,16 @@
-//! A DHT node: serves the commands of the specification to whoever connects.
+//! A DHT node: serves the commands of the specification to whoever connects, as a member of a ring.
 //!
-//! What it does now: a ring of one, with the data commands (LOCATE, CONTAINS, GET, INSERT, REMOVE). It owns every
-//! key; joiners and leavers are told `0`, which the specification lets them cope with.
+//! Here are the data commands (LOCATE, CONTAINS, GET, INSERT, REMOVE), and what goes where. The sub-protocols that
+//! change the ring stand in files of their own: [`super::handover`] (we serve CONNECT), [`super::absorb`] (we
+//! serve DISCONNECT), [`super::join`] and [`super::leave`] (we ask for them).
 //!
 //! Reads are answered from memory at once. A write of a durable node is a job for the worker; memory changes and the
 //! peer is acknowledged when it is committed, in the order of the commits, so that nobody reads what a
-//! crash could still take back.
+//! crash could still take back. A write into a range that is being handed over is held: see [`super::held`].
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
-//! unfinished values hold; a connection has at most one write under way.
+//! unfinished values hold; a connection has at most one write under way; there is at most one [`Transfer`] at a time;
+//! a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use std::net::SocketAddrV4;
 
@@ -16,9 +18,18 @@ use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violation};
 
+use super::absorb::Absorb;
+use super::client::{self, Host, OpId, Operations};
 use super::entries::Entries;
+use super::handover::HandOver;
+use super::held::Held;
 use super::id::Id;
+use super::join::{self, Join};
+use super::leave::Leave;
+use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::{Member, Routing};
+use super::transfer::Sink;
+use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
 
 /// What a node is told at its start.
@@ -55,27 +66,53 @@ impl Config {
     pub fn fit(&self, limits: Limits) -> Limits {
         let answer = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX / 2);
         let least = limits.output_bytes_high + answer + wire::LINE_BYTES_MAX;
-        Limits {
-            output_bytes_max: limits.output_bytes_max.max(least),
-            ..limits
-        }
+        Limits { output_bytes_max: limits.output_bytes_max.max(least), ..limits }
     }
 }
 
-/// A durable write under way.
+/// Changes for the worker to commit.
 #[derive(Debug)]
 pub struct Write {
-    conn: ConnId,
-    pub key: Id,
-    /// `None` removes.
-    pub value: Option<Bytes>,
+    pub changes: Changes,
+    then: Then,
 }
 
-/// A durable write that is over.
+/// What to store (`Some`) or remove.
+#[derive(Debug)]
+pub enum Changes {
+    One(Id, Option<Bytes>),
+    Many(Vec<(Id, Option<Bytes>)>),
+}
+
+/// What follows a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Memory changes too, and the peer is acknowledged.
+    Acknowledge(ConnId),
+    /// Entries of a transfer on this connection are on disk.
+    Staged(ConnId),
+    /// Nobody waits.
+    Nothing,
+}
+
+/// Changes that are committed, or could not be.
 #[derive(Debug)]
 pub struct Written {
     pub write: Write,
     pub committed: bool,
+}
+
+/// The node's half of a connection.
+#[derive(Debug)]
+pub enum Conn {
+    /// A peer that connected to us.
+    Peer(Expect),
+    /// We ask another node something.
+    Operation(OpId),
+    /// To the node that hands us our range.
+    Join(join::Expect),
+    /// To the node that takes our range.
+    Leave,
 }
 
 /// What is expected next from a peer that connected to us.
@@ -87,6 +124,12 @@ pub enum Expect {
         key: Id,
     },
     Value(Box<Incoming>),
+    /// Nothing: its CONNECT or DISCONNECT waits for its turn.
+    Turn(Box<Request>),
+    /// The joiner's address, once everything is handed over ([`Transfer::HandOver`]).
+    Joiner,
+    /// The leaver's entries ([`Transfer::Absorb`]).
+    Leaver,
 }
 
 /// A value of which bytes are still to come.
@@ -98,13 +141,87 @@ pub struct Incoming {
     bytes: Vec<u8>,
 }
 
+/// What the node is to the ring.
+#[derive(Debug)]
+pub(super) enum Role {
+    Member,
+    Joining(Join),
+    Leaving(Leave),
+    /// Our range is with this node.
+    Gone(Member),
+}
+
+/// What goes on with a part of the ring. One at a time.
+#[derive(Debug)]
+pub(super) enum Transfer {
+    None,
+    HandOver(HandOver),
+    Absorb(Absorb),
+    /// Entries that are not ours (any more) are removed in pieces.
+    Sweep(Sweep),
+}
+
+/// What one part of the node tells a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// Go on with what you are in the middle of.
+    Go,
+    /// Your turn did not come, or the answer is no: `0`.
+    Refused,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timer {
+    Retry(OpId),
+    /// Look for parked connections that have waited long enough.
+    Parked,
+    /// Look for held writes that have waited long enough.
+    Held,
+    /// The joiner that we hand over to must have answered.
+    HandOver(ConnId),
+    /// Next step of our own join or leave.
+    Join,
+    Leave,
+    /// Look up one finger.
+    Finger,
+    /// Remove a further piece.
+    Sweep,
+}
+
+/// What an operation of the node is for.
+#[derive(Debug)]
+pub enum Tag {
+    /// A write of this peer, whose key went to another node meanwhile.
+    Forward(ConnId),
+    /// Who owns the key before the announced next of a leaver.
+    WhoLeaves(ConnId),
+    /// The announced next of a leaver takes us as its prev.
+    Absorbed(ConnId),
+    /// Next takes us back after a joiner failed.
+    TakeBack,
+    /// A step of our own join or leave.
+    Join,
+    Leave,
+    Finger,
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct DhtNode {
-    config: Config,
-    routing: Routing,
-    entries: Entries,
-    staged_bytes: u64,
+    pub(super) config: Config,
+    pub(super) routing: Routing,
+    pub(super) entries: Entries,
+    pub(super) staged_bytes: u64,
+    pub(super) role: Role,
+    pub(super) transfer: Transfer,
+    pub(super) parked: Parked,
+    pub(super) held: Held,
+    pub(super) operations: Operations<Tag>,
+    /// Writes given to the worker and come back, ever: a transfer waits for those before it.
+    pub(super) submitted: u64,
+    pub(super) written: u64,
+    pub(super) finger: usize,
+    pub(super) finger_armed: bool,
 }
 
 impl DhtNode {
@@ -116,6 +233,15 @@ impl DhtNode {
             routing,
             entries,
             staged_bytes: 0,
+            role: Role::Member,
+            transfer: Transfer::None,
+            parked: Parked::default(),
+            held: Held::default(),
+            operations: Operations::default(),
+            submitted: 0,
+            written: 0,
+            finger: 0,
+            finger_armed: false,
         }
     }
 
@@ -123,8 +249,36 @@ impl DhtNode {
         self.routing.me()
     }
 
+    pub fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
     pub fn entries(&self) -> &Entries {
         &self.entries
+    }
+
+    /// The node is a member: it has joined, and has not left.
+    pub fn is_member(&self) -> bool {
+        matches!(self.role, Role::Member | Role::Leaving(_))
+    }
+
+    /// The node answers for `key` now.
+    pub fn owns(&self, key: Id) -> bool {
+        let serves = match &self.role {
+            Role::Member => true,
+            Role::Leaving(leave) => leave.serves(),
+            Role::Joining(_) | Role::Gone(_) => false,
+        };
+        serves && self.routing.owns(key)
+    }
+
+    /// Of all nodes that this one knows, the last at or before `key`.
+    fn closest(&self, key: Id) -> Member {
+        match &self.role {
+            Role::Member | Role::Leaving(_) => self.routing.closest(key),
+            Role::Joining(join) => join.contact(),
+            Role::Gone(heir) => *heir,
+        }
     }
 
     fn serve(
@@ -135,17 +289,20 @@ impl DhtNode {
         used: usize,
     ) -> Step {
         match request {
-            Request::Locate(key) => wire::put_address(cx.out(), self.routing.closest(key).addr),
+            Request::Locate(key) => {
+                let closest = self.closest(key);
+                wire::put_address(cx.out(), closest.addr);
+            }
             Request::Get(key) => self.get(cx, key),
             Request::Contains(key) => {
-                let owned = self.routing.owns(key);
+                let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     wire::put_ack(cx.out(), self.entries.contains(key));
                 }
             }
             Request::Insert(key) => {
-                let owned = self.routing.owns(key);
+                let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     *expect = Expect::Length { key };
@@ -153,25 +310,26 @@ impl DhtNode {
                 }
             }
             Request::Remove(key) => {
-                let owned = self.routing.owns(key);
+                let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     return self.write(cx, key, None, used);
                 }
             }
-            // A ring of one has no neighbour that could say these, and takes no joiner.
-            Request::Connect(_) | Request::UpdatePrev(_) => wire::put_ack(cx.out(), false),
-            Request::Disconnect(_) => {
-                wire::put_ack(cx.out(), false);
-                // Its entries follow; without them the stream makes no sense any more.
-                cx.close();
+            // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
+            Request::UpdatePrev(addr) => {
+                self.routing.claim_prev(Member::at(addr));
+                wire::put_ack(cx.out(), true);
+            }
+            Request::Connect(_) | Request::Disconnect(_) => {
+                return self.take_turn(cx, expect, request, used);
             }
         }
         Step::Done(used)
     }
 
     fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
-        if !self.routing.owns(key) {
+        if !self.owns(key) {
             wire::put_ack(cx.out(), false);
             return;
         }
@@ -201,11 +359,8 @@ impl DhtNode {
             *expect = Expect::Request;
             return Ok(self.write(cx, key, Some(Bytes::new()), used));
         }
-        *expect = Expect::Value(Box::new(Incoming {
-            key,
-            left_bytes: length_bytes,
-            bytes: Vec::new(),
-        }));
+        *expect =
+            Expect::Value(Box::new(Incoming { key, left_bytes: length_bytes, bytes: Vec::new() }));
         Ok(Step::Took(used))
     }
 
@@ -215,12 +370,8 @@ impl DhtNode {
         expect: &mut Expect,
         bytes: &[u8],
     ) -> Result<Step, Violation> {
-        let Expect::Value(incoming) = expect else {
-            unreachable!("called in this state only")
-        };
-        let take = usize::try_from(incoming.left_bytes)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
+        let Expect::Value(incoming) = expect else { unreachable!("called in this state only") };
+        let take = usize::try_from(incoming.left_bytes).unwrap_or(usize::MAX).min(bytes.len());
         incoming.left_bytes -= take as u64;
         if incoming.left_bytes > 0 {
             if self.staged_bytes + take as u64 > self.config.staged_bytes_max {
@@ -240,47 +391,92 @@ impl DhtNode {
         };
         let key = incoming.key;
         *expect = Expect::Request;
-        // Ownership is looked at again: the value may have taken long to come.
-        if !self.routing.owns(key) {
-            wire::put_ack(cx.out(), false);
-            return Ok(Step::Done(take));
-        }
         Ok(self.write(cx, key, Some(value), take))
     }
 
-    /// Stores or removes, now or by way of the worker, and acknowledges when it is done.
-    fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
+    /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
+    /// or at the node that owns the key by now.
+    fn write(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        key: Id,
+        value: Option<Bytes>,
+        used: usize,
+    ) -> Step {
         let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        if more_bytes > 0
-            && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
+        if more_bytes > 0 && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
         {
-            log::warn!(
-                "{} refused a value: the entries are at entries_bytes_max",
-                cx.id()
-            );
+            log::warn!("{} refused a value: the entries are at entries_bytes_max", cx.id());
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
-        if !self.config.durable {
+        let at_once = self.owns(key) && !self.is_moving(key) && !self.config.durable;
+        if at_once {
             self.apply(key, value);
             wire::put_ack(cx.out(), true);
             return Step::Done(used);
         }
         let conn = cx.id();
-        match cx.submit(Write { conn, key, value }) {
-            Ok(()) => Step::Wait(used),
-            Err(_) => {
-                wire::put_ack(cx.out(), false);
-                Step::Done(used)
-            }
+        let waits = if self.is_moving(key) {
+            self.hold(cx, conn, key, value)
+        } else {
+            self.write_or_forward(cx, conn, key, value)
+        };
+        if waits {
+            return Step::Wait(used);
         }
+        wire::put_ack(cx.out(), false);
+        Step::Done(used)
     }
 
-    fn apply(&mut self, key: Id, value: Option<Bytes>) {
+    /// Commits a write of `conn`, or passes it on when the key is another's by now. Where this returns true the
+    /// peer is acknowledged later; false: it could not be taken.
+    pub(super) fn write_or_forward(
+        &mut self,
+        hub: &mut Hub<Self>,
+        conn: ConnId,
+        key: Id,
+        value: Option<Bytes>,
+    ) -> bool {
+        if !self.owns(key) {
+            let contact = self.closest(key).addr;
+            let verb = value.map_or(Verb::Remove, Verb::Insert);
+            let operation = Operation::new(verb, key, vec![contact], self.bounds());
+            client::start(self, hub, operation, Tag::Forward(conn));
+            return true;
+        }
+        if self.config.durable {
+            return self.submit(hub, Changes::One(key, value), Then::Acknowledge(conn));
+        }
+        self.apply(key, value);
+        acknowledge(hub, conn, true);
+        true
+    }
+
+    /// Gives changes to the worker; false at its limit.
+    pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
+        let submitted = hub.submit(Write { changes, then }).is_ok();
+        self.submitted += u64::from(submitted);
+        submitted
+    }
+
+    pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
         match value {
             Some(value) => self.entries.insert(key, value),
             None => _ = self.entries.remove(key),
         }
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { value_bytes_max: self.config.value_bytes_max, ..Bounds::default() }
+    }
+}
+
+/// Acknowledges a write of a peer that waited for it; it may be gone.
+pub(super) fn acknowledge(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) {
+    if let Some(out) = hub.output_of(conn) {
+        wire::put_ack(out, yes);
+        hub.resume(conn);
     }
 }
 
@@ -291,62 +487,179 @@ fn refuse(cx: &mut Cx<'_, DhtNode>, what: &'static str) -> Violation {
     Violation::limit(what)
 }
 
+impl Sink for Cx<'_, DhtNode> {
+    fn out(&mut self) -> &mut Vec<u8> {
+        Cx::out(self)
+    }
+
+    fn send(&mut self, value: &Bytes) {
+        Cx::send(self, value);
+    }
+
+    fn room(&self) -> usize {
+        Cx::room(self)
+    }
+}
+
 impl Service for DhtNode {
-    type Conn = Expect;
-    type Note = ();
-    type Timer = ();
+    type Conn = Conn;
+    type Note = Note;
+    type Timer = Timer;
     type Job = Write;
     type Done = Written;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Expect {
-        Expect::Request
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
+        Conn::Peer(Expect::Request)
+    }
+
+    fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
+        match conn {
+            Conn::Operation(op) => client::dialled(self, cx, *op),
+            Conn::Join(_) => self.join_dialled(cx),
+            Conn::Leave => self.leave_dialled(cx),
+            Conn::Peer(_) => {}
+        }
     }
 
     fn on_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
-        expect: &mut Expect,
+        conn: &mut Conn,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        let step = match expect {
-            Expect::Request => wire::request(input.bytes, input.seen)
-                .map(|read| read.map(|(request, used)| self.serve(cx, expect, request, used))),
+        let expect = match conn {
+            Conn::Peer(expect) => expect,
+            Conn::Operation(op) => return client::input(self, cx, *op, input),
+            Conn::Join(expect) => return self.join_input(cx, expect, input),
+            Conn::Leave => return self.leave_input(cx, input),
+        };
+        let Input { bytes, seen } = input;
+        match expect {
+            Expect::Request => match wire::request(bytes, seen) {
+                Ok(Some((request, used))) => Ok(self.serve(cx, expect, request, used)),
+                Ok(None) => Ok(Step::More),
+                Err(malformed) => {
+                    if malformed.is_answered_no() {
+                        wire::put_ack(cx.out(), false);
+                    }
+                    Err(malformed.into())
+                }
+            },
             Expect::Length { key } => {
                 let key = *key;
-                match wire::number(input.bytes, input.seen) {
-                    Ok(Some((bytes, used))) => return self.length(cx, expect, key, bytes, used),
-                    Ok(None) => Ok(None),
-                    Err(malformed) => Err(malformed),
+                match wire::number(bytes, seen)? {
+                    Some((length, used)) => self.length(cx, expect, key, length, used),
+                    None => Ok(Step::More),
                 }
             }
-            Expect::Value(_) => return self.value(cx, expect, input.bytes),
-        };
-        match step {
-            Ok(step) => Ok(step.unwrap_or(Step::More)),
-            Err(malformed) => {
-                if malformed.is_answered_no() {
-                    wire::put_ack(cx.out(), false);
-                }
-                Err(malformed.into())
+            Expect::Value(_) => self.value(cx, expect, bytes),
+            Expect::Joiner => self.hand_over_input(cx, expect, input),
+            Expect::Leaver => self.absorb_input(cx, input),
+            Expect::Turn(_) => Err(Violation::us("input while a turn is waited for")),
+        }
+    }
+
+    fn on_room(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
+        match conn {
+            Conn::Peer(Expect::Joiner) => self.hand_over_some(cx),
+            Conn::Leave => self.leave_some(cx),
+            _ => {}
+        }
+    }
+
+    fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
+        match (conn, note) {
+            (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_over_some(cx),
+            (Conn::Leave, Note::Go) => self.leave_some(cx),
+            (Conn::Peer(expect @ Expect::Turn(_)), Note::Go) => self.turn_came(cx, expect),
+            (Conn::Peer(expect @ Expect::Leaver), Note::Go) => {
+                *expect = Expect::Request;
+                let id = cx.id();
+                acknowledge(cx, id, true);
             }
+            (Conn::Peer(expect @ (Expect::Turn(_) | Expect::Leaver)), Note::Refused) => {
+                // What follows a DISCONNECT makes no sense without it; a CONNECT could go on, and need not.
+                *expect = Expect::Request;
+                wire::put_ack(cx.out(), false);
+                cx.close();
+            }
+            _ => {}
+        }
+    }
+
+    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
+        match conn {
+            Conn::Operation(op) => client::ended(self, hub, id, op, end),
+            Conn::Join(_) => self.join_ended(hub, id),
+            Conn::Leave => self.leave_ended(hub, id),
+            Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.bytes.len() as u64,
+            Conn::Peer(Expect::Turn(_)) => self.parked.forget(id),
+            Conn::Peer(Expect::Joiner) => self.hand_over_ended(hub, id),
+            Conn::Peer(Expect::Leaver) => self.absorb_ended(hub, id),
+            Conn::Peer(Expect::Request | Expect::Length { .. }) => {}
+        }
+    }
+
+    fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
+        match timer {
+            Timer::Retry(op) => client::retry(self, hub, op),
+            Timer::Parked => self.refuse_late_turns(hub),
+            Timer::Held => self.refuse_late_writes(hub),
+            Timer::HandOver(conn) => self.hand_over_late(hub, conn),
+            Timer::Join => self.join_step(hub),
+            Timer::Leave => self.leave_step(hub),
+            Timer::Finger => self.look_up_finger(hub),
+            Timer::Sweep => self.sweep_some(hub),
         }
     }
 
     fn on_done(&mut self, hub: &mut Hub<Self>, done: Written) {
-        let Write { conn, key, value } = done.write;
-        if done.committed {
-            self.apply(key, value);
+        self.written += 1;
+        let Written { write: Write { changes, then }, committed } = done;
+        match (then, changes) {
+            (Then::Acknowledge(conn), Changes::One(key, value)) => {
+                if committed {
+                    self.apply(key, value);
+                }
+                acknowledge(hub, conn, committed);
+            }
+            (Then::Staged(conn), _) => self.staged(hub, conn, committed),
+            (Then::Acknowledge(_), Changes::Many(_)) | (Then::Nothing, _) => {}
         }
-        // The connection may be gone; the entry is stored all the same.
-        if let Some(out) = hub.output_of(conn) {
-            wire::put_ack(out, done.committed);
-            hub.resume(conn);
-        }
+        self.hand_over_settled(hub);
+        self.leave_settled(hub);
     }
 
-    fn on_end(&mut self, _hub: &mut Hub<Self>, _id: ConnId, expect: Expect, _end: End) {
-        if let Expect::Value(incoming) = expect {
-            self.staged_bytes -= incoming.bytes.len() as u64;
+    fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
+        self.leave(hub);
+    }
+}
+
+impl Host for DhtNode {
+    type Tag = Tag;
+
+    fn operations(&mut self) -> &mut Operations<Tag> {
+        &mut self.operations
+    }
+
+    fn conn(op: OpId) -> Conn {
+        Conn::Operation(op)
+    }
+
+    fn timer(op: OpId) -> Timer {
+        Timer::Retry(op)
+    }
+
+    fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {
+        match tag {
+            Tag::Forward(conn) => acknowledge(hub, conn, result.is_ok()),
+            Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
+            Tag::Absorbed(conn) => self.absorb_told(hub, conn, result),
+            Tag::TakeBack => {}
+            Tag::Join => self.join_told(hub, result),
+            Tag::Leave => self.leave_told(hub, result),
+            Tag::Finger => self.finger_found(hub, result),
         }
+        self.swept(hub);
     }
 }

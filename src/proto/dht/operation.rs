@@ -23,22 +23,27 @@ use super::wire::{self, Request};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     Locate,
+    /// What one node answers to LOCATE, without following it.
+    Closest,
     Contains,
     Get,
     Insert(Bytes),
     Remove,
+    /// Tell a node, which is not looked for, that the one at this address is before it.
+    UpdatePrev(SocketAddrV4),
 }
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The owner of the key.
+    /// The owner of the key, or who a single node takes for it.
     Located(SocketAddrV4),
     Contains(bool),
     /// `None`: there is no entry. An empty value is `Some`.
     Got(Option<Bytes>),
     Inserted,
     Removed,
+    PrevUpdated,
 }
 
 /// Why an operation was given up, or a try of it failed.
@@ -194,6 +199,13 @@ impl Operation {
         }
     }
 
+    /// UPDATE_PREV at `next`: `prev` is before it.
+    pub fn update_prev(prev: SocketAddrV4, next: SocketAddrV4, bounds: Bounds) -> Operation {
+        let verb = Verb::UpdatePrev(prev);
+        let operation = Operation::new(verb, Id::of_addr(next), vec![next], bounds);
+        Operation { stage: Stage::Command, answered: true, ..operation }
+    }
+
     /// Hops of the last try: nodes asked after the first.
     pub fn hops(&self) -> u32 {
         self.hops
@@ -207,7 +219,10 @@ impl Operation {
     /// The time of [`Next::RetryAfter`] is over.
     pub fn retry(&mut self) -> Next {
         self.at = self.contacts[self.attempts as usize % self.contacts.len()];
-        self.stage = Stage::Locate;
+        self.stage = match self.verb {
+            Verb::UpdatePrev(_) => Stage::Command,
+            _ => Stage::Locate,
+        };
         self.hops = 0;
         self.distance = None;
         Next::Dial(self.at)
@@ -265,7 +280,10 @@ impl Operation {
             (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
             (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
             (Stage::Command, Verb::Remove) => (Request::Remove(key), Expect::Owned),
-            (Stage::Command, Verb::Contains | Verb::Locate) => {
+            (Stage::Command, Verb::UpdatePrev(prev)) => {
+                (Request::UpdatePrev(*prev), Expect::Accepted)
+            }
+            (Stage::Command, Verb::Contains | Verb::Locate | Verb::Closest) => {
                 (Request::Contains(key), Expect::Owned)
             }
         };
@@ -300,6 +318,9 @@ impl Operation {
     }
 
     fn located(&mut self, addr: SocketAddrV4, out: &mut Vec<u8>) -> Next {
+        if self.verb == Verb::Closest {
+            return Next::Finished(Ok(Outcome::Located(addr)));
+        }
         if addr == self.at {
             if self.verb == Verb::Locate {
                 return Next::Finished(Ok(Outcome::Located(addr)));
@@ -337,11 +358,11 @@ impl Operation {
             return self.fail(Failure::NotOwner { addr: self.at });
         }
         let (expect, next) = match (self.stage, &self.verb) {
-            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate) => {
+            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate | Verb::Closest) => {
                 (Expect::Presence, Next::Wait)
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),
-            (_, Verb::Remove) => (Expect::Accepted, Next::Wait),
+            (_, Verb::Remove | Verb::UpdatePrev(_)) => (Expect::Accepted, Next::Wait),
             (_, Verb::Insert(value)) => {
                 wire::put_number(out, value.len() as u64);
                 (Expect::Accepted, Next::Send(value.clone()))
@@ -362,6 +383,7 @@ impl Operation {
         match (&self.verb, yes) {
             (_, false) => self.fail(Failure::Refused { addr: self.at }),
             (Verb::Remove, true) => Next::Finished(Ok(Outcome::Removed)),
+            (Verb::UpdatePrev(_), true) => Next::Finished(Ok(Outcome::PrevUpdated)),
             (_, true) => Next::Finished(Ok(Outcome::Inserted)),
         }
     }

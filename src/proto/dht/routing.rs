@@ -1,4 +1,7 @@
-//! What a node knows of the ring: itself and its neighbours.
+//! What a node knows of the ring: itself, its neighbours, and some nodes further on (fingers).
+//!
+//! `next` decides what the node owns. `prev` is what somebody claimed last and decides nothing: who needs the true
+//! one asks the ring (LOCATE of our id less one). Fingers only make lookups shorter.
 
 use std::net::SocketAddrV4;
 
@@ -13,10 +16,7 @@ pub struct Member {
 
 impl Member {
     pub fn at(addr: SocketAddrV4) -> Member {
-        Member {
-            id: Id::of_addr(addr),
-            addr,
-        }
+        Member { id: Id::of_addr(addr), addr }
     }
 }
 
@@ -25,16 +25,79 @@ impl Member {
 pub struct Routing {
     me: Member,
     next: Member,
+    prev: Option<Member>,
+    /// Distinct nodes, in clockwise order from us, without us and `next`. At most one for each power of two.
+    fingers: Vec<Member>,
 }
 
 impl Routing {
     /// A ring of one.
     pub fn alone(me: Member) -> Routing {
-        Routing { me, next: me }
+        Routing { me, next: me, prev: None, fingers: Vec::new() }
     }
 
     pub fn me(&self) -> Member {
         self.me
+    }
+
+    pub fn next(&self) -> Member {
+        self.next
+    }
+
+    pub fn prev(&self) -> Option<Member> {
+        self.prev
+    }
+
+    pub fn fingers(&self) -> &[Member] {
+        &self.fingers
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.next == self.me
+    }
+
+    pub fn set_next(&mut self, next: Member) {
+        self.next = next;
+        let me = self.me;
+        self.fingers.retain(|finger| *finger != next && *finger != me);
+        if self.is_alone() {
+            self.fingers.clear();
+            self.prev = None;
+        }
+    }
+
+    /// Somebody says that `claimant` is before us: the closer of the two is kept.
+    pub fn claim_prev(&mut self, claimant: Member) {
+        let closer = self.prev.is_none_or(|prev| {
+            prev == self.me || claimant.id.distance_to(self.me.id) <= prev.id.distance_to(self.me.id)
+        });
+        if closer && claimant != self.me {
+            self.prev = Some(claimant);
+        }
+    }
+
+    /// What the ring says of our predecessor.
+    pub fn set_prev(&mut self, prev: Member) {
+        self.prev = (prev != self.me).then_some(prev);
+    }
+
+    /// `owner` is the owner of our id plus 2^`i`.
+    pub fn learn(&mut self, owner: Member) {
+        if owner == self.me || owner == self.next || self.fingers.contains(&owner) {
+            return;
+        }
+        let distance = self.me.id.distance_to(owner.id);
+        let at = self.fingers.partition_point(|f| self.me.id.distance_to(f.id) < distance);
+        self.fingers.insert(at, owner);
+        self.fingers.truncate(Id::BITS);
+    }
+
+    /// A node did not answer.
+    pub fn forget(&mut self, addr: SocketAddrV4) {
+        self.fingers.retain(|finger| finger.addr != addr);
+        if self.prev.is_some_and(|prev| prev.addr == addr) {
+            self.prev = None;
+        }
     }
 
     /// A node owns the keys from its own id (included) up to its next node's (excluded).
@@ -44,11 +107,12 @@ impl Routing {
 
     /// Of all nodes that this one knows, the last at or before `key`.
     pub fn closest(&self, key: Id) -> Member {
-        let by_distance =
-            |a: &&Member, b: &&Member| a.id.distance_to(key).cmp(&b.id.distance_to(key));
-        *[self.me, self.next]
-            .iter()
-            .min_by(by_distance)
-            .unwrap_or(&self.me)
+        if self.owns(key) {
+            return self.me;
+        }
+        let reach = self.me.id.distance_to(key);
+        let before = self.fingers.partition_point(|f| self.me.id.distance_to(f.id) <= reach);
+        let finger = before.checked_sub(1).map(|last| self.fingers[last]);
+        finger.unwrap_or(self.next)
     }
 }

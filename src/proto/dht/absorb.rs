@@ -1,0 +1,315 @@
+//! We serve DISCONNECT: our next leaves and we take its range.
+//!
+//! ```text
+//! Name ──▶ Verify ──the leaver is our next──▶ Receive ──all entries──▶ Update ──its next took us as prev──▶ ours
+//! ```
+//! DISCONNECT names no leaver. It is the node before the announced next: when the ring says that this is our next, we
+//! go on; when it is somebody else's, or nobody's, the answer is `0` and nothing changes. The entries are put
+//! where they will be, unseen, as the range is not ours until the end; when the leaver dies before that they are
+//! swept out again.
+//!
+//! A DISCONNECT whose next is ours already is a leaver that did not get our `1`: it gets it now.
+
+use bytes::Bytes;
+
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
+
+use super::client;
+use super::id::Id;
+use super::node::{Changes, DhtNode, Expect, Note, Tag, Then, Transfer};
+use super::operation::{Failure, Operation, Outcome, Verb};
+use super::routing::Member;
+use super::transfer::{Received, Receiving};
+use super::wire::{self, NextNode};
+
+/// Entries that a durable node gives to the worker at once.
+pub(super) const STAGED_PER_JOB: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Absorb {
+    conn: ConnId,
+    phase: Phase,
+    /// The announced next; unknown while only its id was given.
+    next: Option<Member>,
+    /// The range was taken before; what comes is thrown away.
+    repeated: bool,
+    pub(super) receiving: Receiving,
+    staging: Staging,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Who has the announced id?
+    Name,
+    /// Who is before it?
+    Verify,
+    Receive,
+    /// The announced next is told, and the worker commits.
+    Update { told: bool },
+}
+
+/// Received entries on their way to the disk.
+#[derive(Debug, Default)]
+pub(super) struct Staging {
+    batch: Vec<(Id, Option<Bytes>)>,
+    under_way: usize,
+    failed: bool,
+}
+
+impl Staging {
+    pub(super) fn is_settled(&self) -> bool {
+        self.under_way == 0 && self.batch.is_empty()
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(super) fn came_back(&mut self, committed: bool) {
+        self.under_way -= 1;
+        self.failed |= !committed;
+    }
+
+    pub(super) fn push(&mut self, key: Id, value: Bytes) -> bool {
+        self.batch.push((key, Some(value)));
+        self.batch.len() >= STAGED_PER_JOB
+    }
+
+    /// What to submit now.
+    pub(super) fn take(&mut self) -> Option<Vec<(Id, Option<Bytes>)>> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        self.under_way += 1;
+        Some(std::mem::take(&mut self.batch))
+    }
+}
+
+impl DhtNode {
+    pub(super) fn begin_absorb(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        next: NextNode,
+    ) -> bool {
+        if self.routing.is_alone() {
+            return false;
+        }
+        let conn = cx.id();
+        let (key, phase, next) = match next {
+            NextNode::Key(id) => (id, Phase::Name, None),
+            NextNode::Addr(addr) => {
+                let next = Member::at(addr);
+                (next.id.pred(), Phase::Verify, Some(next))
+            }
+        };
+        let repeated = next == Some(self.routing.next());
+        *expect = Expect::Leaver;
+        self.transfer = Transfer::Absorb(Absorb {
+            conn,
+            phase: if repeated { Phase::Receive } else { phase },
+            next,
+            repeated,
+            receiving: Receiving::default(),
+            staging: Staging::default(),
+        });
+        if repeated {
+            cx.resume(conn);
+        } else {
+            self.ask_next(cx, key, Tag::WhoLeaves(conn));
+        }
+        true
+    }
+
+    /// LOCATE, beginning at our next.
+    fn ask_next(&mut self, hub: &mut Hub<Self>, key: Id, tag: Tag) {
+        let contacts = vec![self.routing.next().addr];
+        let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
+        client::start(self, hub, operation, tag);
+    }
+
+    fn absorb(&mut self, id: ConnId) -> Option<&mut Absorb> {
+        match &mut self.transfer {
+            Transfer::Absorb(absorb) if absorb.conn == id => Some(absorb),
+            _ => None,
+        }
+    }
+
+    /// The ring's answer to who has the announced id, or who is before it.
+    pub(super) fn leaver_found(
+        &mut self,
+        hub: &mut Hub<Self>,
+        conn: ConnId,
+        result: Result<Outcome, Failure>,
+    ) {
+        let (me, next) = (self.me(), self.routing.next());
+        let peer = hub.peer_of(conn);
+        let Some(absorb) = self.absorb(conn) else { return };
+        match (absorb.phase, result) {
+            (Phase::Name, Ok(Outcome::Located(addr))) => {
+                let named = Member::at(addr);
+                absorb.next = Some(named);
+                absorb.phase = Phase::Verify;
+                if named == next {
+                    absorb.repeated = true;
+                    absorb.phase = Phase::Receive;
+                    hub.resume(conn);
+                } else {
+                    self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
+                }
+            }
+            (Phase::Verify, Ok(Outcome::Located(addr))) if addr == next.addr && next != me => {
+                absorb.phase = Phase::Receive;
+                hub.resume(conn);
+            }
+            // A plain leaver may answer nobody while it leaves; then it has to come from next's address.
+            (Phase::Verify, Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }))
+                if addr == next.addr && peer.is_some_and(|peer| peer.ip() == next.addr.ip()) =>
+            {
+                absorb.phase = Phase::Receive;
+                hub.resume(conn);
+            }
+            (_, result) => {
+                log::info!("a DISCONNECT is refused: not from our next ({result:?})");
+                self.refuse_leaver(hub);
+            }
+        }
+    }
+
+    fn refuse_leaver(&mut self, hub: &mut Hub<Self>) {
+        if let Transfer::Absorb(Absorb { conn, .. }) = self.transfer {
+            hub.notify(conn, Note::Refused);
+            self.give_up_absorb(hub);
+        }
+    }
+
+    /// The leaver's entries.
+    pub(super) fn absorb_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let (id, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
+        let full = self.entries.memory_bytes() > self.config.entries_bytes_max;
+        let (leaver, durable) = (self.routing.next().id, self.config.durable);
+        let Some(absorb) = self.absorb(id) else {
+            return Err(Violation::us("the transfer is over"));
+        };
+        let Some(next) = absorb.next else { return Err(Violation::us("no next")) };
+        let Some((received, used)) =
+            absorb.receiving.read(input.bytes, input.seen, value_bytes_max)?
+        else {
+            return Ok(Step::More);
+        };
+        let whole = absorb.receiving.is_complete();
+        if let Received::Entry(key, value) = received
+            && !absorb.repeated
+            && key.in_arc(leaver, next.id)
+        {
+            if full {
+                wire::put_ack(cx.out(), false);
+                return Err(Violation::limit("entries_bytes_max reached"));
+            }
+            let filled = durable && absorb.staging.push(key, value.clone());
+            self.entries.insert(key, value);
+            if filled {
+                self.stage(cx, id);
+            }
+        }
+        if !whole {
+            return Ok(Step::Took(used));
+        }
+        self.stage(cx, id);
+        self.tell_next(cx, next);
+        Ok(Step::Wait(used))
+    }
+
+    fn stage(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let Some(absorb) = self.absorb(conn) else { return };
+        if let Some(changes) = absorb.staging.take()
+            && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
+        {
+            self.absorb_staged(hub, conn, false);
+        }
+    }
+
+    /// All entries are here: the announced next is to take us as its prev.
+    fn tell_next(&mut self, hub: &mut Hub<Self>, next: Member) {
+        let (me, bounds) = (self.me(), self.bounds());
+        let Transfer::Absorb(absorb) = &mut self.transfer else { return };
+        // Of a ring of two we are what stays: nobody to tell.
+        absorb.phase = Phase::Update { told: next == me };
+        let conn = absorb.conn;
+        if next != me {
+            let operation = Operation::update_prev(me.addr, next.addr, bounds);
+            client::start(self, hub, operation, Tag::Absorbed(conn));
+        }
+        self.commit_absorb(hub);
+    }
+
+    pub(super) fn absorb_told(
+        &mut self,
+        hub: &mut Hub<Self>,
+        conn: ConnId,
+        result: Result<Outcome, Failure>,
+    ) {
+        let Some(absorb) = self.absorb(conn) else { return };
+        match result {
+            Ok(_) => {
+                absorb.phase = Phase::Update { told: true };
+                self.commit_absorb(hub);
+            }
+            Err(failure) => {
+                log::info!("a DISCONNECT is refused: its next does not answer: {failure}");
+                self.refuse_leaver(hub);
+            }
+        }
+    }
+
+    pub(super) fn absorb_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
+        let Some(absorb) = self.absorb(conn) else { return };
+        absorb.staging.came_back(committed);
+        self.commit_absorb(hub);
+    }
+
+    /// Takes the range, once the next was told and everything is committed.
+    fn commit_absorb(&mut self, hub: &mut Hub<Self>) {
+        let leaver = self.routing.next();
+        let Transfer::Absorb(Absorb { conn, phase, next: Some(next), staging, .. }) =
+            &self.transfer
+        else {
+            return;
+        };
+        if *phase != (Phase::Update { told: true }) || !staging.is_settled() {
+            return;
+        }
+        let (conn, next) = (*conn, *next);
+        if staging.is_failed() {
+            self.refuse_leaver(hub);
+            return;
+        }
+        if next != leaver {
+            log::info!("{} left; our next is {}", leaver.addr, next.addr);
+            self.routing.forget(leaver.addr);
+            self.set_next(hub, next);
+        }
+        hub.notify(conn, Note::Go);
+        self.transfer_over(hub);
+    }
+
+    /// The leaver's connection is over.
+    pub(super) fn absorb_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if self.absorb(id).is_some() {
+            log::info!("a leaver broke off; nothing changes");
+            self.give_up_absorb(hub);
+        }
+    }
+
+    fn give_up_absorb(&mut self, hub: &mut Hub<Self>) {
+        let Transfer::Absorb(absorb) = &self.transfer else { return };
+        match absorb.next {
+            Some(next) if !absorb.repeated => self.sweep(hub, self.routing.next().id, next.id),
+            _ => self.transfer_over(hub),
+        }
+    }
+}

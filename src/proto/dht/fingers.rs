@@ -1,0 +1,53 @@
+//! Fingers: nodes further round the ring, kept fresh by one LOCATE now and then.
+
+use crate::engine::{Hub, Ticks};
+
+use super::client;
+use super::id::Id;
+use super::node::{DhtNode, Role, Tag, Timer};
+use super::operation::{Failure, Operation, Outcome, Verb};
+use super::routing::Member;
+
+/// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
+const FINGER_EVERY: Ticks = Ticks::from_secs(1);
+
+impl DhtNode {
+    /// Sets our next, and keeps fingers from when we are not alone.
+    pub(super) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
+        let was_alone = self.routing.is_alone();
+        self.routing.set_next(next);
+        if was_alone && !self.routing.is_alone() && !self.finger_armed {
+            self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
+        }
+    }
+
+    pub(super) fn look_up_finger(&mut self, hub: &mut Hub<Self>) {
+        self.finger_armed = false;
+        if self.routing.is_alone() || !matches!(self.role, Role::Member) {
+            return;
+        }
+        // From the farthest down to the first that our next already covers, and again.
+        let me = self.me().id;
+        self.finger = match self.finger.checked_sub(1) {
+            Some(i) if !self.routing.owns(me.plus_power_of_two(i)) => i,
+            _ => Id::BITS - 1,
+        };
+        let key = me.plus_power_of_two(self.finger);
+        if !self.routing.owns(key) {
+            let contacts = vec![self.routing.closest(key).addr];
+            let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
+            client::start(self, hub, operation, Tag::Finger);
+        }
+        self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
+    }
+
+    pub(super) fn finger_found(&mut self, _hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        match result {
+            Ok(Outcome::Located(addr)) => self.routing.learn(Member::at(addr)),
+            Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }) => {
+                self.routing.forget(addr);
+            }
+            _ => {}
+        }
+    }
+}

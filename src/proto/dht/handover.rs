@@ -1,0 +1,160 @@
+//! We serve CONNECT: a joiner takes the part of our range from its id on.
+//!
+//! ```text
+//! Settling ──writes under way are done──▶ Sending ──all entries, next──▶ Answer ──its address──▶ our next
+//!     └───────────────── the joiner is gone, late or lies: the range stays ────────┘
+//! ```
+//! Ownership moves with the joiner's address and not before; until then reads are ours and writes into the range
+//! are held. When it fails after the joiner knew our next, that node is told that we are its prev again.
+
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
+
+use super::client;
+use super::id::Id;
+use super::node::{DhtNode, Expect, Note, Tag, Timer, Transfer};
+use super::operation::Operation;
+use super::routing::Member;
+use super::transfer::{Sending, Sent};
+use super::wire;
+
+/// From the last byte of a hand-over to the joiner's address: it has its next to dial meanwhile (RELIABILITY.md A8).
+const ANSWER_WITHIN: Ticks = Ticks::from_secs(30);
+
+/// A hand-over as a whole. While it goes on nobody else can join or leave here, and writes are held for 30 s
+/// at most; a range that takes longer than this is too slow to be moved.
+const HAND_OVER_WITHIN: Ticks = Ticks::from_secs(600);
+
+#[derive(Debug)]
+pub(super) struct HandOver {
+    /// The joiner's connection.
+    conn: ConnId,
+    joiner: Id,
+    /// Our next, which will be the joiner's.
+    next: Member,
+    phase: Phase,
+    sending: Sending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Writes that the worker had before may still change the range, until as many have come back.
+    Settling { submitted: u64 },
+    Sending,
+    Answer,
+}
+
+impl HandOver {
+    pub(super) fn moves(&self, key: Id) -> bool {
+        key.in_arc(self.joiner, self.next.id)
+    }
+}
+
+impl DhtNode {
+    pub(super) fn begin_hand_over(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+    ) -> bool {
+        if !self.owns(joiner) || joiner == self.me().id {
+            return false;
+        }
+        let (conn, next) = (cx.id(), self.routing.next());
+        if cx.arm(HAND_OVER_WITHIN, Timer::HandOver(conn)).is_none() {
+            return false;
+        }
+        wire::put_ack(cx.out(), true);
+        *expect = Expect::Joiner;
+        let sending = Sending::new(joiner, next.id);
+        let phase = Phase::Settling { submitted: self.submitted };
+        self.transfer = Transfer::HandOver(HandOver { conn, joiner, next, phase, sending });
+        cx.notify(conn, Note::Go);
+        true
+    }
+
+    /// Goes on with the joiner of this connection, as far as there is room.
+    pub(super) fn hand_over_some(&mut self, cx: &mut Cx<'_, Self>) {
+        let id = cx.id();
+        let Transfer::HandOver(hand_over) = &mut self.transfer else { return };
+        if hand_over.conn != id {
+            return;
+        }
+        match hand_over.phase {
+            Phase::Settling { submitted } if self.written < submitted => return,
+            Phase::Settling { .. } => hand_over.phase = Phase::Sending,
+            Phase::Sending => {}
+            Phase::Answer => return,
+        }
+        match hand_over.sending.step(&self.entries, cx) {
+            Sent::Again => cx.notify(id, Note::Go),
+            Sent::Full => {}
+            Sent::All => {
+                wire::put_address(cx.out(), hand_over.next.addr);
+                hand_over.phase = Phase::Answer;
+                log::info!("handed {} entries to a joiner", hand_over.sending.count());
+                if cx.arm(ANSWER_WITHIN, Timer::HandOver(id)).is_some() {
+                    cx.resume(id);
+                } else {
+                    cx.close();
+                }
+            }
+        }
+    }
+
+    /// A write came back from the worker.
+    pub(super) fn hand_over_settled(&mut self, hub: &mut Hub<Self>) {
+        if let Transfer::HandOver(HandOver { conn, phase: Phase::Settling { submitted }, .. }) =
+            self.transfer
+            && self.written >= submitted
+        {
+            hub.notify(conn, Note::Go);
+        }
+    }
+
+    /// The joiner's address: ownership moves with it.
+    pub(super) fn hand_over_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let Some((addr, used)) = wire::address(input.bytes, input.seen)? else {
+            return Ok(Step::More);
+        };
+        let Transfer::HandOver(HandOver { joiner, next, .. }) = self.transfer else {
+            return Err(Violation::us("the hand-over is over"));
+        };
+        let member = Member::at(addr);
+        if member.id != joiner {
+            return Err(Violation::peer("a joiner's id is not the SHA-1 of its address"));
+        }
+        *expect = Expect::Request;
+        log::info!("{addr} joined; it is our next");
+        self.set_next(cx, member);
+        self.sweep(cx, joiner, next.id);
+        self.release_held(cx);
+        Ok(Step::Done(used))
+    }
+
+    pub(super) fn hand_over_late(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let Transfer::HandOver(hand_over) = &self.transfer else { return };
+        if hand_over.conn == conn {
+            hub.close_conn(conn);
+        }
+    }
+
+    /// The joiner's connection is over before it gave its address.
+    pub(super) fn hand_over_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        let Transfer::HandOver(HandOver { conn, next, phase, .. }) = self.transfer else { return };
+        if conn != id {
+            return;
+        }
+        log::info!("a joiner left before it had joined; the range stays");
+        if phase == Phase::Answer && next != self.me() {
+            let operation = Operation::update_prev(self.me().addr, next.addr, self.bounds());
+            client::start(self, hub, operation, Tag::TakeBack);
+        }
+        self.transfer_over(hub);
+        self.release_held(hub);
+    }
+}

@@ -1,0 +1,316 @@
+//! We join a ring: CONNECT at the node that owns our id.
+//!
+//! ```text
+//! Locate ─▶ Receive ─▶ Update ─▶ Confirm ─▶ a member
+//!    └────────┴── a pause, and again ─┘
+//! ```
+//! Until the last step we are nobody: data commands are answered `0`, LOCATE with the owner of our range, UPDATE_PREV
+//! with `1`. The last step of CONNECT has no ack, so we ask the owner for our own id until it says that it is
+//! ours.
+
+use std::net::SocketAddrV4;
+
+use rand::RngExt;
+
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
+
+use super::absorb::Staging;
+use super::client;
+use super::node::{Changes, Conn, DhtNode, Role, Tag, Then, Timer, Transfer};
+use super::operation::{Failure, Operation, Outcome, Verb};
+use super::routing::Member;
+use super::transfer::{Received, Receiving};
+use super::wire::{self, Request};
+
+/// Tries before we give up: with their pauses about ten seconds, in which others may join and leave before us.
+const TRIES_MAX: u32 = 20;
+
+/// Invariant 8 of the specification.
+const CONFIRM_TRIES_MAX: u32 = 3;
+const CONFIRM_PAUSE: Ticks = Ticks::from_millis(200);
+
+/// The pause before another try is drawn below this, so that joiners which hinder each other part.
+const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(500).0;
+
+#[derive(Debug)]
+pub(super) struct Join {
+    contacts: Vec<SocketAddrV4>,
+    phase: Phase,
+    tries: u32,
+    /// Who owns our range; the first contact while that is not known.
+    owner: Member,
+    next: Option<Member>,
+    conn: Option<ConnId>,
+    receiving: Receiving,
+    staging: Staging,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Who owns our id?
+    Locate,
+    /// CONNECT goes on.
+    Receive,
+    /// Entries are committed, then the next is told.
+    Commit,
+    Update,
+    /// Our address is sent: does the owner know us?
+    Confirm {
+        tries: u32,
+    },
+    /// Until the next try.
+    Pause,
+}
+
+/// What comes next from the owner of our range.
+#[derive(Debug)]
+pub enum Expect {
+    /// `0`: our id is not its.
+    Ack,
+    Entries,
+    /// Its next, which will be ours.
+    Next,
+    Nothing,
+}
+
+impl Join {
+    pub(super) fn contact(&self) -> Member {
+        self.owner
+    }
+}
+
+impl DhtNode {
+    /// Joins the ring of any of `contacts`. The node must hold no entries.
+    ///
+    /// # Panics
+    /// If there are no contacts.
+    pub fn join(&mut self, hub: &mut Hub<Self>, contacts: Vec<SocketAddrV4>) {
+        let owner = Member::at(contacts[0]);
+        self.role = Role::Joining(Join {
+            contacts,
+            phase: Phase::Locate,
+            tries: 0,
+            owner,
+            next: None,
+            conn: None,
+            receiving: Receiving::default(),
+            staging: Staging::default(),
+        });
+        self.join_step(hub);
+    }
+
+    /// The join was given up.
+    pub fn join_failed(&self) -> bool {
+        matches!(&self.role, Role::Joining(join) if join.tries >= TRIES_MAX)
+    }
+
+    /// Begins a try, or asks once more whether it came to its end.
+    pub(super) fn join_step(&mut self, hub: &mut Hub<Self>) {
+        let (me, bounds) = (self.me(), self.bounds());
+        let Role::Joining(join) = &mut self.role else { return };
+        let (verb, contacts) = match join.phase {
+            Phase::Confirm { .. } => (Verb::Closest, vec![join.owner.addr]),
+            _ => {
+                join.phase = Phase::Locate;
+                (Verb::Locate, join.contacts.clone())
+            }
+        };
+        let operation = Operation::new(verb, me.id, contacts, bounds);
+        client::start(self, hub, operation, Tag::Join);
+    }
+
+    /// What came of an operation of our join.
+    pub(super) fn join_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let me = self.me();
+        let Role::Joining(join) = &mut self.role else { return };
+        match (join.phase, result) {
+            (Phase::Locate, Ok(Outcome::Located(addr))) if addr != me.addr => {
+                join.owner = Member::at(addr);
+                join.phase = Phase::Receive;
+                join.receiving = Receiving::default();
+                join.staging = Staging::default();
+                join.conn = Some(hub.dial(addr, None, Conn::Join(Expect::Ack)));
+            }
+            (Phase::Update, Ok(_)) => self.give_address(hub),
+            (Phase::Confirm { .. }, Ok(Outcome::Located(addr))) if addr == me.addr => {
+                self.joined(hub);
+            }
+            (Phase::Confirm { tries }, _) if tries < CONFIRM_TRIES_MAX => {
+                join.phase = Phase::Confirm { tries: tries + 1 };
+                if hub.arm(CONFIRM_PAUSE, Timer::Join).is_none() {
+                    self.try_again(hub, "no timer");
+                }
+            }
+            (_, Ok(outcome)) => self.try_again(hub, format_args!("the ring says {outcome:?}")),
+            (_, Err(failure)) => self.try_again(hub, failure),
+        }
+    }
+
+    pub(super) fn join_dialled(&mut self, cx: &mut Cx<'_, Self>) {
+        let id = self.me().id;
+        wire::put_request(cx.out(), &Request::Connect(id));
+    }
+
+    pub(super) fn join_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let Input { bytes, seen } = input;
+        let (id, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
+        let durable = self.config.durable;
+        let Role::Joining(join) = &mut self.role else {
+            return Err(Violation::us("the join is over"));
+        };
+        let used = match expect {
+            Expect::Ack => match wire::ack(bytes, seen)? {
+                Some((true, used)) => {
+                    *expect = Expect::Entries;
+                    used
+                }
+                Some((false, _)) => return Err(Violation::us("the range was not its to give")),
+                None => return Ok(Step::More),
+            },
+            Expect::Entries => {
+                let Some((received, used)) = join.receiving.read(bytes, seen, value_bytes_max)?
+                else {
+                    return Ok(Step::More);
+                };
+                if join.receiving.is_complete() {
+                    *expect = Expect::Next;
+                }
+                if let Received::Entry(key, value) = received {
+                    let filled = durable && join.staging.push(key, value.clone());
+                    self.entries.insert(key, value);
+                    if filled {
+                        self.stage_join(cx, id);
+                    }
+                }
+                used
+            }
+            Expect::Next => {
+                let Some((addr, used)) = wire::address(bytes, seen)? else {
+                    return Ok(Step::More);
+                };
+                join.next = Some(Member::at(addr));
+                join.phase = Phase::Commit;
+                *expect = Expect::Nothing;
+                self.stage_join(cx, id);
+                self.join_committed(cx);
+                return Ok(Step::Wait(used));
+            }
+            Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
+        };
+        Ok(Step::Took(used))
+    }
+
+    fn stage_join(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let Role::Joining(join) = &mut self.role else { return };
+        if let Some(changes) = join.staging.take()
+            && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
+        {
+            self.staged(hub, conn, false);
+        }
+    }
+
+    /// Entries of a transfer came back from the worker.
+    pub(super) fn staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
+        match &mut self.role {
+            Role::Joining(join) if join.conn == Some(conn) => {
+                join.staging.came_back(committed);
+                self.join_committed(hub);
+            }
+            _ => self.absorb_staged(hub, conn, committed),
+        }
+    }
+
+    /// Once all entries are here and committed, the next is told.
+    fn join_committed(&mut self, hub: &mut Hub<Self>) {
+        let (me, bounds) = (self.me(), self.bounds());
+        let Role::Joining(join) = &mut self.role else { return };
+        let Some(next) = join.next else { return };
+        if join.phase != Phase::Commit || !join.staging.is_settled() {
+            return;
+        }
+        if join.staging.is_failed() {
+            self.try_again(hub, "the entries cannot be stored");
+        } else if next == join.owner {
+            // Two in the ring: a plain owner serves one connection at a time and waits for our address.
+            self.give_address(hub);
+        } else {
+            join.phase = Phase::Update;
+            let operation = Operation::update_prev(me.addr, next.addr, bounds);
+            client::start(self, hub, operation, Tag::Join);
+        }
+    }
+
+    /// The step with which ownership moves.
+    fn give_address(&mut self, hub: &mut Hub<Self>) {
+        let (me, bounds) = (self.me(), self.bounds());
+        let Role::Joining(join) = &mut self.role else { return };
+        let Some(out) = join.conn.and_then(|conn| hub.output_of(conn)) else {
+            self.try_again(hub, "the owner closed the connection");
+            return;
+        };
+        wire::put_address(out, me.addr);
+        let (next, owner) = (join.next, join.owner);
+        join.phase = Phase::Confirm { tries: 0 };
+        if next == Some(owner) {
+            let operation = Operation::update_prev(me.addr, owner.addr, bounds);
+            client::start(self, hub, operation, Tag::TakeBack);
+        }
+        self.join_step(hub);
+    }
+
+    pub(super) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        let Role::Joining(join) = &mut self.role else { return };
+        if join.conn != Some(id) {
+            return;
+        }
+        join.conn = None;
+        if matches!(join.phase, Phase::Receive | Phase::Commit) {
+            self.try_again(hub, "the owner of our range broke off, or refused");
+        }
+    }
+
+    fn try_again(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let Role::Joining(join) = &mut self.role else { return };
+        join.phase = Phase::Pause;
+        join.tries += 1;
+        join.next = None;
+        if let Some(conn) = join.conn.take() {
+            hub.close_conn(conn);
+        }
+        if join.tries >= TRIES_MAX {
+            log::error!("the join is given up after {} tries: {why}", join.tries);
+            hub.stop();
+            return;
+        }
+        log::info!("try {} to join: {why}", join.tries);
+        // All that is here was given by an owner that keeps it.
+        let all = self.me().id;
+        self.sweep(hub, all, all);
+        let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
+        if hub.arm(pause, Timer::Join).is_none() {
+            hub.stop();
+        }
+    }
+
+    fn joined(&mut self, hub: &mut Hub<Self>) {
+        let Role::Joining(join) = &mut self.role else { return };
+        let Some(next) = join.next else { return };
+        let (owner, conn) = (join.owner, join.conn.take());
+        if let Some(conn) = conn {
+            hub.close_conn(conn);
+        }
+        self.role = Role::Member;
+        self.routing.claim_prev(owner);
+        self.set_next(hub, next);
+        log::info!("joined between {} and {}", owner.addr, next.addr);
+        // An owner may hand over more than our range.
+        if matches!(self.transfer, Transfer::None) {
+            self.sweep(hub, next.id, self.me().id);
+        }
+    }
+}

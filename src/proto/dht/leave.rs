@@ -1,0 +1,245 @@
+//! We leave the ring: DISCONNECT at the node before us, which takes our range.
+//!
+//! ```text
+//! Find ─▶ Settle ─▶ Send ─▶ Await ──1──▶ gone
+//!   ▲        └──────┴────0──┘ │ no answer
+//!   └── Pause ◀──── no ── Confirm ──yes──▶ gone
+//! ```
+//! Writes are held from Settle on. From Await on the range may be the heir's already, so we serve it no more until
+//! it says `0`; when the connection breaks before the ack, the ring tells who owns our id. In a pause we are an ordinary
+//! member that takes no joiner, so that of two neighbours which leave at once one takes the other's range.
+
+use rand::RngExt;
+
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
+
+use super::client;
+use super::node::{Conn, DhtNode, Role, Tag, Timer, Transfer};
+use super::operation::{Failure, Operation, Outcome, Verb};
+use super::routing::Member;
+use super::transfer::{Sending, Sent};
+use super::wire::{self, NextNode, Request};
+
+/// For how long we try; then the process ends with its range, which a durable node still has on its disk.
+const LEAVE_WITHIN: Ticks = Ticks::from_secs(30);
+
+/// The pause before another try is drawn below this.
+const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(400).0;
+
+#[derive(Debug)]
+pub(super) struct Leave {
+    phase: Phase,
+    until: Tick,
+    /// The node before us; ourselves while that is not known.
+    heir: Member,
+    conn: Option<ConnId>,
+    sending: Sending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Who is before us?
+    Find,
+    /// Until the writes that the worker had are back.
+    Settle {
+        submitted: u64,
+    },
+    Send,
+    /// Everything is sent.
+    Await,
+    /// Who owns our id now?
+    Confirm,
+    Pause,
+}
+
+impl Leave {
+    /// Reads and new writes are still ours to answer.
+    pub(super) fn serves(&self) -> bool {
+        !matches!(self.phase, Phase::Await | Phase::Confirm)
+    }
+
+    /// Writes are held.
+    pub(super) fn moves(&self) -> bool {
+        !self.pauses()
+    }
+
+    /// Nothing of our leave is under way at another node.
+    pub(super) fn pauses(&self) -> bool {
+        matches!(self.phase, Phase::Find | Phase::Pause)
+    }
+}
+
+impl DhtNode {
+    /// Hands everything over and stops the driver. A lone node just stops.
+    pub fn leave(&mut self, hub: &mut Hub<Self>) {
+        match self.role {
+            Role::Member if !self.routing.is_alone() => {}
+            Role::Member | Role::Joining(_) => return hub.stop(),
+            Role::Leaving(_) | Role::Gone(_) => return,
+        }
+        let me = self.me();
+        self.role = Role::Leaving(Leave {
+            phase: Phase::Find,
+            until: hub.now() + LEAVE_WITHIN,
+            heir: me,
+            conn: None,
+            sending: Sending::new(me.id, me.id),
+        });
+        self.leave_step(hub);
+    }
+
+    /// Begins a try, or asks again what came of the last one.
+    pub(super) fn leave_step(&mut self, hub: &mut Hub<Self>) {
+        let (me, next, bounds) = (self.me(), self.routing.next(), self.bounds());
+        let Role::Leaving(leave) = &mut self.role else { return };
+        let (verb, key, contact) = match leave.phase {
+            Phase::Confirm => (Verb::Closest, me.id, leave.heir),
+            _ if self.routing.is_alone() => return hub.stop(),
+            _ => {
+                leave.phase = Phase::Find;
+                (Verb::Locate, me.id.pred(), next)
+            }
+        };
+        let operation = Operation::new(verb, key, vec![contact.addr], bounds);
+        client::start(self, hub, operation, Tag::Leave);
+    }
+
+    pub(super) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let me = self.me();
+        let busy = !matches!(self.transfer, Transfer::None);
+        let Role::Leaving(leave) = &mut self.role else { return };
+        match (leave.phase, result) {
+            (Phase::Find, Ok(Outcome::Located(addr))) if addr != me.addr && !busy => {
+                leave.heir = Member::at(addr);
+                leave.sending = Sending::new(me.id, self.routing.next().id);
+                leave.phase = Phase::Settle { submitted: self.submitted };
+                self.leave_settled(hub);
+            }
+            (Phase::Confirm, Ok(Outcome::Located(addr))) if addr != me.addr => {
+                leave.heir = Member::at(addr);
+                self.gone(hub);
+            }
+            // The heir gave up: the range is ours.
+            (Phase::Confirm, Ok(_)) => self.pause_leave(hub, "the heir broke off"),
+            (Phase::Confirm, Err(failure)) => {
+                log::info!("nobody says who owns our range: {failure}");
+                self.arm_leave(hub);
+            }
+            (Phase::Find, _) if busy => self.pause_leave(hub, "somebody joins or leaves here"),
+            (_, Ok(_)) => self.pause_leave(hub, "the ring knows nobody before us"),
+            (_, Err(failure)) => self.pause_leave(hub, failure),
+        }
+    }
+
+    /// A write came back from the worker.
+    pub(super) fn leave_settled(&mut self, hub: &mut Hub<Self>) {
+        if let Role::Leaving(leave) = &mut self.role
+            && let Phase::Settle { submitted } = leave.phase
+            && self.written >= submitted
+        {
+            leave.phase = Phase::Send;
+            leave.conn = Some(hub.dial(leave.heir.addr, None, Conn::Leave));
+        }
+    }
+
+    pub(super) fn leave_dialled(&mut self, cx: &mut Cx<'_, Self>) {
+        let next = NextNode::Addr(self.routing.next().addr);
+        wire::put_request(cx.out(), &Request::Disconnect(next));
+        self.leave_some(cx);
+    }
+
+    /// Sends entries as far as there is room.
+    pub(super) fn leave_some(&mut self, cx: &mut Cx<'_, Self>) {
+        let id = cx.id();
+        let Role::Leaving(leave) = &mut self.role else { return };
+        if leave.conn != Some(id) || leave.phase != Phase::Send {
+            return;
+        }
+        match leave.sending.step(&self.entries, cx) {
+            Sent::Again => cx.notify(id, super::node::Note::Go),
+            Sent::Full => {}
+            Sent::All => leave.phase = Phase::Await,
+        }
+    }
+
+    pub(super) fn leave_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let Some((yes, used)) = wire::ack(input.bytes, input.seen)? else {
+            return Ok(Step::More);
+        };
+        let (id, Role::Leaving(leave)) = (cx.id(), &mut self.role) else {
+            return Err(Violation::us("the leave is over"));
+        };
+        if leave.conn != Some(id) {
+            return Err(Violation::us("the leave is over"));
+        }
+        match (yes, leave.phase) {
+            (true, Phase::Await) => self.gone(cx),
+            (true, _) => return Err(Violation::peer("it takes what was not sent")),
+            (false, _) => self.pause_leave(cx, "the heir says no"),
+        }
+        Ok(Step::Done(used))
+    }
+
+    pub(super) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        let Role::Leaving(leave) = &mut self.role else { return };
+        if leave.conn != Some(id) {
+            return;
+        }
+        leave.conn = None;
+        match leave.phase {
+            Phase::Await => {
+                leave.phase = Phase::Confirm;
+                self.leave_step(hub);
+            }
+            _ => self.pause_leave(hub, "the heir broke off"),
+        }
+    }
+
+    /// The range stays ours for now.
+    fn pause_leave(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let Role::Leaving(leave) = &mut self.role else { return };
+        log::info!("leaving takes another try: {why}");
+        leave.phase = Phase::Pause;
+        if let Some(conn) = leave.conn.take() {
+            hub.close_conn(conn);
+        }
+        self.release_held(hub);
+        self.arm_leave(hub);
+    }
+
+    fn arm_leave(&mut self, hub: &mut Hub<Self>) {
+        let Role::Leaving(leave) = &self.role else { return };
+        let late = leave.until <= hub.now();
+        let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
+        if late || hub.arm(pause, Timer::Leave).is_none() {
+            log::error!("nobody takes our {} entries; leaving without", self.entries.len());
+            hub.stop();
+        }
+    }
+
+    /// The range is the heir's.
+    fn gone(&mut self, hub: &mut Hub<Self>) {
+        let Role::Leaving(leave) = &mut self.role else { return };
+        let (heir, conn) = (leave.heir, leave.conn.take());
+        log::info!("left; {} has our {} entries", heir.addr, self.entries.len());
+        if let Some(conn) = conn {
+            hub.close_conn(conn);
+        }
+        self.role = Role::Gone(heir);
+        self.release_held(hub);
+        let all = self.me().id;
+        self.sweep(hub, all, all);
+    }
+
+    /// A sweep is over: the last thing that a node does which has left.
+    pub(super) fn swept(&mut self, hub: &mut Hub<Self>) {
+        let quiet = self.operations.is_empty() && matches!(self.transfer, Transfer::None);
+        if matches!(self.role, Role::Gone(_)) && quiet {
+            hub.stop();
+        }
+    }
+}
