@@ -4,3 +4,4 @@ pub mod proto;
 pub mod store;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod sim;
