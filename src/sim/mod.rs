@@ -48,6 +48,8 @@ mod host;
 mod link;
 mod net;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;

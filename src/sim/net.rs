@@ -29,6 +29,9 @@ const BACKLOG_MAX: usize = 4096;
 /// When a SYN that found the backlog full is sent again.
 const SYN_RETRY_US: u64 = 1_000_000;
 
+/// When a kernel gives up a dial that nobody answers: Linux with its default of six retries.
+const SYN_TIMEOUT_US: u64 = 127_000_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     /// A dial reaches its listener.
@@ -284,7 +287,7 @@ impl Net {
         let listening = self.listening.get(&to).copied();
         let refused = self.chance(self.faults.refuse);
         if !refused && self.chance(self.faults.ignore) {
-            return;
+            return self.give_no_answer(end);
         }
         let queued = match listening {
             _ if refused => false,
@@ -292,7 +295,7 @@ impl Net {
             Some(Listening::Host(host, number)) => {
                 let door = &mut self.doors[host];
                 if !door.up && door.silent {
-                    return;
+                    return self.give_no_answer(end);
                 }
                 if door.up && door.backlog.len() == BACKLOG_MAX {
                     self.schedule(self.now_us + SYN_RETRY_US, What::Syn(end));
@@ -306,7 +309,7 @@ impl Net {
             }
             Some(Listening::Script(script)) => match self.scripts[script].syn(end.other()) {
                 Some(queued) => queued,
-                None => return,
+                None => return self.give_no_answer(end),
             },
         };
         let at = self.arrival(end.other());
@@ -318,6 +321,13 @@ impl Net {
         } else {
             self.schedule(at, What::Reset(end, ErrorKind::ConnectionRefused));
         }
+    }
+
+    fn give_no_answer(&mut self, end: EndRef) {
+        self.schedule(
+            self.now_us + SYN_TIMEOUT_US,
+            What::Reset(end, ErrorKind::TimedOut),
+        );
     }
 
     fn bytes(&mut self, end: EndRef, n: usize) {

@@ -35,6 +35,8 @@ pub enum Ending {
     Fin,
     Reset,
     Refused,
+    /// Nobody answered the dial.
+    TimedOut,
 }
 
 /// What a peer does after the last of its bytes.
@@ -74,6 +76,14 @@ impl Script {
             Answer::Refuse => Some(false),
             Answer::Ignore => None,
         }
+    }
+}
+
+impl Peer {
+    /// For tests: it still has a connection.
+    #[cfg(test)]
+    pub(super) fn holds_anything(&self) -> bool {
+        self.end.is_some()
     }
 }
 
@@ -139,11 +149,10 @@ impl Net {
                 Ok(n) => self.peers[index].received.extend_from_slice(&buffer[..n]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) => {
-                    let refused = e.kind() == ErrorKind::ConnectionRefused;
-                    let ending = if refused {
-                        Ending::Refused
-                    } else {
-                        Ending::Reset
+                    let ending = match e.kind() {
+                        ErrorKind::ConnectionRefused => Ending::Refused,
+                        ErrorKind::TimedOut => Ending::TimedOut,
+                        _ => Ending::Reset,
                     };
                     return self.peers[index].ending = Some(ending);
                 }
@@ -169,7 +178,9 @@ impl Net {
             peer.unsent = unsent;
             match result {
                 Ok(n) => _ = peer.unsent.drain(..n),
-                Err(_) => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                // Broken, or sent after a FIN: it leads nowhere.
+                Err(_) => peer.unsent.clear(),
             }
         }
         match self.peers[index].last {
