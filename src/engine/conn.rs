@@ -105,7 +105,9 @@ pub(super) struct Port {
     pub(super) waiting: bool,
     /// The output passed the high-water mark and is not yet below the low one; input rests.
     pub(super) paused: bool,
-    /// Close by way of [`Phase::Lingering`].
+    /// Something was sent: a reset could lose it.
+    pub(super) wrote: bool,
+    /// Close by way of [`Phase::Lingering`] even if no input is known to be unread.
     pub(super) lingers: bool,
     /// The service was told that it is over; only then may the slot go.
     pub(super) told: bool,
@@ -138,6 +140,7 @@ impl Port {
             in_message: false,
             waiting: false,
             paused: false,
+            wrote: false,
             lingers: false,
             told: false,
             on_ready_list: false,
@@ -168,6 +171,13 @@ impl Port {
     /// The socket may have input that is wanted.
     pub(super) fn wants_read(&self) -> bool {
         self.takes_input() && self.readable && !self.eof
+    }
+
+    /// Everything is sent and the connection is to go: whether the peer may still be sending, so that a close
+    /// would reset the connection before it has read the last answer.
+    pub(super) fn must_linger(&self) -> bool {
+        let unread = self.readable || self.stash.is_some();
+        self.wrote && !self.eof && (self.lingers || unread)
     }
 
     /// Which deadline should run, seen from the state alone.

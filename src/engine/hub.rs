@@ -247,7 +247,8 @@ impl<S: Service> Hub<S> {
         let port = &mut self.ports[slot];
         if sendable && port.phase == Phase::Open {
             port.phase = Phase::Closing;
-            port.lingers = !port.eof && !port.output.is_empty();
+            // Who breaks the protocol is seldom done sending.
+            port.lingers = matches!(end, End::Violation(_));
         } else {
             port.phase = Phase::Doomed;
         }

@@ -452,6 +452,8 @@ impl<S: Service> Node<S> {
         match result {
             Ok(n) => {
                 port.writable = n == offered;
+                port.wrote = true;
+                port.lingers |= port.phase == Phase::Closing;
                 port.moved_bytes += n as u64;
                 stats.bytes_out += n as u64;
                 port.output.consume(n, queues);
@@ -486,7 +488,7 @@ impl<S: Service> Node<S> {
     /// Everything is sent on a connection that is closing.
     fn finish(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
-        if !self.hub.ports[slot].lingers || self.hub.ports[slot].eof {
+        if !self.hub.ports[slot].must_linger() {
             self.doom(slot);
             return;
         }

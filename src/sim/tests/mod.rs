@@ -4,6 +4,7 @@ mod ends;
 mod faulty;
 mod limits;
 mod lines;
+mod regressions;
 mod relay;
 mod swarm;
 
