@@ -168,8 +168,13 @@ impl<S: Service> Hub<S> {
     pub fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: S::Conn) -> ConnId {
         let id = self.open(to, Phase::Dialling);
         self.dials_under_way += 1;
-        // Never refused here: the service half must come back to the service whatever happens.
+        // Also when it is refused: the service half must come back to the service whatever happens.
         self.dials.push_back(Dial { id, from, conn });
+        if self.dials_under_way > self.limits.dials_max {
+            self.end(id, End::Limit("dials_max"));
+        } else if self.ports.len() > self.limits.conns_max {
+            self.end(id, End::Limit("conns_max"));
+        }
         id
     }
 

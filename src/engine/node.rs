@@ -386,17 +386,13 @@ impl<S: Service> Node<S> {
     fn start_dials(&mut self, io: &mut impl Transport) {
         while let Some(Dial { id, from, conn }) = self.hub.dials.pop_front() {
             self.place(id, conn);
-            let (slot, limits) = (id.slot(), &self.hub.limits);
+            let slot = id.slot();
             let port = &self.hub.ports[slot];
             if port.phase != Phase::Dialling {
                 continue;
             }
             let to = port.peer;
-            if self.hub.dials_under_way > limits.dials_max {
-                self.hub.end(id, End::Limit("dials_max"));
-            } else if self.hub.ports.len() > limits.conns_max {
-                self.hub.end(id, End::Limit("conns_max"));
-            } else if let Err(e) = io.dial(id, to, from) {
+            if let Err(e) = io.dial(id, to, from) {
                 self.hub.end(id, End::Unreachable(e.kind()));
             } else {
                 self.hub.watch(slot);

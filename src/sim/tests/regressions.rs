@@ -1,9 +1,13 @@
 //! Each test here found a bug of the engine and fails without its fix.
 
-use crate::engine::{Limits, Ticks};
-use crate::sim::{Ending, Span};
+use crate::engine::{End, Limits, Ticks};
+use crate::sim::{Answer, Ending, Span, World};
 
-use super::{addr, one_server, secs};
+use super::{
+    addr,
+    lines::{Conn, Lines},
+    one_server, secs,
+};
 
 /// Lingering was decided by what was queued at the close alone: with the answer already in the network, closing
 /// on input still to come reset the connection, and the answer was lost.
@@ -25,4 +29,42 @@ fn replies_under_way_survive_a_violation_in_a_later_turn() {
     assert_eq!(world.peer(peer).received(), b"FIRST\n");
     assert_eq!(world.peer(peer).ending(), Some(Ending::Fin));
     assert_eq!(world.node(id).stats().ended_by_peer_fault, 1);
+}
+
+/// The limit was checked against all dials of the turn, so that a burst lost its oldest ones.
+#[test]
+fn the_dials_beyond_the_limit_are_the_ones_refused() {
+    let limits = Limits {
+        dials_max: 4,
+        ..Limits::default()
+    };
+    let (mut world, id) = one_server(2, limits);
+    let listener = world.listen(addr(2));
+    let dial = |world: &mut World<Lines>, count: usize| {
+        world.with(id, |service, hub| {
+            service.opened += count;
+            (0..count)
+                .map(|_| hub.dial(addr(2), None, Conn::Client))
+                .collect::<Vec<_>>()
+        })
+    };
+    let asked = dial(&mut world, 10);
+    world.run_for(secs(1));
+    assert_eq!(world.service(id).ends, [End::Limit("dials_max"); 6]);
+    let mut dialled = world.service(id).dialled.clone();
+    dialled.sort();
+    assert_eq!(dialled, asked[..4], "the first four");
+    world.answer(listener, Answer::Ignore);
+    dial(&mut world, 3);
+    world.run_for(secs(1));
+    let later = dial(&mut world, 3);
+    assert_eq!(later.len(), 3);
+    world.run_for(secs(1));
+    assert_eq!(
+        world.service(id).ends.len(),
+        6 + 2,
+        "one of the later three fits"
+    );
+    world.run_for(secs(10));
+    assert_eq!(world.service(id).ends.len(), 6 + 2 + 4);
 }
