@@ -116,9 +116,9 @@ pub(super) struct Port {
     /// Leftover input; `None` when there is none.
     pub(super) stash: Option<Box<Stash>>,
     pub(super) output: Output,
-    /// When the watch that runs began.
+    /// When the watch that runs began, moved on by what was done for it.
     pub(super) since: Tick,
-    /// Bytes moved for the watch that runs, which extend its deadline.
+    /// Bytes moved for the watch that runs, which have not moved `since` yet.
     pub(super) moved_bytes: u64,
     /// The one timer of this connection; `alarm_at` is no later than the true deadline. A deadline that only moves
     /// later is looked at again when the alarm fires, so serving a message does not touch the wheel.
@@ -204,11 +204,18 @@ impl Port {
             Watch::Linger => limits.linger,
             Watch::None => return None,
         };
-        let pace = match self.watch {
-            Watch::Message | Watch::Drain => limits.pace(self.moved_bytes),
-            _ => super::Ticks(0),
-        };
-        Some(self.since + allowed + pace)
+        Some(self.since + allowed)
+    }
+
+    /// Bytes moved in the direction that `watch` looks at. At the least pace they buy time, but never more
+    /// than the whole allowance from now on: who moved much and then stops has no credit.
+    pub(super) fn moved(&mut self, watch: Watch, bytes: usize, now: Tick, limits: &Limits) {
+        if self.watch == watch {
+            self.moved_bytes += bytes as u64;
+            let (bought, paid_bytes) = limits.pace(self.moved_bytes);
+            self.moved_bytes -= paid_bytes;
+            self.since = (self.since + bought).min(now);
+        }
     }
 
     /// How the connection ends when that deadline passes.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddrV4;
 
-use super::conn::{ConnId, Phase, Port};
+use super::conn::{ConnId, Phase, Port, Watch};
 use super::hub::{Alarm, Cx, Dial, Hub};
 use super::input::{Input, Step};
 use super::service::{End, Service};
@@ -233,8 +233,9 @@ impl<S: Service> Node<S> {
                 Ok(0) => self.hub.ports[slot].eof = true,
                 Ok(n) => {
                     share.bytes -= n;
-                    let port = &mut self.hub.ports[slot];
-                    port.moved_bytes += n as u64;
+                    let Hub { ports, limits, now, .. } = &mut self.hub;
+                    let port = &mut ports[slot];
+                    port.moved(Watch::Message, n, *now, limits);
                     // A short read emptied the socket, unless there is also an end to be read.
                     port.readable = n == room || port.hung_up;
                     self.hub.stats.bytes_in += n as u64;
@@ -433,7 +434,7 @@ impl<S: Service> Node<S> {
     /// One write to one connection.
     fn flush(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
-        let Hub { ports, queues, limits, stats, .. } = &mut self.hub;
+        let Hub { ports, queues, limits, stats, now, .. } = &mut self.hub;
         let port = &mut ports[slot];
         port.output.trim(queues);
         if port.output.len() > limits.output_bytes_max {
@@ -450,7 +451,7 @@ impl<S: Service> Node<S> {
                 port.writable = n == offered;
                 port.wrote = true;
                 port.lingers |= port.phase == Phase::Closing;
-                port.moved_bytes += n as u64;
+                port.moved(Watch::Drain, n, *now, limits);
                 stats.bytes_out += n as u64;
                 port.output.consume(n, queues);
                 let (more, roomy) =
@@ -550,7 +551,7 @@ impl<S: Service> Node<S> {
             let armed = port.alarm.and_then(|alarm| hub.wheel.deadline(alarm));
             match port.deadline(&hub.limits) {
                 Some(deadline) => assert!(armed.is_some_and(|at| at <= deadline.max(hub.now + ONE))),
-                None => assert!(port.watch == super::conn::Watch::None),
+                None => assert!(port.watch == Watch::None),
             }
         }
         let dialling = hub.ports.iter().filter(|(_, port)| port.phase == Phase::Dialling).count();
@@ -594,7 +595,7 @@ fn offer<S: Service>(
         port.in_message = !whole;
         if whole {
             // The next message has a deadline of its own.
-            port.watch = super::conn::Watch::None;
+            port.watch = Watch::None;
             share.messages -= 1;
             cx.hub.stats.messages += 1;
         }

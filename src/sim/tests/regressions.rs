@@ -1,6 +1,6 @@
 //! Each test here found a bug of the engine and fails without its fix.
 
-use crate::engine::{End, Limits, Ticks};
+use crate::engine::{Deadline, End, Limits, Ticks};
 use crate::sim::{Answer, Ending, Span, World};
 
 use super::{
@@ -67,4 +67,43 @@ fn the_dials_beyond_the_limit_are_the_ones_refused() {
     );
     world.run_for(secs(10));
     assert_eq!(world.service(id).ends.len(), 6 + 2 + 4);
+}
+
+/// What was moved quickly was credit for hours of moving nothing, and input was credit for output.
+#[test]
+fn a_fast_reader_or_sender_that_stops_has_no_credit() {
+    let (mut world, id) = one_server(2, Limits::default());
+    let reader = world.connect(addr(1));
+    world.peer(reader).send(b"big 50000000\n");
+    world.until(secs(60), |w| w.peer(reader).received().len() > 5_000_000);
+    world.peer(reader).stop_reading();
+    let sender = world.connect(addr(1));
+    world.peer(sender).send(b"put 50000000\n");
+    world.peer(sender).send(&[b'x'; 5_000_000]);
+    world.until(secs(60), |w| w.peer(sender).unsent() == 0);
+    world.run_for(secs(9));
+    assert_eq!(world.node(id).conns(), 2);
+    world.run_for(secs(2));
+    assert_eq!(world.service(id).ends, [End::Timeout(Deadline::Message)]);
+    world.run_for(secs(18));
+    assert_eq!(world.node(id).conns(), 1);
+    world.run_for(secs(3));
+    assert_eq!(
+        world.service(id).ends.last(),
+        Some(&End::Timeout(Deadline::Drain))
+    );
+}
+
+/// As above: what a peer sends says nothing of what it takes.
+#[test]
+fn a_peer_that_sends_and_never_reads_is_closed() {
+    let (mut world, id) = one_server(2, Limits::default());
+    let peer = world.connect(addr(1));
+    world.peer(peer).stop_reading();
+    world.peer(peer).send(b"blob 200000\nput 50000000\n");
+    for _ in 0..32 {
+        world.peer(peer).send(&[b'x'; 5000]);
+        world.run_for(secs(1));
+    }
+    assert_eq!(world.service(id).ends, [End::Timeout(Deadline::Drain)]);
 }
