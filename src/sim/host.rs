@@ -7,7 +7,8 @@ use crate::engine::{Node, Readiness, Service, Tick, Ticks, Work};
 use super::TICK_US;
 use super::faults::Span;
 use super::link::Owner;
-use super::net::{Net, What, Wire};
+use super::net::{Net, What};
+use super::wire::Wire;
 
 /// Events taken at once, as by the reactor.
 const EVENTS_PER_TURN: usize = 256;

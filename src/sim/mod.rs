@@ -50,6 +50,7 @@ mod net;
 mod peer;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -450,6 +451,7 @@ fn digest(what: What) -> u64 {
         What::Fin(e) => end(4, e),
         What::Reset(e, _) => end(5, e),
         What::Again(e) => end(6, e),
+        What::Stale(host, _, id) => 11 << 56 ^ (host as u64) << 32 ^ id.to_token(),
         What::Turn(host, epoch) => 7 << 56 ^ (host as u64) << 32 ^ u64::from(epoch),
         What::Deadline(host, epoch) => 8 << 56 ^ (host as u64) << 32 ^ u64::from(epoch),
         What::Work(host, epoch) => 9 << 56 ^ (host as u64) << 32 ^ u64::from(epoch),

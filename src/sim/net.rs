@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use slab::Slab;
 
-use crate::engine::{ConnId, Transport};
+use crate::engine::ConnId;
 
 use super::faults::Faults;
 use super::link::{Cut, EndRef, Fin, Link, Owner};
@@ -41,6 +41,8 @@ pub(super) enum What {
     Bytes(EndRef, usize),
     Fin(EndRef),
     Reset(EndRef, ErrorKind),
+    /// An event of a connection that is closed by now, perhaps with another one in its slot.
+    Stale(usize, u32, ConnId),
     /// Room in the window, or the rest after a short read.
     Again(EndRef),
     /// A host serves its events. The second number is the host's epoch: a crash voids what is under way.
@@ -275,6 +277,13 @@ impl Net {
             }
             What::Reset(end, kind) => self.broken(end, kind),
             What::Again(end) => self.edge(end),
+            What::Stale(host, epoch, id) => {
+                let door = &mut self.doors[host];
+                if door.up && door.epoch == epoch {
+                    door.edges.push_back((id, None));
+                    self.wake(host);
+                }
+            }
             What::Turn(..) | What::Deadline(..) | What::Work(..) | What::Done(..) => {
                 unreachable!("hosts' events are the world's")
             }
@@ -586,77 +595,3 @@ impl Net {
 }
 
 const FIRST_EPHEMERAL_PORT: u16 = 32_768;
-
-/// The sockets of one host.
-pub(super) struct Wire<'a> {
-    pub(super) net: &'a mut Net,
-    pub(super) host: usize,
-}
-
-impl Wire<'_> {
-    pub(super) fn insert(&mut self, id: ConnId, end: EndRef) {
-        let slots = &mut self.net.doors[self.host].slots;
-        if slots.len() <= id.slot() {
-            slots.resize(id.slot() + 1, None);
-        }
-        assert!(
-            slots[id.slot()].is_none(),
-            "a slot is closed before it is used again"
-        );
-        slots[id.slot()] = Some((id, end));
-    }
-
-    fn end(&self, slot: usize) -> io::Result<EndRef> {
-        let slots = &self.net.doors[self.host].slots;
-        let found = slots.get(slot).copied().flatten();
-        found
-            .map(|(_, end)| end)
-            .ok_or_else(|| ErrorKind::NotConnected.into())
-    }
-}
-
-impl Transport for Wire<'_> {
-    fn read(&mut self, slot: usize, into: &mut [u8]) -> io::Result<usize> {
-        let end = self.end(slot)?;
-        self.net.read(end, into)
-    }
-
-    fn write(&mut self, slot: usize, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let end = self.end(slot)?;
-        self.net.write(end, from)
-    }
-
-    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
-        let from = from.unwrap_or_else(|| self.net.ephemeral(self.host));
-        let end = self.net.connect(Owner::Conn(self.host, id), from, to);
-        self.insert(id, end);
-        Ok(())
-    }
-
-    fn dialled(&mut self, slot: usize) -> io::Result<bool> {
-        let end = self.end(slot)?;
-        let link = self.net.link(end).ok_or(ErrorKind::NotConnected)?;
-        match link.broken[end.side()] {
-            Some(kind) => Err(kind.into()),
-            None => Ok(link.up),
-        }
-    }
-
-    fn finish(&mut self, slot: usize) {
-        if let Ok(end) = self.end(slot) {
-            self.net.finish(end);
-        }
-    }
-
-    fn close(&mut self, slot: usize) {
-        let taken = self.net.doors[self.host]
-            .slots
-            .get_mut(slot)
-            .and_then(Option::take);
-        let Some((id, end)) = taken else { return };
-        self.net.close(end);
-        if self.net.chance(self.net.faults.stale) {
-            self.net.doors[self.host].edges.push_back((id, None));
-        }
-    }
-}

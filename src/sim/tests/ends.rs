@@ -213,7 +213,13 @@ fn a_peer_that_never_closes_lingers_for_no_longer_than_the_limit() {
     let (peer, got) = ask(&mut world, b"bye\n", 4);
     assert_eq!(got, b"bye\n");
     assert_eq!(world.node(id).conns(), 1);
-    world.run_for(Ticks(202));
+    world.run_for(Ticks(1));
+    assert_eq!(
+        world.peer(peer).ending(),
+        Some(Ending::Fin),
+        "our side ends at once"
+    );
+    world.run_for(Ticks(201));
     assert_nothing_left_of_node(&world, id);
     // What it sends now is answered with a reset.
     world.peer(peer).send(b"more");

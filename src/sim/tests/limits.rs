@@ -149,6 +149,23 @@ fn a_flood_on_one_connection_does_not_starve_another() {
 }
 
 #[test]
+fn small_budgets_change_no_reply() {
+    let (mut world, id) = one_server(2, super::tight());
+    let request = b"blob 50000\nput 3000\n"
+        .iter()
+        .chain(&[b'p'; 3000])
+        .copied();
+    let request: Vec<u8> = request.chain(b"echo x\n".repeat(100)).collect();
+    let (_, got) = ask(&mut world, &request, 50_000 + 9 + 200);
+    assert!(got.ends_with(b"bgot 3000\nX\nX\n") || got.ends_with(&b"X\n".repeat(100)));
+    let stats = world.node(id).stats();
+    assert!(
+        stats.budget_spent > 30 && stats.turns > 50,
+        "the budgets were met: {stats:?}"
+    );
+}
+
+#[test]
 fn output_and_input_have_a_hard_end() {
     let limits = Limits {
         output_bytes_max: 300_000,

@@ -55,3 +55,23 @@ fn assert_nothing_left(world: &World<lines::Lines>, id: NodeId) {
     );
     assert_eq!(world.links(), 0, "links");
 }
+
+/// Limits small enough for every one of them to be met.
+fn tight() -> Limits {
+    Limits {
+        read_bytes_per_turn: 512,
+        messages_per_turn: 3,
+        write_bytes_per_turn: 1000,
+        input_bytes_max: 2048,
+        output_bytes_high: 20_000,
+        output_bytes_low: 5_000,
+        output_bytes_max: 100_000,
+        accepts_per_turn: 2,
+        conns_max: 20,
+        dials_max: 8,
+        notes_max: 64,
+        jobs_max: 16,
+        pool_buffers_max: 2,
+        ..Limits::default()
+    }
+}

@@ -7,27 +7,7 @@ use crate::sim::{PeerId, Span, World, check, seeds};
 
 use super::lines::{Lines, Stamp};
 use super::relay::{Capitals, Relay};
-use super::{addr, assert_nothing_left, secs};
-
-/// Limits small enough for every one of them to be met.
-fn tight() -> Limits {
-    Limits {
-        read_bytes_per_turn: 512,
-        messages_per_turn: 3,
-        write_bytes_per_turn: 1000,
-        input_bytes_max: 2048,
-        output_bytes_high: 20_000,
-        output_bytes_low: 5_000,
-        output_bytes_max: 100_000,
-        accepts_per_turn: 2,
-        conns_max: 20,
-        dials_max: 8,
-        notes_max: 64,
-        jobs_max: 16,
-        pool_buffers_max: 2,
-        ..Limits::default()
-    }
-}
+use super::{addr, assert_nothing_left, secs, tight};
 
 #[test]
 fn line_servers_under_a_swarm_of_faults() {
@@ -39,7 +19,7 @@ fn line_servers_under_a_swarm_of_faults() {
 /// Peers that send random commands, stop reading, close, reset; then peace, and nothing may be left.
 fn lines_run(seed: u64) {
     let mut world: World<Lines> = World::swarm(seed);
-    let limits = if seed % 2 == 0 {
+    let limits = if seed.is_multiple_of(2) {
         tight()
     } else {
         Limits::default()
@@ -105,7 +85,7 @@ fn relays_under_a_swarm_of_faults_and_crashes() {
 /// Requests through up to four nodes, with crashes; every request is answered in its turn, or its connection ends.
 fn relays_run(seed: u64) -> (u64, u64) {
     let mut world: World<Relay> = World::swarm(seed);
-    let limits = if seed % 2 == 0 {
+    let limits = if seed.is_multiple_of(2) {
         tight()
     } else {
         Limits::default()
