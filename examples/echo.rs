@@ -30,7 +30,10 @@ impl Service for Echo {
         (): &mut (),
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        match input.bytes[input.seen..].iter().position(|&byte| byte == b'\n') {
+        match input.bytes[input.seen..]
+            .iter()
+            .position(|&byte| byte == b'\n')
+        {
             Some(at) => {
                 let line = &input.bytes[..=input.seen + at];
                 cx.out().extend(line.iter().map(u8::to_ascii_uppercase));
@@ -45,7 +48,11 @@ impl Service for Echo {
 fn main() -> std::io::Result<()> {
     let listen = std::env::args().nth(1).unwrap_or("127.0.0.1:0".into());
     let listen: SocketAddrV4 = listen.parse().map_err(std::io::Error::other)?;
-    let limits = Limits { conns_max: 10_000, idle: Ticks::from_secs(30), ..Limits::default() };
+    let limits = Limits {
+        conns_max: 10_000,
+        idle: Ticks::from_secs(30),
+        ..Limits::default()
+    };
     let mut reactor = Reactor::new(Echo, limits)?;
     let address = reactor.listen(listen)?;
     reactor.catch_signals()?;

@@ -1,1 +1,9 @@
-fn main() {}
+//! The program: parses its arguments, runs, and turns the result into an exit code.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -24,7 +24,10 @@ impl ConnId {
     }
 
     pub fn from_token(token: u64) -> ConnId {
-        ConnId { slot: token as u32, generation: (token >> 32) as u32 }
+        ConnId {
+            slot: token as u32,
+            generation: (token >> 32) as u32,
+        }
     }
 
     /// Where the connection stands in tables that run parallel to the engine's.
@@ -155,7 +158,10 @@ impl Port {
     }
 
     pub(super) fn id(&self, slot: usize) -> ConnId {
-        ConnId { slot: slot as u32, generation: self.generation }
+        ConnId {
+            slot: slot as u32,
+            generation: self.generation,
+        }
     }
 
     /// The service may be called with input now.
@@ -165,7 +171,9 @@ impl Port {
 
     /// Kept input that the service has not been offered yet.
     pub(super) fn has_unserved(&self) -> bool {
-        self.stash.as_ref().is_some_and(|stash| stash.seen < stash.len())
+        self.stash
+            .as_ref()
+            .is_some_and(|stash| stash.seen < stash.len())
     }
 
     /// The socket may have input that is wanted.

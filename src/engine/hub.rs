@@ -123,20 +123,28 @@ impl<S: Service> Hub<S> {
     /// Queues `bytes` for connection `id`, by reference when they are many. False when it is gone.
     pub fn send_to(&mut self, id: ConnId, bytes: &Bytes) -> bool {
         if bytes.len() < self.limits.shared_bytes_min {
-            return self.output_of(id).map(|out| out.extend_from_slice(bytes)).is_some();
+            return self
+                .output_of(id)
+                .map(|out| out.extend_from_slice(bytes))
+                .is_some();
         }
         if self.writable_port(id).is_none() {
             return false;
         }
         self.mark_dirty(id.slot());
-        self.ports[id.slot()].output.push(bytes.clone(), &mut self.queues);
+        self.ports[id.slot()]
+            .output
+            .push(bytes.clone(), &mut self.queues);
         true
     }
 
     /// Bytes that may be queued for connection `id` before its high-water mark.
     pub fn room_of(&self, id: ConnId) -> usize {
-        self.port(id)
-            .map_or(0, |port| self.limits.output_bytes_high.saturating_sub(port.output.len()))
+        self.port(id).map_or(0, |port| {
+            self.limits
+                .output_bytes_high
+                .saturating_sub(port.output.len())
+        })
     }
 
     /// Closes connection `id` once everything that is queued for it is sent.
@@ -212,11 +220,15 @@ impl<S: Service> Hub<S> {
     }
 
     pub(super) fn port(&self, id: ConnId) -> Option<&Port> {
-        self.ports.get(id.slot()).filter(|port| port.generation == id.generation)
+        self.ports
+            .get(id.slot())
+            .filter(|port| port.generation == id.generation)
     }
 
     pub(super) fn port_mut(&mut self, id: ConnId) -> Option<&mut Port> {
-        self.ports.get_mut(id.slot()).filter(|port| port.generation == id.generation)
+        self.ports
+            .get_mut(id.slot())
+            .filter(|port| port.generation == id.generation)
     }
 
     fn writable_port(&mut self, id: ConnId) -> Option<()> {
@@ -231,8 +243,13 @@ impl<S: Service> Hub<S> {
     pub(super) fn open(&mut self, peer: SocketAddrV4, phase: Phase) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let slot = self.ports.insert(Port::new(generation, peer, phase, self.now));
-        ConnId { slot: slot as u32, generation }
+        let slot = self
+            .ports
+            .insert(Port::new(generation, peer, phase, self.now));
+        ConnId {
+            slot: slot as u32,
+            generation,
+        }
     }
 
     /// The connection is over: the service half is told in this turn, and what is queued is still sent
@@ -306,7 +323,9 @@ impl<S: Service> Hub<S> {
             port.since = self.now;
             port.moved_bytes = 0;
         }
-        let Some(deadline) = port.deadline(&self.limits) else { return };
+        let Some(deadline) = port.deadline(&self.limits) else {
+            return;
+        };
         match port.alarm {
             Some(_) if port.alarm_at <= deadline => return,
             Some(alarm) => _ = self.wheel.cancel(alarm),

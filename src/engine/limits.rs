@@ -101,21 +101,41 @@ impl Default for Limits {
 impl Limits {
     /// Asserts the relations between the limits. The engine calls it once, at the start.
     pub fn validate(&self) {
-        assert!(self.output_bytes_low < self.output_bytes_high, "low-water mark below the high one");
-        assert!(self.output_bytes_high < self.output_bytes_max, "high-water mark below the cap");
+        assert!(
+            self.output_bytes_low < self.output_bytes_high,
+            "low-water mark below the high one"
+        );
+        assert!(
+            self.output_bytes_high < self.output_bytes_max,
+            "high-water mark below the cap"
+        );
         assert!(self.read_bytes_per_turn > 0, "a turn reads something");
-        assert!(self.read_bytes_per_turn <= self.input_bytes_max, "one read fits the input");
-        assert!(self.messages_per_turn > 0 && self.write_bytes_per_turn > 0, "a turn does something");
-        assert!(self.accepts_per_turn > 0 && self.conns_max > 0, "a node has connections");
+        assert!(
+            self.read_bytes_per_turn <= self.input_bytes_max,
+            "one read fits the input"
+        );
+        assert!(
+            self.messages_per_turn > 0 && self.write_bytes_per_turn > 0,
+            "a turn does something"
+        );
+        assert!(
+            self.accepts_per_turn > 0 && self.conns_max > 0,
+            "a node has connections"
+        );
         assert!(self.pace_bytes_per_sec > 0, "the least pace is a pace");
         // The last slots name what is no connection in a driver's tokens.
-        assert!(self.conns_max < u32::MAX as usize - 16, "a slot is 32 bits of a token");
+        assert!(
+            self.conns_max < u32::MAX as usize - 16,
+            "a slot is 32 bits of a token"
+        );
     }
 
     /// The whole ticks that `moved_bytes` need at the least pace, and how many bytes these ticks stand for.
     pub(super) fn pace(&self, moved_bytes: u64) -> (Ticks, u64) {
         let ticks = moved_bytes.saturating_mul(TICKS_PER_SEC) / self.pace_bytes_per_sec;
-        let paid_bytes = ticks.saturating_mul(self.pace_bytes_per_sec).div_ceil(TICKS_PER_SEC);
+        let paid_bytes = ticks
+            .saturating_mul(self.pace_bytes_per_sec)
+            .div_ceil(TICKS_PER_SEC);
         (Ticks(ticks), paid_bytes.min(moved_bytes))
     }
 }

@@ -146,7 +146,13 @@ impl<S: Service> Node<S> {
         let id = self.hub.open(peer, Phase::Open);
         self.hub.stats.accepted += 1;
         self.hub.ports[id.slot()].writable = true;
-        let conn = self.service.on_accept(&mut Cx { id, hub: &mut self.hub }, listener);
+        let conn = self.service.on_accept(
+            &mut Cx {
+                id,
+                hub: &mut self.hub,
+            },
+            listener,
+        );
         self.place(id, conn);
         self.hub.watch(id.slot());
         id
@@ -161,7 +167,10 @@ impl<S: Service> Node<S> {
         port.readable |= readiness.readable || readiness.hung_up;
         port.writable |= readiness.writable;
         port.hung_up |= readiness.hung_up;
-        let (reads, writes) = (port.readable || port.phase == Phase::Dialling, port.writable);
+        let (reads, writes) = (
+            port.readable || port.phase == Phase::Dialling,
+            port.writable,
+        );
         let flushes = writes && !port.output.is_empty();
         if reads {
             self.hub.mark_ready(id.slot());
@@ -201,8 +210,12 @@ impl<S: Service> Node<S> {
     fn serve_ready(&mut self, io: &mut impl Transport) {
         // Connections that are queued again wait for the next turn, behind all others.
         for _ in 0..self.hub.ready.len() {
-            let Some(id) = self.hub.ready.pop_front() else { return };
-            let Some(port) = self.hub.port_mut(id) else { continue };
+            let Some(id) = self.hub.ready.pop_front() else {
+                return;
+            };
+            let Some(port) = self.hub.port_mut(id) else {
+                continue;
+            };
             port.on_ready_list = false;
             match port.phase {
                 Phase::Open => self.serve(id, io),
@@ -217,13 +230,18 @@ impl<S: Service> Node<S> {
     fn serve(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
         let limits = &self.hub.limits;
-        let mut share =
-            Share { bytes: limits.read_bytes_per_turn, messages: limits.messages_per_turn };
+        let mut share = Share {
+            bytes: limits.read_bytes_per_turn,
+            messages: limits.messages_per_turn,
+        };
         if self.hub.ports[slot].has_unserved() {
             self.digest(id, 0, &mut share);
         }
         while share.bytes > 0 && share.messages > 0 && self.hub.ports[slot].wants_read() {
-            let kept = self.hub.ports[slot].stash.as_ref().map_or(0, |stash| stash.len());
+            let kept = self.hub.ports[slot]
+                .stash
+                .as_ref()
+                .map_or(0, |stash| stash.len());
             let room = share.bytes.min(self.hub.limits.input_bytes_max - kept);
             if room == 0 {
                 self.hub.end(id, End::Limit("input_bytes_max"));
@@ -233,7 +251,9 @@ impl<S: Service> Node<S> {
                 Ok(0) => self.hub.ports[slot].eof = true,
                 Ok(n) => {
                     share.bytes -= n;
-                    let Hub { ports, limits, now, .. } = &mut self.hub;
+                    let Hub {
+                        ports, limits, now, ..
+                    } = &mut self.hub;
                     let port = &mut ports[slot];
                     port.moved(Watch::Message, n, *now, limits);
                     // A short read emptied the socket, unless there is also an end to be read.
@@ -241,7 +261,9 @@ impl<S: Service> Node<S> {
                     self.hub.stats.bytes_in += n as u64;
                     self.digest(id, n, &mut share);
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => self.hub.ports[slot].readable = false,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.hub.ports[slot].readable = false
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => self.hub.end(id, End::Broken(e.kind())),
             }
@@ -253,7 +275,9 @@ impl<S: Service> Node<S> {
     /// buffer, until it wants more, has to wait, or the share is used up. The rest is kept.
     fn digest(&mut self, id: ConnId, fresh: usize, share: &mut Share) {
         let slot = id.slot();
-        let Some(conn) = self.halves[slot].as_mut() else { return };
+        let Some(conn) = self.halves[slot].as_mut() else {
+            return;
+        };
         let mut stash = self.hub.ports[slot].stash.take();
         let (bytes, seen) = match &mut stash {
             None => (&self.scratch[..fresh], 0),
@@ -262,8 +286,17 @@ impl<S: Service> Node<S> {
                 (stash.rest(), stash.seen)
             }
         };
-        let (used, seen) =
-            offer(&mut self.service, conn, &mut Cx { id, hub: &mut self.hub }, bytes, seen, share);
+        let (used, seen) = offer(
+            &mut self.service,
+            conn,
+            &mut Cx {
+                id,
+                hub: &mut self.hub,
+            },
+            bytes,
+            seen,
+            share,
+        );
         match stash {
             None if used < fresh => self.hub.keep(slot, &self.scratch[used..fresh], seen),
             None => {}
@@ -312,7 +345,13 @@ impl<S: Service> Node<S> {
                 port.phase = Phase::Open;
                 port.writable = true;
                 if let Some(conn) = self.halves[slot].as_mut() {
-                    self.service.on_dialled(&mut Cx { id, hub: &mut self.hub }, conn);
+                    self.service.on_dialled(
+                        &mut Cx {
+                            id,
+                            hub: &mut self.hub,
+                        },
+                        conn,
+                    );
                 }
                 // An early answer came with the event that told of the connection.
                 if self.hub.ports[slot].phase == Phase::Open {
@@ -358,7 +397,9 @@ impl<S: Service> Node<S> {
     fn fire_port(&mut self, slot: usize) {
         let port = &mut self.hub.ports[slot];
         port.alarm = None;
-        let missed = port.deadline(&self.hub.limits).is_some_and(|at| at <= self.hub.now);
+        let missed = port
+            .deadline(&self.hub.limits)
+            .is_some_and(|at| at <= self.hub.now);
         if !missed {
             self.hub.watch(slot);
         } else if matches!(port.phase, Phase::Open | Phase::Dialling) {
@@ -370,12 +411,23 @@ impl<S: Service> Node<S> {
     }
 
     fn deliver_notes(&mut self) {
-        let mut notes = std::mem::replace(&mut self.hub.notes, std::mem::take(&mut self.spare_notes));
+        let mut notes =
+            std::mem::replace(&mut self.hub.notes, std::mem::take(&mut self.spare_notes));
         for (id, note) in notes.drain(..) {
-            let open = self.hub.port(id).is_some_and(|port| port.phase == Phase::Open);
+            let open = self
+                .hub
+                .port(id)
+                .is_some_and(|port| port.phase == Phase::Open);
             match self.halves.get_mut(id.slot()) {
                 Some(Some(conn)) if open => {
-                    self.service.on_note(&mut Cx { id, hub: &mut self.hub }, conn, note);
+                    self.service.on_note(
+                        &mut Cx {
+                            id,
+                            hub: &mut self.hub,
+                        },
+                        conn,
+                        note,
+                    );
                     self.settle(id);
                 }
                 _ => self.hub.stats.stale += 1,
@@ -404,19 +456,24 @@ impl<S: Service> Node<S> {
     fn tell_ended(&mut self) {
         // What ends because of these calls is told in the next turn.
         for _ in 0..self.hub.ended.len() {
-            let Some((id, end)) = self.hub.ended.pop_front() else { return };
+            let Some((id, end)) = self.hub.ended.pop_front() else {
+                return;
+            };
             let slot = id.slot();
             let port = &mut self.hub.ports[slot];
             log::debug!("{id} {} ended: {end:?}", port.peer);
             port.told = true;
-            let conn = self.halves[slot].take().expect("a connection ends once, after it was placed");
-            self.service.on_end(&mut self.hub, conn, end);
+            let conn = self.halves[slot]
+                .take()
+                .expect("a connection ends once, after it was placed");
+            self.service.on_end(&mut self.hub, id, conn, end);
             self.hub.mark_dirty(slot);
         }
     }
 
     fn flush_dirty(&mut self, io: &mut impl Transport) {
-        let mut dirty = std::mem::replace(&mut self.hub.dirty, std::mem::take(&mut self.spare_dirty));
+        let mut dirty =
+            std::mem::replace(&mut self.hub.dirty, std::mem::take(&mut self.spare_dirty));
         for id in dirty.drain(..) {
             let slot = id.slot();
             self.hub.ports[slot].on_dirty_list = false;
@@ -434,7 +491,14 @@ impl<S: Service> Node<S> {
     /// One write to one connection.
     fn flush(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
-        let Hub { ports, queues, limits, stats, now, .. } = &mut self.hub;
+        let Hub {
+            ports,
+            queues,
+            limits,
+            stats,
+            now,
+            ..
+        } = &mut self.hub;
         let port = &mut ports[slot];
         port.output.trim(queues);
         if port.output.len() > limits.output_bytes_max {
@@ -454,8 +518,10 @@ impl<S: Service> Node<S> {
                 port.moved(Watch::Drain, n, *now, limits);
                 stats.bytes_out += n as u64;
                 port.output.consume(n, queues);
-                let (more, roomy) =
-                    (!port.output.is_empty(), port.output.len() <= limits.output_bytes_low);
+                let (more, roomy) = (
+                    !port.output.is_empty(),
+                    port.output.len() <= limits.output_bytes_low,
+                );
                 if more && port.writable {
                     self.hub.mark_dirty(slot);
                 }
@@ -477,7 +543,13 @@ impl<S: Service> Node<S> {
         if self.hub.ports[slot].phase == Phase::Open
             && let Some(conn) = self.halves[slot].as_mut()
         {
-            self.service.on_room(&mut Cx { id, hub: &mut self.hub }, conn);
+            self.service.on_room(
+                &mut Cx {
+                    id,
+                    hub: &mut self.hub,
+                },
+                conn,
+            );
             self.settle(id);
         }
     }
@@ -514,8 +586,16 @@ impl<S: Service> Node<S> {
             if self.hub.port(id).is_none() {
                 continue;
             }
-            assert!(self.halves[slot].is_none(), "a service is told before its connection goes");
-            let Port { alarm, stash, mut output, .. } = self.hub.ports.remove(slot);
+            assert!(
+                self.halves[slot].is_none(),
+                "a service is told before its connection goes"
+            );
+            let Port {
+                alarm,
+                stash,
+                mut output,
+                ..
+            } = self.hub.ports.remove(slot);
             if let Some(alarm) = alarm {
                 self.hub.wheel.cancel(alarm);
             }
@@ -532,7 +612,10 @@ impl<S: Service> Node<S> {
         if self.halves.len() <= slot {
             self.halves.resize_with(slot + 1, || None);
         }
-        assert!(self.halves[slot].is_none(), "a slot is reused only after the reap");
+        assert!(
+            self.halves[slot].is_none(),
+            "a slot is reused only after the reap"
+        );
         self.halves[slot] = Some(conn);
     }
 
@@ -541,20 +624,33 @@ impl<S: Service> Node<S> {
         let hub = &self.hub;
         hub.wheel.validate();
         let listed = |list: &mut dyn Iterator<Item = &ConnId>, slot: usize| {
-            list.filter(|id| hub.port(**id).is_some() && id.slot() == slot).count()
+            list.filter(|id| hub.port(**id).is_some() && id.slot() == slot)
+                .count()
         };
         for (slot, port) in &hub.ports {
-            assert_eq!(listed(&mut hub.ready.iter(), slot), usize::from(port.on_ready_list));
-            assert_eq!(listed(&mut hub.dirty.iter(), slot), usize::from(port.on_dirty_list));
+            assert_eq!(
+                listed(&mut hub.ready.iter(), slot),
+                usize::from(port.on_ready_list)
+            );
+            assert_eq!(
+                listed(&mut hub.dirty.iter(), slot),
+                usize::from(port.on_dirty_list)
+            );
             assert!(!port.paused || port.output.len() > hub.limits.output_bytes_low);
             assert!(port.stash.as_ref().is_none_or(|stash| stash.len() > 0));
             let armed = port.alarm.and_then(|alarm| hub.wheel.deadline(alarm));
             match port.deadline(&hub.limits) {
-                Some(deadline) => assert!(armed.is_some_and(|at| at <= deadline.max(hub.now + ONE))),
+                Some(deadline) => {
+                    assert!(armed.is_some_and(|at| at <= deadline.max(hub.now + ONE)))
+                }
                 None => assert!(port.watch == Watch::None),
             }
         }
-        let dialling = hub.ports.iter().filter(|(_, port)| port.phase == Phase::Dialling).count();
+        let dialling = hub
+            .ports
+            .iter()
+            .filter(|(_, port)| port.phase == Phase::Dialling)
+            .count();
         assert_eq!(dialling, hub.dials_under_way);
     }
 }
@@ -573,7 +669,10 @@ fn offer<S: Service>(
 ) -> (usize, usize) {
     let (slot, mut used) = (cx.id.slot(), 0);
     while used < bytes.len() && share.messages > 0 && cx.hub.ports[slot].takes_input() {
-        let input = Input { bytes: &bytes[used..], seen };
+        let input = Input {
+            bytes: &bytes[used..],
+            seen,
+        };
         let step = service.on_input(cx, conn, input);
         let port = &mut cx.hub.ports[slot];
         let (consumed, whole) = match step {
@@ -589,7 +688,10 @@ fn offer<S: Service>(
                 break;
             }
         };
-        assert!(0 < consumed && consumed <= bytes.len() - used, "a step consumes what it was given");
+        assert!(
+            0 < consumed && consumed <= bytes.len() - used,
+            "a step consumes what it was given"
+        );
         used += consumed;
         seen = 0;
         port.in_message = !whole;

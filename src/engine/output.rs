@@ -33,6 +33,12 @@ pub(super) struct Queue {
     sent: usize,
 }
 
+impl Queue {
+    fn unsent(&self) -> usize {
+        self.block_bytes + self.tail.len() - self.sent
+    }
+}
+
 /// Spare queues, so that the steady state allocates nothing.
 #[derive(Debug)]
 pub(super) struct QueuePool {
@@ -45,7 +51,11 @@ pub(super) struct QueuePool {
 
 impl QueuePool {
     pub(super) fn new(buffers_max: usize, buffer_bytes_max: usize) -> QueuePool {
-        QueuePool { spare: Vec::new(), buffers_max, buffer_bytes_max }
+        QueuePool {
+            spare: Vec::new(),
+            buffers_max,
+            buffer_bytes_max,
+        }
     }
 
     fn take(&mut self) -> Box<Queue> {
@@ -70,7 +80,7 @@ impl Output {
 
     /// Bytes that are not sent yet.
     pub(super) fn len(&self) -> usize {
-        self.queue.as_ref().map_or(0, |q| q.block_bytes + q.tail.len() - q.sent)
+        self.queue.as_ref().map_or(0, |queue| queue.unsent())
     }
 
     /// Where small pieces are written. The caller must write something, or call [`Output::trim`].
@@ -98,7 +108,7 @@ impl Output {
 
     /// Gives the queue back when nothing is in it.
     pub(super) fn trim(&mut self, pool: &mut QueuePool) {
-        if self.len() == 0 {
+        if self.queue.as_ref().is_some_and(|queue| queue.unsent() == 0) {
             self.clear(pool);
         }
     }
@@ -116,7 +126,9 @@ impl Output {
         bytes_max: usize,
         write: impl FnOnce(&[IoSlice<'_>]) -> R,
     ) -> (R, usize) {
-        let Some(queue) = &self.queue else { return (write(&[]), 0) };
+        let Some(queue) = &self.queue else {
+            return (write(&[]), 0);
+        };
         if queue.blocks.is_empty() {
             let end = queue.tail.len().min(queue.sent.saturating_add(bytes_max));
             let piece = &queue.tail[queue.sent..end];

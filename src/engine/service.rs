@@ -11,7 +11,7 @@
 
 use std::io::ErrorKind;
 
-use super::{Cx, Hub, Input, Step};
+use super::{ConnId, Cx, Hub, Input, Step};
 
 /// A protocol on the engine.
 pub trait Service: Sized {
@@ -53,7 +53,7 @@ pub trait Service: Sized {
 
     /// The connection is over, for the reason given; nothing can be written to it any more. Comes
     /// exactly once for every `Conn` that was ever handed to the engine.
-    fn on_end(&mut self, _hub: &mut Hub<Self>, _conn: Self::Conn, _end: End) {}
+    fn on_end(&mut self, _hub: &mut Hub<Self>, _id: ConnId, _conn: Self::Conn, _end: End) {}
 
     /// A timer of the service fired.
     fn on_timer(&mut self, _hub: &mut Hub<Self>, _timer: Self::Timer) {}
@@ -105,15 +105,24 @@ pub struct Violation {
 
 impl Violation {
     pub const fn peer(what: &'static str) -> Violation {
-        Violation { blame: Blame::Peer, what }
+        Violation {
+            blame: Blame::Peer,
+            what,
+        }
     }
 
     pub const fn limit(what: &'static str) -> Violation {
-        Violation { blame: Blame::Limit, what }
+        Violation {
+            blame: Blame::Limit,
+            what,
+        }
     }
 
     pub const fn us(what: &'static str) -> Violation {
-        Violation { blame: Blame::Us, what }
+        Violation {
+            blame: Blame::Us,
+            what,
+        }
     }
 }
 

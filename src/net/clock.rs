@@ -11,7 +11,9 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Clock {
-        Clock { start: Instant::now() }
+        Clock {
+            start: Instant::now(),
+        }
     }
 
     /// The tick that has begun: a deadline at tick `t` has passed once `now() >= t`.

@@ -12,7 +12,10 @@ pub fn raise_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
     if limit.current.is_some_and(|soft| soft < hard) {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
         if let Err(e) = setrlimit(Resource::Nofile, raised) {
             log::warn!("cannot raise the file limit to {hard}: {e}");
         }

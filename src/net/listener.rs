@@ -24,6 +24,34 @@ const BACKLOG: i32 = 4096;
 /// seldom enough to cost nothing.
 const PAUSE: Ticks = Ticks::from_millis(100);
 
+/// An address that is bound and listened on; a reactor accepts from it. Binding first gives the port when any was
+/// asked for, which a service may need to know before it exists.
+pub struct Bound {
+    socket: Socket,
+    addr: SocketAddrV4,
+}
+
+impl Bound {
+    /// Binds `addr` (port 0: any free one).
+    pub fn bind(addr: SocketAddrV4) -> io::Result<Bound> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        // Inherited by what is accepted, which saves a call for each.
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        let bound = socket.local_addr()?.as_socket_ipv4();
+        let addr = bound.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Bound { socket, addr })
+    }
+
+    /// The address, with the port that was got.
+    pub fn addr(&self) -> SocketAddrV4 {
+        self.addr
+    }
+}
+
 pub(super) struct Listener {
     socket: TcpListener,
     /// Connections may wait.
@@ -32,24 +60,14 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn bind(
-        addr: SocketAddrV4,
-        registry: &Registry,
-        token: Token,
-    ) -> io::Result<(Listener, SocketAddrV4)> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        // Inherited by what is accepted, which saves a call for each.
-        socket.set_tcp_nodelay(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let mut socket = TcpListener::from_std(socket.into());
+    pub(super) fn register(bound: Bound, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut socket = TcpListener::from_std(bound.socket.into());
         registry.register(&mut socket, token, Interest::READABLE)?;
-        let SocketAddr::V4(bound) = socket.local_addr()? else {
-            return Err(io::Error::other("an IPv4 socket has an IPv4 address"));
-        };
-        Ok((Listener { socket, ready: false, paused_until: None }, bound))
+        Ok(Listener {
+            socket,
+            ready: false,
+            paused_until: None,
+        })
     }
 
     pub(super) fn event(&mut self) {

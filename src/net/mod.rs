@@ -32,6 +32,7 @@ use sockets::Sockets;
 use worker::Worker;
 
 pub use files::raise_file_limit;
+pub use listener::Bound;
 
 /// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256
 /// they are still in the second-level cache then.
@@ -99,16 +100,27 @@ impl<S: Service> Reactor<S> {
         })
     }
 
-    /// Listens on `addr` (port 0: any free one) and returns the address it got. Listeners are numbered from 0.
-    pub fn listen(&mut self, addr: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    /// Accepts from `bound`. Listeners are numbered from 0.
+    pub fn accept_from(&mut self, bound: Bound) -> io::Result<()> {
         let token = Token((self.listeners.len() << 32) | SLOT_LISTENER as usize);
-        let (listener, addr) = Listener::bind(addr, self.poll.registry(), token)?;
-        self.listeners.push(listener);
+        self.listeners
+            .push(Listener::register(bound, self.poll.registry(), token)?);
+        Ok(())
+    }
+
+    /// Listens on `addr` (port 0: any free one) and returns the address it got.
+    pub fn listen(&mut self, addr: SocketAddrV4) -> io::Result<SocketAddrV4> {
+        let bound = Bound::bind(addr)?;
+        let addr = bound.addr();
+        self.accept_from(bound)?;
         Ok(addr)
     }
 
     /// Starts the worker thread that does the service's jobs.
-    pub fn start_worker(&mut self, work: impl Work<Job = S::Job, Done = S::Done>) -> io::Result<()> {
+    pub fn start_worker(
+        &mut self,
+        work: impl Work<Job = S::Job, Done = S::Done>,
+    ) -> io::Result<()> {
         self.worker = Some(Worker::start(work, self.waker.clone())?);
         Ok(())
     }
@@ -116,13 +128,18 @@ impl<S: Service> Reactor<S> {
     /// From now on SIGINT and SIGTERM ask the service to leave; the second one ends [`Reactor::run`] at once.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        self.poll.registry().register(&mut signals, TOKEN_SIGNALS, mio::Interest::READABLE)?;
+        self.poll
+            .registry()
+            .register(&mut signals, TOKEN_SIGNALS, mio::Interest::READABLE)?;
         self.signals = Some(signals);
         Ok(())
     }
 
     pub fn handle(&self) -> Handle {
-        Handle { waker: self.waker.clone(), stop_asked: self.stop_asked.clone() }
+        Handle {
+            waker: self.waker.clone(),
+            stop_asked: self.stop_asked.clone(),
+        }
     }
 
     /// The engine and the service, between turns.
@@ -177,7 +194,8 @@ impl<S: Service> Reactor<S> {
                     }
                 }
                 Token(token) => {
-                    self.node.ready(ConnId::from_token(token as u64), readiness(event));
+                    self.node
+                        .ready(ConnId::from_token(token as u64), readiness(event));
                 }
             }
         }
@@ -203,7 +221,10 @@ impl<S: Service> Reactor<S> {
             return Some(Duration::ZERO);
         }
         let resumes = self.listeners.iter().filter_map(Listener::resumes_at);
-        resumes.chain(self.node.next_deadline()).min().map(|at| self.clock.until(at))
+        resumes
+            .chain(self.node.next_deadline())
+            .min()
+            .map(|at| self.clock.until(at))
     }
 
     fn take_done(&mut self) -> io::Result<()> {
@@ -217,7 +238,9 @@ impl<S: Service> Reactor<S> {
     }
 
     fn take_signals(&mut self) {
-        let Some(signals) = &mut self.signals else { return };
+        let Some(signals) = &mut self.signals else {
+            return;
+        };
         for _ in signals.pending() {
             self.shutdowns += 1;
             if self.shutdowns == 1 {
@@ -232,7 +255,9 @@ impl<S: Service> Reactor<S> {
     fn hand_out_jobs(&mut self) -> io::Result<()> {
         for job in self.node.take_jobs() {
             let Some(worker) = &self.worker else {
-                return Err(io::Error::other("the service has jobs and the reactor no worker"));
+                return Err(io::Error::other(
+                    "the service has jobs and the reactor no worker",
+                ));
             };
             worker.submit(job)?;
         }

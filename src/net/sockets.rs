@@ -21,12 +21,17 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) fn new(registry: Registry) -> Sockets {
-        Sockets { streams: Vec::new(), registry, closed: false }
+        Sockets {
+            streams: Vec::new(),
+            registry,
+            closed: false,
+        }
     }
 
     pub(super) fn insert(&mut self, id: ConnId, mut stream: TcpStream) -> io::Result<()> {
         let token = Token(id.to_token() as usize);
-        self.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.registry
+            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         if self.streams.len() <= id.slot() {
             self.streams.resize_with(id.slot() + 1, || None);
         }
@@ -91,7 +96,9 @@ impl Transport for Sockets {
 
     fn finish(&mut self, slot: usize) {
         // A connection that broke meanwhile says so at the next read.
-        let _ = self.stream(slot).map(|stream| stream.shutdown(Shutdown::Write));
+        let _ = self
+            .stream(slot)
+            .map(|stream| stream.shutdown(Shutdown::Write));
     }
 
     fn close(&mut self, slot: usize) {

@@ -36,11 +36,18 @@ impl<J, D> Worker<J, D> {
         let thread = std::thread::Builder::new()
             .name("worker".into())
             .spawn(move || work_in_groups(work, &jobs_in, &done_out, &waker))?;
-        Ok(Worker { jobs: Some(jobs), done, thread: Some(thread) })
+        Ok(Worker {
+            jobs: Some(jobs),
+            done,
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn submit(&self, job: J) -> io::Result<()> {
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        let sent = self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.send(job).is_ok());
         sent.then_some(()).ok_or_else(gone)
     }
 
@@ -81,7 +88,10 @@ fn work_in_groups<W: Work>(
         group.extend(jobs.try_iter().take(GROUP_JOBS_MAX - 1));
         let (count, mut results) = (group.len(), Vec::with_capacity(group.len()));
         work.run(&mut group, &mut results);
-        assert!(group.is_empty() && results.len() == count, "one result for every job");
+        assert!(
+            group.is_empty() && results.len() == count,
+            "one result for every job"
+        );
         if done.send(results).is_err() || waker.wake().is_err() {
             return;
         }

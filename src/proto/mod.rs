@@ -1,2 +1,3 @@
-//! protocols
+//! The protocols: codecs as pure functions of bytes, peers as state machines on the [`crate::engine`].
+
 pub mod dht;

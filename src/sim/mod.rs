@@ -459,15 +459,19 @@ fn digest(what: What) -> u64 {
     }
 }
 
-/// The seeds of a test: 0, 1, 2 and so on, or the one in the environment variable `PEERLOOP_SEED`.
+/// The seeds of a test: 0, 1, 2 and so on; with `PEERLOOP_SEEDS=N` in the environment so many of them, and with
+/// `PEERLOOP_SEED=N` that one alone.
 pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
-    let pinned = std::env::var("PEERLOOP_SEED").ok().map(|seed| {
-        seed.parse()
-            .unwrap_or_else(|_| panic!("PEERLOOP_SEED is no number: {seed}"))
-    });
-    match pinned {
-        Some(seed) => seed..seed + 1,
-        None => 0..count,
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        )
+    };
+    match number("PEERLOOP_SEED") {
+        Some(seed) => seed..seed.saturating_add(1),
+        None => 0..number("PEERLOOP_SEEDS").unwrap_or(count),
     }
 }
 

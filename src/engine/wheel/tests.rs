@@ -240,7 +240,7 @@ fn stale_ids_do_nothing() {
 }
 
 #[test]
-fn a_wrapped_generation_cannot_harm_the_free_list() {
+fn a_wrapped_generation_cannot_free_an_entry_twice() {
     let (mut wheel, ids) = armed(0, &[10]);
     wheel.cancel(ids[0]);
     let generation = wheel.entries.at(0).generation;

@@ -103,7 +103,7 @@ impl Service for Lines {
             .extend_from_slice(format!("note {note}\n").as_bytes());
     }
 
-    fn on_end(&mut self, _hub: &mut Hub<Lines>, _conn: Conn, end: End) {
+    fn on_end(&mut self, _hub: &mut Hub<Lines>, _id: ConnId, _conn: Conn, end: End) {
         self.ends.push(end);
     }
 

@@ -156,7 +156,7 @@ impl Service for Relay {
         }
     }
 
-    fn on_end(&mut self, hub: &mut Hub<Relay>, conn: Conn, _end: End) {
+    fn on_end(&mut self, hub: &mut Hub<Relay>, _id: ConnId, conn: Conn, _end: End) {
         self.ended += 1;
         match conn {
             Conn::Client {

@@ -1,0 +1,448 @@
+//! `peerloop dht`: a node, and the commands that talk to one.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use peerloop::app::Committer;
+use peerloop::engine::{Limits, Ticks};
+use peerloop::net::{Bound, Reactor};
+use peerloop::proto::dht::client::{Client, Task};
+use peerloop::proto::dht::entries::Entries;
+use peerloop::proto::dht::id::Id;
+use peerloop::proto::dht::node::{Config, DhtNode, VALUE_BYTES_MAX};
+use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::store::redb::Redb;
+
+use super::{Answer, print};
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Run a node. Its first line on stdout is `listening IP:PORT`
+    Node(NodeArgs),
+    /// Store a value under a name
+    Insert(InsertArgs),
+    /// Print the value of a name; exits 1 when there is none
+    Get(GetArgs),
+    /// Forget a name; not an error when there is no entry
+    Remove(KeyArgs),
+    /// Say whether there is an entry: `yes`, or `no` and exit 1
+    Contains(KeyArgs),
+    /// Print the address of the node that owns a name
+    Locate(KeyArgs),
+}
+
+#[derive(Args)]
+pub(super) struct NodeArgs {
+    /// Join the ring that this peer is in. (Not built yet: a node is a ring of one)
+    #[arg(num_args = 2, value_names = ["PEER_IP", "PEER_PORT"])]
+    peer: Vec<String>,
+    /// Where to listen; port 0 is any free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddrV4,
+    /// The address that others reach this node at, when it is not the one it listens on
+    #[arg(long, value_name = "IP:PORT")]
+    advertise: Option<SocketAddrV4>,
+    /// Keep entries in this directory and acknowledge writes once they are on disk. Without it they are in memory only
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Longest value in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX)]
+    value_max: u64,
+    /// Memory for entries in bytes; a write beyond it is refused [default: 8 GiB]
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 30, hide_default_value = true)]
+    memory_max: u64,
+    /// Most connections at once; the file limit less 32 when that is lower
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    connections_max: usize,
+    /// Close a connection on which nothing was asked for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    idle_timeout: u64,
+}
+
+#[derive(Args)]
+struct Node {
+    /// The node to ask first
+    #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
+    contact: SocketAddrV4,
+    /// Give up when a node is silent for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    timeout: u64,
+    /// Longest value in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX)]
+    value_max: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct KeyArgs {
+    /// The name; its key is the SHA-1 of its bytes
+    #[arg(required_unless_present = "raw_key", conflicts_with = "raw_key")]
+    name: Option<String>,
+    /// A key itself instead of a name
+    #[arg(long, value_name = "DECIMAL")]
+    raw_key: Option<Id>,
+    #[command(flatten)]
+    node: Node,
+}
+
+#[derive(Args)]
+pub(super) struct GetArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Write the value to this file instead of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct InsertArgs {
+    /// The name, then the value; with --raw-key the value alone. No value, or `-`, takes it from stdin
+    #[arg(num_args = 0..=2, value_names = ["NAME", "VALUE"])]
+    words: Vec<String>,
+    /// A key itself instead of a name
+    #[arg(long, value_name = "DECIMAL")]
+    raw_key: Option<Id>,
+    /// Take the value from this file
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    node: Node,
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<Answer> {
+        match self {
+            Command::Node(args) => args.run(),
+            Command::Insert(args) => args.run(),
+            Command::Get(args) => args.run(),
+            Command::Remove(args) => args.run(Verb::Remove),
+            Command::Contains(args) => args.run(Verb::Contains),
+            Command::Locate(args) => args.run(Verb::Locate),
+        }
+    }
+}
+
+impl NodeArgs {
+    fn run(self) -> Result<Answer> {
+        ensure!(
+            self.peer.is_empty(),
+            "joining the ring of {} is not built yet; start without a peer for a ring of one",
+            self.peer.join(":")
+        );
+        let (committer, entries) = match &self.data {
+            Some(dir) => {
+                let (committer, entries) = Committer::load(Redb::open(dir)?)?;
+                (Some(committer), entries)
+            }
+            None => (None, Entries::default()),
+        };
+        let bound = Bound::bind(self.listen)
+            .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
+        let advertise = advertised(self.advertise, bound.addr())?;
+        let config = Config {
+            durable: committer.is_some(),
+            value_bytes_max: self.value_max,
+            staged_bytes_max: Config::new(advertise).staged_bytes_max.max(self.value_max),
+            entries_bytes_max: self.memory_max,
+            advertise,
+        };
+        let limits = config.fit(Limits {
+            conns_max: self.connections_max.clamp(1, Limits::default().conns_max),
+            idle: Ticks::from_secs(self.idle_timeout),
+            ..Limits::default()
+        });
+        log::info!(
+            "node {} at {advertise}, {} entries",
+            Id::of_addr(advertise),
+            entries.len()
+        );
+        let listening = bound.addr();
+        let mut reactor = Reactor::new(DhtNode::new(config, entries), limits)?;
+        match committer {
+            Some(committer) => reactor.start_worker(committer)?,
+            None => log::warn!("entries are kept in memory only; --data DIR keeps them on disk"),
+        }
+        reactor.accept_from(bound)?;
+        reactor.catch_signals()?;
+        print::stdout(format!("listening {listening}\n").as_bytes())?;
+        reactor.run()?;
+        Ok(Answer::Yes)
+    }
+}
+
+impl KeyArgs {
+    fn key(&self) -> Id {
+        self.raw_key
+            .unwrap_or_else(|| Id::of(self.name.as_deref().unwrap_or_default().as_bytes()))
+    }
+
+    fn run(self, verb: Verb) -> Result<Answer> {
+        let key = self.key();
+        let outcome = self.node.ask(verb, key)?;
+        if self.node.json {
+            print::json(&Report::new(key, &outcome))?;
+        } else {
+            match &outcome {
+                Outcome::Located(addr) => print::stdout(format!("{addr}\n").as_bytes())?,
+                Outcome::Contains(yes) => print::stdout(if *yes { b"yes\n" } else { b"no\n" })?,
+                _ => {}
+            }
+        }
+        Ok(if outcome == Outcome::Contains(false) {
+            Answer::No
+        } else {
+            Answer::Yes
+        })
+    }
+}
+
+impl GetArgs {
+    fn run(self) -> Result<Answer> {
+        let key = self.key.key();
+        let outcome = self.key.node.ask(Verb::Get, key)?;
+        let Outcome::Got(value) = &outcome else {
+            bail!("GET came to {outcome:?}")
+        };
+        if let (Some(path), Some(value)) = (&self.out, value) {
+            print::write_file(path, value)?;
+        }
+        if self.key.node.json {
+            print::json(&Report::new(key, &outcome))?;
+        } else if let (None, Some(value)) = (&self.out, value) {
+            print::stdout(value)?;
+        }
+        Ok(if value.is_some() {
+            Answer::Yes
+        } else {
+            Answer::No
+        })
+    }
+}
+
+impl InsertArgs {
+    fn run(self) -> Result<Answer> {
+        let mut words = self.words.iter();
+        let key = match self.raw_key {
+            Some(key) => key,
+            None => {
+                let name = words.next().context("a NAME or --raw-key is missing")?;
+                Id::of(name.as_bytes())
+            }
+        };
+        let word = words.next().map(String::as_str).filter(|word| *word != "-");
+        ensure!(
+            words.next().is_none(),
+            "with --raw-key there is one VALUE at most"
+        );
+        let max_bytes = self.node.value_max;
+        let value = match (word, &self.file) {
+            (Some(_), Some(_)) => bail!("a VALUE and --file exclude each other"),
+            (Some(word), None) => checked(Bytes::copy_from_slice(word.as_bytes()), max_bytes)?,
+            (None, Some(path)) => read_file(path, max_bytes)?,
+            (None, None) => {
+                let stdin = std::io::stdin();
+                if stdin.is_terminal() {
+                    eprintln!("reading the value from the terminal; end it with Ctrl-D");
+                }
+                read(stdin.lock(), max_bytes).context("stdin")?
+            }
+        };
+        let outcome = self.node.ask(Verb::Insert(value), key)?;
+        if self.node.json {
+            print::json(&Report::new(key, &outcome))?;
+        }
+        Ok(Answer::Yes)
+    }
+}
+
+impl Node {
+    /// Runs one operation to its end.
+    fn ask(&self, verb: Verb, key: Id) -> Result<Outcome> {
+        let bounds = Bounds {
+            value_bytes_max: self.value_max,
+            // About a second in all: somebody waits.
+            attempts_max: 5,
+            ..Bounds::default()
+        };
+        let limits = Limits {
+            idle: Ticks::from_duration(Duration::from_secs(self.timeout.max(1))),
+            output_bytes_max: usize::MAX,
+            ..Limits::default()
+        };
+        let results = run_tasks(self.contact, vec![Task { verb, key }], bounds, limits, 1)?;
+        let result = results
+            .into_iter()
+            .next()
+            .flatten()
+            .context("interrupted")?;
+        Ok(result?)
+    }
+}
+
+/// Runs a list of tasks on a reactor of their own.
+pub(super) fn run_tasks(
+    contact: SocketAddrV4,
+    tasks: Vec<Task>,
+    bounds: Bounds,
+    limits: Limits,
+    at_once_max: usize,
+) -> Result<Vec<Option<Result<Outcome, peerloop::proto::dht::operation::Failure>>>> {
+    let mut reactor = Reactor::new(Client::new(contact, tasks, bounds, at_once_max), limits)?;
+    reactor.node().with(|client, hub| client.begin(hub));
+    reactor.run()?;
+    Ok(reactor.into_service().into_results())
+}
+
+/// What `--json` prints.
+#[derive(Serialize, Default)]
+struct Report {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<SocketAddrV4>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+    /// The value, when it is UTF-8 text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    /// The value in base 16, when it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_hex: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<bool>,
+}
+
+impl Report {
+    fn new(key: Id, outcome: &Outcome) -> Report {
+        let report = Report {
+            key: key.to_string(),
+            ..Report::default()
+        };
+        match outcome {
+            Outcome::Located(addr) => Report {
+                owner: Some(*addr),
+                ..report
+            },
+            Outcome::Contains(found) => Report {
+                found: Some(*found),
+                ..report
+            },
+            Outcome::Inserted => Report {
+                stored: Some(true),
+                ..report
+            },
+            Outcome::Removed => Report {
+                removed: Some(true),
+                ..report
+            },
+            Outcome::Got(None) => Report {
+                found: Some(false),
+                ..report
+            },
+            Outcome::Got(Some(value)) => {
+                let text = std::str::from_utf8(value).ok();
+                Report {
+                    found: Some(true),
+                    bytes: Some(value.len()),
+                    value: text.map(str::to_owned),
+                    value_hex: text.is_none().then(|| print::hex(value)),
+                    ..report
+                }
+            }
+        }
+    }
+}
+
+fn checked(value: Bytes, max_bytes: u64) -> Result<Bytes> {
+    let bytes = value.len() as u64;
+    ensure!(bytes <= max_bytes, "{}", too_large(bytes, max_bytes));
+    Ok(value)
+}
+
+fn too_large(bytes: u64, max_bytes: u64) -> String {
+    format!(
+        "the value has {bytes} bytes, over the limit of {max_bytes}; nodes refuse it too unless they \
+         are started with a larger --value-max, then give the same here"
+    )
+}
+
+fn read_file(path: &Path, max_bytes: u64) -> Result<Bytes> {
+    let context = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(context)?;
+    let known = file.metadata().with_context(context)?;
+    if known.is_file() && known.len() > max_bytes {
+        bail!("{}: {}", path.display(), too_large(known.len(), max_bytes));
+    }
+    read(file, max_bytes).with_context(context)
+}
+
+/// Reads everything, but not more than a byte over the limit.
+fn read(from: impl Read, max_bytes: u64) -> Result<Bytes> {
+    let mut value = Vec::new();
+    from.take(max_bytes.saturating_add(1))
+        .read_to_end(&mut value)?;
+    if value.len() as u64 > max_bytes {
+        bail!("the value is over the limit of {max_bytes} bytes (--value-max)");
+    }
+    Ok(value.into())
+}
+
+/// `IP:PORT`, or a name that resolves to an IPv4 address.
+fn resolve(text: &str) -> Result<SocketAddrV4> {
+    if let Ok(addr) = text.parse() {
+        return Ok(addr);
+    }
+    let found = text
+        .to_socket_addrs()
+        .map_err(|e| anyhow!("{e}; expected IP:PORT"))?;
+    let ipv4 = found.into_iter().find_map(|addr| match addr {
+        SocketAddr::V4(addr) => Some(addr),
+        SocketAddr::V6(_) => None,
+    });
+    ipv4.context("it has no IPv4 address")
+}
+
+/// The address that a node's id is made of: `--advertise`, else the listening one; when that is 0.0.0.0, the
+/// address of the interface with the default route, and loopback when there is none.
+fn advertised(told: Option<SocketAddrV4>, listening: SocketAddrV4) -> Result<SocketAddrV4> {
+    if let Some(told) = told {
+        ensure!(
+            !told.ip().is_unspecified() && told.port() != 0,
+            "--advertise {told} is no address that others can reach"
+        );
+        return Ok(told);
+    }
+    if !listening.ip().is_unspecified() {
+        return Ok(listening);
+    }
+    let ip = default_route_ip().unwrap_or_else(|| {
+        log::warn!("no default route: advertising loopback; --advertise IP:PORT says otherwise");
+        Ipv4Addr::LOCALHOST
+    });
+    Ok(SocketAddrV4::new(ip, listening.port()))
+}
+
+/// Asks the routing table; connecting a UDP socket sends nothing.
+fn default_route_ip() -> Option<Ipv4Addr> {
+    // An address of TEST-NET-1, which is nobody's and so takes the default route.
+    const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(ELSEWHERE).ok()?;
+    match socket.local_addr().ok()? {
+        SocketAddr::V4(addr) if !addr.ip().is_unspecified() => Some(*addr.ip()),
+        _ => None,
+    }
+}

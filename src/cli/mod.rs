@@ -1,0 +1,78 @@
+//! The command line: arguments, printing, exit codes; one file a command group, and no protocol logic.
+//!
+//! stdout is data, stderr is logs and messages. Exit codes: 0 done, 1 "no" (not found), 2 usage or error.
+
+mod demo;
+mod dht;
+mod print;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+
+/// Peer-to-peer nodes with very many connections on one event loop.
+///
+/// None of the protocols has authentication: run nodes on trusted networks only. Everything listens on
+/// loopback unless told otherwise.
+#[derive(Parser)]
+#[command(name = "peerloop", version, propagate_version = true)]
+struct Cli {
+    /// Say more on stderr: -v what happens, -vv also each connection. RUST_LOG=filter overrides it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The DHT ring: run a node, or talk to one
+    Dht {
+        #[command(subcommand)]
+        command: dht::Command,
+    },
+    /// Start what there is on loopback, put real input through it, and clean up
+    Demo(demo::Demo),
+}
+
+/// What a command that did not fail says with its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    /// Not found, declined.
+    No,
+}
+
+/// Parses, runs, reports.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(cli.verbose);
+    let result = match cli.command {
+        Command::Dht { command } => command.run(),
+        Command::Demo(demo) => demo.run(),
+    };
+    match result {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        // Who reads our output had enough of it.
+        Err(e) if print::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("peerloop: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn init_log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .init();
+}

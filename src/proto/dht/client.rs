@@ -1,0 +1,276 @@
+//! Operations on the connections of a service: what [`super::operation`] asks for is done here.
+//!
+//! A service that asks other nodes (the program's commands, and a node itself) is a [`Host`]: it keeps
+//! [`Operations`], gives each a connection of its own, and passes on what happens to them. [`Client`] is the
+//! host that does nothing else: a list of operations, a few at a time, then the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddrV4;
+
+use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
+
+use super::id::Id;
+use super::operation::{Bounds, Failure, Next, Operation, Outcome, Verb};
+
+/// Names an operation of a host for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpId(u64);
+
+/// A service that runs operations.
+pub trait Host: Service {
+    /// What the host remembers with an operation.
+    type Tag;
+
+    fn operations(&mut self) -> &mut Operations<Self::Tag>;
+    /// The service half of an operation's connection.
+    fn conn(op: OpId) -> Self::Conn;
+    /// The timer that ends the pause between two tries.
+    fn timer(op: OpId) -> Self::Timer;
+    fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Self::Tag, result: Result<Outcome, Failure>);
+}
+
+/// The operations under way in a host.
+#[derive(Debug)]
+pub struct Operations<T> {
+    running: BTreeMap<OpId, Running<T>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Running<T> {
+    operation: Operation,
+    tag: T,
+    conn: Option<ConnId>,
+}
+
+impl<T> Default for Operations<T> {
+    fn default() -> Operations<T> {
+        Operations {
+            running: BTreeMap::new(),
+            next: 0,
+        }
+    }
+}
+
+impl<T> Operations<T> {
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+}
+
+/// Begins an operation; [`Host::on_outcome`] tells what came of it.
+pub fn start<H: Host>(host: &mut H, hub: &mut Hub<H>, mut operation: Operation, tag: H::Tag) {
+    let operations = host.operations();
+    let op = OpId(operations.next);
+    operations.next += 1;
+    let next = operation.start();
+    operations.running.insert(
+        op,
+        Running {
+            operation,
+            tag,
+            conn: None,
+        },
+    );
+    follow(host, hub, op, next);
+}
+
+/// For [`Service::on_dialled`] of an operation's connection.
+pub fn dialled<H: Host>(host: &mut H, cx: &mut Cx<'_, H>, op: OpId) {
+    if let Some(running) = host.operations().running.get_mut(&op) {
+        running.operation.dialled(cx.out());
+    }
+}
+
+/// For [`Service::on_input`] of an operation's connection.
+pub fn input<H: Host>(
+    host: &mut H,
+    cx: &mut Cx<'_, H>,
+    op: OpId,
+    input: Input<'_>,
+) -> Result<Step, Violation> {
+    let Some(running) = host.operations().running.get_mut(&op) else {
+        return Err(Violation::us("the operation is over"));
+    };
+    let (step, next) = running.operation.input(input, cx.out());
+    follow(host, cx, op, next);
+    Ok(step)
+}
+
+/// For [`Service::on_end`] of an operation's connection.
+pub fn ended<H: Host>(host: &mut H, hub: &mut Hub<H>, id: ConnId, op: OpId, end: End) {
+    // Not its connection any more when we closed it: the operation went on with another, or ended.
+    if let Some(running) = host.operations().running.get_mut(&op)
+        && running.conn == Some(id)
+    {
+        running.conn = None;
+        let next = running.operation.ended(end);
+        follow(host, hub, op, next);
+    }
+}
+
+/// For [`Service::on_timer`] of an operation's timer.
+pub fn retry<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId) {
+    if let Some(running) = host.operations().running.get_mut(&op) {
+        let next = running.operation.retry();
+        follow(host, hub, op, next);
+    }
+}
+
+fn follow<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId, next: Next) {
+    let Some(running) = host.operations().running.get_mut(&op) else {
+        return;
+    };
+    match next {
+        Next::Wait => return,
+        Next::Send(value) => {
+            if let Some(conn) = running.conn {
+                hub.send_to(conn, &value);
+            }
+            return;
+        }
+        Next::Dial(_) | Next::RetryAfter(_) | Next::Finished(_) => {}
+    }
+    if let Some(conn) = running.conn.take() {
+        hub.close_conn(conn);
+    }
+    match next {
+        Next::Dial(addr) => running.conn = Some(hub.dial(addr, None, H::conn(op))),
+        Next::RetryAfter(pause) => {
+            if hub.arm(pause, H::timer(op)).is_none() {
+                finish(
+                    host,
+                    hub,
+                    op,
+                    Err(Failure::Limit {
+                        limit: "timers_max",
+                    }),
+                );
+            }
+        }
+        Next::Finished(result) => finish(host, hub, op, result),
+        Next::Wait | Next::Send(_) => {}
+    }
+}
+
+fn finish<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId, result: Result<Outcome, Failure>) {
+    if let Some(running) = host.operations().running.remove(&op) {
+        host.on_outcome(hub, running.tag, result);
+    }
+}
+
+/// What a [`Client`] is to do with one key.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub verb: Verb,
+    pub key: Id,
+}
+
+/// A service that works off a list of tasks and then stops its driver.
+#[derive(Debug)]
+pub struct Client {
+    contacts: Vec<SocketAddrV4>,
+    bounds: Bounds,
+    /// Operations under way at once.
+    at_once_max: usize,
+    tasks: VecDeque<(usize, Task)>,
+    operations: Operations<usize>,
+    results: Vec<Option<Result<Outcome, Failure>>>,
+}
+
+impl Client {
+    /// A client that asks the node at `contact`. [`Client::begin`] starts it.
+    pub fn new(
+        contact: SocketAddrV4,
+        tasks: Vec<Task>,
+        bounds: Bounds,
+        at_once_max: usize,
+    ) -> Client {
+        Client {
+            contacts: vec![contact],
+            bounds,
+            at_once_max,
+            results: vec![None; tasks.len()],
+            tasks: tasks.into_iter().enumerate().collect(),
+            operations: Operations::default(),
+        }
+    }
+
+    /// Starts as many tasks as may run at once; stops the driver when there is none left.
+    pub fn begin(&mut self, hub: &mut Hub<Client>) {
+        while self.operations.len() < self.at_once_max
+            && let Some((number, Task { verb, key })) = self.tasks.pop_front()
+        {
+            let operation = Operation::new(verb, key, self.contacts.clone(), self.bounds);
+            start(self, hub, operation, number);
+        }
+        if self.operations.is_empty() {
+            hub.stop();
+        }
+    }
+
+    /// What came of each task, in their order; `None` for those that were not done when the driver was stopped.
+    pub fn into_results(self) -> Vec<Option<Result<Outcome, Failure>>> {
+        self.results
+    }
+}
+
+impl Host for Client {
+    type Tag = usize;
+
+    fn operations(&mut self) -> &mut Operations<usize> {
+        &mut self.operations
+    }
+
+    fn conn(op: OpId) -> OpId {
+        op
+    }
+
+    fn timer(op: OpId) -> OpId {
+        op
+    }
+
+    fn on_outcome(&mut self, hub: &mut Hub<Self>, number: usize, result: Result<Outcome, Failure>) {
+        self.results[number] = Some(result);
+        self.begin(hub);
+    }
+}
+
+impl Service for Client {
+    type Conn = OpId;
+    type Note = ();
+    type Timer = OpId;
+    type Job = NoJob;
+    type Done = ();
+
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
+        // Nobody is to connect here; the id names no operation, so input ends the connection.
+        cx.close();
+        OpId(u64::MAX)
+    }
+
+    fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, op: &mut OpId) {
+        dialled(self, cx, *op);
+    }
+
+    fn on_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        op: &mut OpId,
+        bytes: Input<'_>,
+    ) -> Result<Step, Violation> {
+        input(self, cx, *op, bytes)
+    }
+
+    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, op: OpId, end: End) {
+        ended(self, hub, id, op, end);
+    }
+
+    fn on_timer(&mut self, hub: &mut Hub<Self>, op: OpId) {
+        retry(self, hub, op);
+    }
+}

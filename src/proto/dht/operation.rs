@@ -1,0 +1,416 @@
+//! One operation of a client: find the owner of a key by LOCATE, then do with the key what is wanted.
+//!
+//! A state machine without I/O and without a clock. Its host dials, sends, waits and closes as [`Next`]
+//! says and reports what happened; the same machine serves the commands of the program and a node that asks other
+//! nodes. It copes with peers that close after each command, with nodes that moved, with dead hops, and with
+//! answers that lead nowhere: after `attempts_max` tries it gives up with the last reason.
+//!
+//! Invariants: every hop of one try is strictly closer to the key than the one before, and there are at most
+//! `hops_max`; nothing is allocated by an announced length.
+
+use std::io::ErrorKind;
+use std::net::SocketAddrV4;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::engine::{Deadline, End, Input, Step, Ticks, Violation};
+
+use super::id::Id;
+use super::wire::{self, Request};
+
+/// What is wanted with a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    Locate,
+    Contains,
+    Get,
+    Insert(Bytes),
+    Remove,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The owner of the key.
+    Located(SocketAddrV4),
+    Contains(bool),
+    /// `None`: there is no entry. An empty value is `Some`.
+    Got(Option<Bytes>),
+    Inserted,
+    Removed,
+}
+
+/// Why an operation was given up, or a try of it failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Failure {
+    #[error("cannot reach the node at {addr}: {kind}")]
+    Unreachable { addr: SocketAddrV4, kind: ErrorKind },
+    #[error("the node at {addr} did not answer in time")]
+    TimedOut { addr: SocketAddrV4 },
+    #[error("the node at {addr} closed the connection in the middle of an answer")]
+    CutOff { addr: SocketAddrV4 },
+    #[error("the peer at {addr} does not speak the protocol: {what}")]
+    Malformed {
+        addr: SocketAddrV4,
+        what: &'static str,
+    },
+    #[error("the node at {addr} sent us to {to}, which is no closer to the key")]
+    Misrouted {
+        addr: SocketAddrV4,
+        to: SocketAddrV4,
+    },
+    #[error("no owner found after {hops} hops")]
+    TooManyHops { hops: u32 },
+    #[error("the node at {addr} says that it owns the key and then that it does not")]
+    NotOwner { addr: SocketAddrV4 },
+    #[error("the node at {addr} did not store the value (too large for it, or it is full)")]
+    Refused { addr: SocketAddrV4 },
+    #[error("the value at {addr} has {bytes} bytes, over the limit of {max_bytes}")]
+    TooLarge {
+        addr: SocketAddrV4,
+        bytes: u64,
+        max_bytes: u64,
+    },
+    #[error("no connection was to be had: {limit} reached")]
+    Limit { limit: &'static str },
+}
+
+impl Failure {
+    /// Trying again would end the same way.
+    fn is_final(&self) -> bool {
+        matches!(self, Failure::TooLarge { .. })
+    }
+}
+
+/// The bounds of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Longest value that is taken.
+    pub value_bytes_max: u64,
+    /// Hops of one try: far over log2 of any ring's size.
+    pub hops_max: u32,
+    /// Tries from the start. With `backoff` they span about three seconds, the time in which a ring gets over a
+    /// join or a leave.
+    pub attempts_max: u32,
+    /// Pause before the second try; it doubles for each further one, up to `backoff_max`.
+    pub backoff: Ticks,
+    pub backoff_max: Ticks,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            value_bytes_max: super::node::VALUE_BYTES_MAX,
+            hops_max: 64,
+            attempts_max: 7,
+            backoff: Ticks::from_millis(50),
+            backoff_max: Ticks::from_secs(2),
+        }
+    }
+}
+
+/// What the host of an operation has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Wait for what comes on the connection.
+    Wait,
+    /// Send this after what was written.
+    Send(Bytes),
+    /// Let go of the connection, if there is one, and dial.
+    Dial(SocketAddrV4),
+    /// Let go of the connection; [`Operation::retry`] after this time.
+    RetryAfter(Ticks),
+    /// Let go of the connection: that was it.
+    Finished(Result<Outcome, Failure>),
+}
+
+/// What is expected next from the node that is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    /// A connection, or the time of the next try.
+    Nothing,
+    /// LOCATE's address.
+    Location,
+    /// The command's "I own it".
+    Owned,
+    /// CONTAINS's "I have an entry".
+    Presence,
+    /// GET's length.
+    Length,
+    /// GET's value.
+    Value { left_bytes: u64 },
+    /// INSERT's or REMOVE's "done".
+    Accepted,
+}
+
+/// What is sent when a connection is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Locate,
+    Command,
+    /// CONTAINS, to tell an empty value from a missing entry.
+    TellEmpty,
+}
+
+/// See the module's docs.
+#[derive(Debug)]
+pub struct Operation {
+    verb: Verb,
+    key: Id,
+    bounds: Bounds,
+    /// Nodes to begin a try with, in turn. Never empty.
+    contacts: Vec<SocketAddrV4>,
+    /// The node that is asked.
+    at: SocketAddrV4,
+    stage: Stage,
+    expect: Expect,
+    /// Something of the answer to the command of this stage has come.
+    answered: bool,
+    hops: u32,
+    attempts: u32,
+    /// Clockwise distance to the key of the node that the last LOCATE named.
+    distance: Option<Id>,
+    value: Vec<u8>,
+}
+
+impl Operation {
+    /// # Panics
+    /// If `contacts` is empty.
+    pub fn new(verb: Verb, key: Id, contacts: Vec<SocketAddrV4>, bounds: Bounds) -> Operation {
+        Operation {
+            verb,
+            key,
+            bounds,
+            at: contacts[0],
+            contacts,
+            stage: Stage::Locate,
+            expect: Expect::Nothing,
+            answered: false,
+            hops: 0,
+            attempts: 0,
+            distance: None,
+            value: Vec::new(),
+        }
+    }
+
+    /// Hops of the last try: nodes asked after the first.
+    pub fn hops(&self) -> u32 {
+        self.hops
+    }
+
+    /// Begins.
+    pub fn start(&mut self) -> Next {
+        Next::Dial(self.at)
+    }
+
+    /// The time of [`Next::RetryAfter`] is over.
+    pub fn retry(&mut self) -> Next {
+        self.at = self.contacts[self.attempts as usize % self.contacts.len()];
+        self.stage = Stage::Locate;
+        self.hops = 0;
+        self.distance = None;
+        Next::Dial(self.at)
+    }
+
+    /// The connection to the node that was to be dialled is there.
+    pub fn dialled(&mut self, out: &mut Vec<u8>) {
+        self.ask(out);
+    }
+
+    /// Bytes came from it.
+    pub fn input(&mut self, input: Input<'_>, out: &mut Vec<u8>) -> (Step, Next) {
+        match self.read(input, out) {
+            Ok(None) => (Step::More, Next::Wait),
+            Ok(Some(read)) => read,
+            Err(v) => {
+                let malformed = Failure::Malformed {
+                    addr: self.at,
+                    what: v.what,
+                };
+                (Step::Done(input.bytes.len()), self.fail(malformed))
+            }
+        }
+    }
+
+    /// The connection ended, or the dial failed.
+    pub fn ended(&mut self, end: End) -> Next {
+        let addr = self.at;
+        let closed_between_commands = !self.answered && self.stage != Stage::Locate;
+        self.fail(match end {
+            // A peer that closes after each command did so after LOCATE (or after GET); dial it again. Once:
+            // the command is then the first on its connection, and its end a failure.
+            End::Eof | End::Broken(_) if closed_between_commands => {
+                self.answered = true;
+                self.expect = Expect::Nothing;
+                return Next::Dial(addr);
+            }
+            End::Unreachable(kind) => Failure::Unreachable { addr, kind },
+            End::Timeout(Deadline::Dial) => Failure::Unreachable {
+                addr,
+                kind: ErrorKind::TimedOut,
+            },
+            End::Timeout(_) => Failure::TimedOut { addr },
+            End::Limit(limit) => Failure::Limit { limit },
+            End::Eof | End::Broken(_) | End::Closed | End::Violation(_) => Failure::CutOff { addr },
+        })
+    }
+
+    /// Writes the request of this stage.
+    fn ask(&mut self, out: &mut Vec<u8>) {
+        let key = self.key;
+        let (request, expect) = match (self.stage, &self.verb) {
+            (Stage::Locate, _) => (Request::Locate(key), Expect::Location),
+            (Stage::TellEmpty, _) => (Request::Contains(key), Expect::Owned),
+            (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
+            (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
+            (Stage::Command, Verb::Remove) => (Request::Remove(key), Expect::Owned),
+            (Stage::Command, Verb::Contains | Verb::Locate) => {
+                (Request::Contains(key), Expect::Owned)
+            }
+        };
+        wire::put_request(out, &request);
+        self.expect = expect;
+    }
+
+    fn read(
+        &mut self,
+        input: Input<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<(Step, Next)>, Violation> {
+        let Input { bytes, seen } = input;
+        let before = self.expect;
+        let read =
+            match before {
+                Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
+                Expect::Location => wire::address(bytes, seen)?
+                    .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
+                Expect::Owned => wire::ack(bytes, seen)?
+                    .map(|(yes, used)| (Step::Took(used), self.owned(yes, out))),
+                Expect::Presence => wire::ack(bytes, seen)?
+                    .map(|(yes, used)| (Step::Done(used), Next::Finished(Ok(self.present(yes))))),
+                Expect::Accepted => wire::ack(bytes, seen)?
+                    .map(|(yes, used)| (Step::Done(used), self.accepted(yes))),
+                Expect::Length => wire::number(bytes, seen)?
+                    .map(|(n, used)| (Step::Took(used), self.length(n, out))),
+                Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
+            };
+        self.answered |= read.is_some() && before != Expect::Location;
+        Ok(read)
+    }
+
+    fn located(&mut self, addr: SocketAddrV4, out: &mut Vec<u8>) -> Next {
+        if addr == self.at {
+            if self.verb == Verb::Locate {
+                return Next::Finished(Ok(Outcome::Located(addr)));
+            }
+            self.begin(Stage::Command, out);
+            return Next::Wait;
+        }
+        let distance = Id::of_addr(addr).distance_to(self.key);
+        // The first node may know itself by another address than we do, so only answers are compared.
+        if self.distance.is_some_and(|before| distance >= before) {
+            return self.fail(Failure::Misrouted {
+                addr: self.at,
+                to: addr,
+            });
+        }
+        self.hops += 1;
+        if self.hops > self.bounds.hops_max {
+            return self.fail(Failure::TooManyHops { hops: self.hops });
+        }
+        self.distance = Some(distance);
+        self.at = addr;
+        self.expect = Expect::Nothing;
+        Next::Dial(addr)
+    }
+
+    /// Goes on to a further command on the same connection.
+    fn begin(&mut self, stage: Stage, out: &mut Vec<u8>) {
+        self.stage = stage;
+        self.answered = false;
+        self.ask(out);
+    }
+
+    fn owned(&mut self, yes: bool, out: &mut Vec<u8>) -> Next {
+        if !yes {
+            return self.fail(Failure::NotOwner { addr: self.at });
+        }
+        let (expect, next) = match (self.stage, &self.verb) {
+            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate) => {
+                (Expect::Presence, Next::Wait)
+            }
+            (_, Verb::Get) => (Expect::Length, Next::Wait),
+            (_, Verb::Remove) => (Expect::Accepted, Next::Wait),
+            (_, Verb::Insert(value)) => {
+                wire::put_number(out, value.len() as u64);
+                (Expect::Accepted, Next::Send(value.clone()))
+            }
+        };
+        self.expect = expect;
+        next
+    }
+
+    fn present(&mut self, yes: bool) -> Outcome {
+        match self.stage {
+            Stage::TellEmpty => Outcome::Got(yes.then(Bytes::new)),
+            _ => Outcome::Contains(yes),
+        }
+    }
+
+    fn accepted(&mut self, yes: bool) -> Next {
+        match (&self.verb, yes) {
+            (_, false) => self.fail(Failure::Refused { addr: self.at }),
+            (Verb::Remove, true) => Next::Finished(Ok(Outcome::Removed)),
+            (_, true) => Next::Finished(Ok(Outcome::Inserted)),
+        }
+    }
+
+    fn length(&mut self, bytes: u64, out: &mut Vec<u8>) -> Next {
+        let max_bytes = self.bounds.value_bytes_max;
+        if bytes > max_bytes {
+            return self.fail(Failure::TooLarge {
+                addr: self.at,
+                bytes,
+                max_bytes,
+            });
+        }
+        if bytes == 0 {
+            self.begin(Stage::TellEmpty, out);
+        } else {
+            self.expect = Expect::Value { left_bytes: bytes };
+        }
+        Next::Wait
+    }
+
+    fn value(&mut self, bytes: &[u8], left_bytes: u64) -> (Step, Next) {
+        let take = usize::try_from(left_bytes)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        self.value.extend_from_slice(&bytes[..take]);
+        let left_bytes = left_bytes - take as u64;
+        if left_bytes > 0 {
+            self.expect = Expect::Value { left_bytes };
+            return (Step::Took(take), Next::Wait);
+        }
+        let value = Bytes::from(std::mem::take(&mut self.value));
+        (
+            Step::Done(take),
+            Next::Finished(Ok(Outcome::Got(Some(value)))),
+        )
+    }
+
+    /// This try failed: another one after a pause, or the end.
+    fn fail(&mut self, failure: Failure) -> Next {
+        self.expect = Expect::Nothing;
+        self.answered = false;
+        self.value = Vec::new();
+        self.attempts += 1;
+        if failure.is_final() || self.attempts >= self.bounds.attempts_max {
+            return Next::Finished(Err(failure));
+        }
+        log::debug!("try {} of {:?}: {failure}", self.attempts, self.key);
+        let doubled = self.bounds.backoff.0 << (self.attempts - 1).min(16);
+        Next::RetryAfter(Ticks(doubled.min(self.bounds.backoff_max.0)))
+    }
+}

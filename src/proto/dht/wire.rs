@@ -1,0 +1,611 @@
+//! The lines of the DHT protocol, read and written.
+//!
+//! Every request is two lines, `WORD\nARGUMENT\n`; replies and what follows a request are single
+//! lines (key, number, acknowledgement, address) and values, which are counted bytes and need no
+//! codec. The readers are functions of the bytes alone: `Ok(None)` means that more bytes are
+//! needed, an error means that no further byte can help, and more bytes never change an answer.
+//!
+//! `seen` spares a line that dribbles in from being searched again and again:
+//!
+//! ```text
+//! input   G E T \n 4 3 7 3 2 9 . . .
+//!         |<--- seen --->|             length of input when the same reader last said Ok(None)
+//!                        ^             the search for the next '\n' starts here
+//! 0 <= seen <= input.len(); 0 for the first call of each item; used > seen once it is whole
+//! ```
+//!
+//! Not here: limits on announced lengths, who owns a key, whether a claimed id is the hash of its
+//! address. The node judges those.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use memchr::memchr;
+
+use super::id::Id;
+use crate::engine::Violation;
+
+/// The longest line in bytes, its `\n` not counted and a `\r` counted ("Bad input" in the
+/// specification). Every legal line is shorter than 64; the rest is room for extension words of
+/// other implementations, while a peer that never ends its line costs us no more than this.
+pub const LINE_BYTES_MAX: usize = 256;
+
+/// The first two lines of an exchange: what the side that opened the connection asks for. The
+/// exchanges are in "Sub-protocols" of the specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// LOCATE: which node that you know is the last one at or before this key?
+    Locate(Id),
+    /// CONTAINS: is there an entry for this key?
+    Contains(Id),
+    /// GET: the value of this key.
+    Get(Id),
+    /// INSERT: store the value that follows once ownership is acknowledged.
+    Insert(Id),
+    /// REMOVE: forget this key.
+    Remove(Id),
+    /// UPDATE_PREV: the node at this address now comes before you.
+    UpdatePrev(SocketAddrV4),
+    /// CONNECT: a node with this id joins and asks for its part of your range.
+    Connect(Id),
+    /// DISCONNECT: the leaver, which is not named, hands its range to you; this is its next node.
+    Disconnect(NextNode),
+}
+
+/// How a leaver names its next node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextNode {
+    /// As the specification has it.
+    Addr(SocketAddrV4),
+    /// As some old peers do: the id of the node instead of its address. LOCATE finds the address.
+    Key(Id),
+}
+
+/// A peer broke the protocol: no continuation of its bytes is legal. The connection is closed
+/// without touching an entry ("Bad input" in the specification).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The peer sent a word that is no command, e.g. the `TEST` some send to see whether we are
+    /// alive. Not an attack; close quietly.
+    UnknownCommand,
+    /// The peer sent more than [`LINE_BYTES_MAX`] bytes without a `\n`.
+    LineTooLong,
+    /// The peer sent as a HashedKey something else than 1 to 49 digits below 2^160.
+    Key,
+    /// The peer sent as an integer something else than 1 to 20 digits below 2^64.
+    Number,
+    /// The peer sent as a PeerAddress something else than an `IP:port` that can be dialled; in a
+    /// DISCONNECT, something that is not a key either.
+    Address,
+    /// The peer sent as an acknowledgement something else than `0` or `1`.
+    Ack,
+}
+
+impl Malformed {
+    /// Whether a `0` goes out before the connection closes: the specification wants that for
+    /// addresses, and nothing for all others.
+    pub const fn is_answered_no(self) -> bool {
+        matches!(self, Malformed::Address)
+    }
+
+    pub const fn what(self) -> &'static str {
+        match self {
+            Malformed::UnknownCommand => "unknown command",
+            Malformed::LineTooLong => "line longer than 256 bytes",
+            Malformed::Key => "not a key of 1 to 49 decimal digits below 2^160",
+            Malformed::Number => "not a number of 1 to 20 decimal digits below 2^64",
+            Malformed::Address => "not an IPv4 address and port that can be dialled",
+            Malformed::Ack => "not an acknowledgement",
+        }
+    }
+}
+
+impl From<Malformed> for Violation {
+    fn from(malformed: Malformed) -> Violation {
+        Violation::peer(malformed.what())
+    }
+}
+
+/// Reads a request: a command word in upper case and its argument. With it comes the number of
+/// bytes the two lines take up. `seen` may lie in either line.
+///
+/// An unknown word is refused as soon as its own line is whole, whatever follows.
+///
+/// # Errors
+/// [`Malformed::UnknownCommand`]; of the argument's type, [`Malformed::Key`] or
+/// [`Malformed::Address`]; [`Malformed::LineTooLong`] of either line.
+pub fn request(input: &[u8], seen: usize) -> Result<Option<(Request, usize)>, Malformed> {
+    let Some((word, word_used)) = word_line(input, seen)? else {
+        return Ok(None);
+    };
+    let parse: fn(&[u8]) -> Result<Request, Malformed> = match word {
+        b"GET" => |argument| to_key(argument).map(Request::Get),
+        b"LOCATE" => |argument| to_key(argument).map(Request::Locate),
+        b"INSERT" => |argument| to_key(argument).map(Request::Insert),
+        b"CONTAINS" => |argument| to_key(argument).map(Request::Contains),
+        b"REMOVE" => |argument| to_key(argument).map(Request::Remove),
+        b"CONNECT" => |argument| to_key(argument).map(Request::Connect),
+        b"UPDATE_PREV" => |argument| to_address(argument).map(Request::UpdatePrev),
+        b"DISCONNECT" => |argument| to_next_node(argument).map(Request::Disconnect),
+        _ => return Err(Malformed::UnknownCommand),
+    };
+    let argument = item(&input[word_used..], seen.saturating_sub(word_used), parse)?;
+    Ok(argument.map(|(request, used)| (request, word_used + used)))
+}
+
+/// Reads a HashedKey and its line end: an entry's key in CONNECT and DISCONNECT.
+///
+/// # Errors
+/// [`Malformed::Key`], [`Malformed::LineTooLong`].
+pub fn key(input: &[u8], seen: usize) -> Result<Option<(Id, usize)>, Malformed> {
+    item(input, seen, to_key)
+}
+
+/// Reads an integer and its line end: the length of a value in bytes, or a count of entries. Only
+/// the 64 bits are checked here; the caller compares with its limits before it reserves anything.
+///
+/// # Errors
+/// [`Malformed::Number`], [`Malformed::LineTooLong`].
+pub fn number(input: &[u8], seen: usize) -> Result<Option<(u64, usize)>, Malformed> {
+    item(input, seen, to_number)
+}
+
+/// Reads an Acknowledgement and its line end: `true` for `1`, yes.
+///
+/// # Errors
+/// [`Malformed::Ack`], [`Malformed::LineTooLong`].
+pub fn ack(input: &[u8], seen: usize) -> Result<Option<(bool, usize)>, Malformed> {
+    item(input, seen, to_ack)
+}
+
+/// Reads a PeerAddress and its line end: LOCATE's reply, and both addresses in CONNECT.
+///
+/// # Errors
+/// [`Malformed::Address`], also for 0.0.0.0, port 0, multicast and broadcast;
+/// [`Malformed::LineTooLong`].
+pub fn address(input: &[u8], seen: usize) -> Result<Option<(SocketAddrV4, usize)>, Malformed> {
+    item(input, seen, to_address)
+}
+
+/// Appends both lines of a request.
+pub fn put_request(out: &mut Vec<u8>, request: &Request) {
+    match *request {
+        Request::Locate(key) => put_lines(out, "LOCATE", key),
+        Request::Contains(key) => put_lines(out, "CONTAINS", key),
+        Request::Get(key) => put_lines(out, "GET", key),
+        Request::Insert(key) => put_lines(out, "INSERT", key),
+        Request::Remove(key) => put_lines(out, "REMOVE", key),
+        Request::UpdatePrev(addr) => put_lines(out, "UPDATE_PREV", addr),
+        Request::Connect(key) => put_lines(out, "CONNECT", key),
+        Request::Disconnect(NextNode::Addr(addr)) => put_lines(out, "DISCONNECT", addr),
+        Request::Disconnect(NextNode::Key(key)) => put_lines(out, "DISCONNECT", key),
+    }
+}
+
+/// Appends a HashedKey line.
+pub fn put_key(out: &mut Vec<u8>, key: Id) {
+    put_line(out, key);
+}
+
+/// Appends an integer line.
+pub fn put_number(out: &mut Vec<u8>, number: u64) {
+    put_line(out, number);
+}
+
+/// Appends an Acknowledgement line: `1` for yes, `0` for no.
+pub fn put_ack(out: &mut Vec<u8>, yes: bool) {
+    out.extend_from_slice(if yes { b"1\n" } else { b"0\n" });
+}
+
+/// Appends a PeerAddress line, in the one spelling that a node's id is the hash of.
+pub fn put_address(out: &mut Vec<u8>, addr: SocketAddrV4) {
+    put_line(out, addr);
+}
+
+fn put_lines(out: &mut Vec<u8>, word: &str, argument: impl Display) {
+    put_line(out, word);
+    put_line(out, argument);
+}
+
+fn put_line(out: &mut Vec<u8>, item: impl Display) {
+    // Safe because writing to a Vec has no error.
+    writeln!(out, "{item}").expect("a Vec takes all bytes");
+}
+
+/// A line that consists of one item.
+fn item<T>(
+    input: &[u8],
+    seen: usize,
+    parse: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+) -> Result<Option<(T, usize)>, Malformed> {
+    let line = line(input, seen)?;
+    line.map(|(text, used)| Ok((parse(text)?, used)))
+        .transpose()
+}
+
+/// The first line without its end, and the bytes it takes up with it. One `\r` before the `\n` is
+/// part of the end; every other one is left for the item to refuse.
+fn line(input: &[u8], seen: usize) -> Result<Option<(&[u8], usize)>, Malformed> {
+    let window = &input[..input.len().min(LINE_BYTES_MAX + 1)];
+    let start = seen.min(window.len());
+    match memchr(b'\n', &window[start..]) {
+        Some(place) => {
+            let end = start + place;
+            let text = &input[..end];
+            Ok(Some((text.strip_suffix(b"\r").unwrap_or(text), end + 1)))
+        }
+        None if window.len() > LINE_BYTES_MAX => Err(Malformed::LineTooLong),
+        None => Ok(None),
+    }
+}
+
+/// The line of the command word, of which `seen` may be the end or more.
+fn word_line(input: &[u8], seen: usize) -> Result<Option<(&[u8], usize)>, Malformed> {
+    // Where a word line was already whole it named a command, or the request would have been
+    // refused then; so it ends within these few bytes or not before `seen`.
+    let known = seen.min(input.len()).min(COMMAND_LINE_BYTES_MAX);
+    let was_whole = memchr(b'\n', &input[..known]).is_some();
+    line(input, if was_whole { 0 } else { seen })
+}
+
+fn to_key(text: &[u8]) -> Result<Id, Malformed> {
+    Id::parse(text).ok_or(Malformed::Key)
+}
+
+fn to_number(text: &[u8]) -> Result<u64, Malformed> {
+    decimal(text, NUMBER_DIGITS_MAX).ok_or(Malformed::Number)
+}
+
+fn to_ack(text: &[u8]) -> Result<bool, Malformed> {
+    match text {
+        b"1" => Ok(true),
+        b"0" => Ok(false),
+        _ => Err(Malformed::Ack),
+    }
+}
+
+fn to_address(text: &[u8]) -> Result<SocketAddrV4, Malformed> {
+    dialable(text).ok_or(Malformed::Address)
+}
+
+fn to_next_node(text: &[u8]) -> Result<NextNode, Malformed> {
+    match Id::parse(text) {
+        Some(key) => Ok(NextNode::Key(key)),
+        None => to_address(text).map(NextNode::Addr),
+    }
+}
+
+/// Leading zeros are tolerated in the port (peers that pad it exist) but not in the quad, where
+/// they mean octal to some and decimal to others.
+fn dialable(text: &[u8]) -> Option<SocketAddrV4> {
+    let colon = memchr(b':', text)?;
+    let ip: Ipv4Addr = std::str::from_utf8(&text[..colon]).ok()?.parse().ok()?;
+    let port = u16::try_from(decimal(&text[colon + 1..], PORT_DIGITS_MAX)?).ok()?;
+    let names_one_node =
+        port != 0 && !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast();
+    names_one_node.then(|| SocketAddrV4::new(ip, port))
+}
+
+/// The value of 1 to `count_max` ASCII digits; `None` for all else and from 2^64 up.
+fn decimal(digits: &[u8], count_max: usize) -> Option<u64> {
+    if digits.is_empty() || digits.len() > count_max {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Length of `UPDATE_PREV\r\n`, the longest line with a command.
+const COMMAND_LINE_BYTES_MAX: usize = 13;
+
+/// Digits of 2^64 - 1.
+const NUMBER_DIGITS_MAX: usize = 20;
+
+/// Digits of 65535.
+const PORT_DIGITS_MAX: usize = 5;
+
+// A key is the longest legal argument.
+const _: () = assert!(Id::DIGITS_MAX < LINE_BYTES_MAX && COMMAND_LINE_BYTES_MAX < LINE_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `request`, `key`, `number`, `ack` and `address`.
+    trait Reader<T>: Fn(&[u8], usize) -> Result<Option<(T, usize)>, Malformed> {}
+    impl<T, F: Fn(&[u8], usize) -> Result<Option<(T, usize)>, Malformed>> Reader<T> for F {}
+
+    /// The first answer of a reader whose input arrives byte by byte, and the bytes it had by then.
+    fn dribble<T>(
+        reader: &impl Reader<T>,
+        input: &[u8],
+    ) -> (Result<Option<(T, usize)>, Malformed>, usize) {
+        let mut seen = 0;
+        for there in 0..=input.len() {
+            match reader(&input[..there], seen) {
+                Ok(None) => seen = there,
+                answer => return (answer, there),
+            }
+        }
+        (Ok(None), input.len())
+    }
+
+    /// A whole item: not there one byte earlier, the same however it is cut, and what follows it is
+    /// left alone.
+    fn assert_reads<T: PartialEq + Debug>(reader: &impl Reader<T>, text: &[u8], expected: T) {
+        let shown = text.escape_ascii();
+        for there in 0..text.len() {
+            for seen in 0..=there {
+                let answer = reader(&text[..there], seen);
+                assert_eq!(answer, Ok(None), "{shown} {seen} of {there}");
+            }
+        }
+        let (answer, there) = dribble(reader, text);
+        assert_eq!((&answer, there), (&reader(text, 0), text.len()), "{shown}");
+        assert_eq!(answer, Ok(Some((expected, text.len()))), "{shown}");
+        for seen in 0..text.len() {
+            assert_eq!(reader(text, seen), answer, "{shown} resumed after {seen}");
+        }
+        let followed = [text, b"GET\n\0\xFF"].concat();
+        assert_eq!(reader(&followed, 0), answer, "{shown} with more behind it");
+    }
+
+    fn assert_refuses<T>(reader: &impl Reader<T>, text: impl AsRef<[u8]>, error: Malformed) {
+        let text = text.as_ref();
+        assert_eq!(
+            reader(text, 0).err(),
+            Some(error),
+            "{}",
+            text.escape_ascii()
+        );
+        assert_eq!(
+            dribble(reader, text).0.err(),
+            Some(error),
+            "{}",
+            text.escape_ascii()
+        );
+    }
+
+    const TWO_TO_THE_160: &str = "1461501637330902918203684832716283019655932542976\n";
+
+    fn of<T: FromStr<Err: Debug>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
+
+    fn every_request(id: Id, addr: SocketAddrV4) -> [Request; 9] {
+        [
+            Request::Locate(id),
+            Request::Contains(id),
+            Request::Get(id),
+            Request::Insert(id),
+            Request::Remove(id),
+            Request::UpdatePrev(addr),
+            Request::Connect(id),
+            Request::Disconnect(NextNode::Addr(addr)),
+            Request::Disconnect(NextNode::Key(id)),
+        ]
+    }
+
+    fn any_request() -> impl Strategy<Value = Request> {
+        let id = prop_oneof![any::<[u8; 20]>().prop_map(Id::from_be_bytes), Just(Id::MAX)];
+        let addr = (any::<[u8; 4]>(), 1..=u16::MAX)
+            .prop_map(|(ip, port)| SocketAddrV4::new(ip.into(), port))
+            .prop_filter("dialable", |a| dialable(a.to_string().as_bytes()).is_some());
+        (id, addr)
+            .prop_flat_map(|(id, addr)| prop::sample::select(every_request(id, addr).to_vec()))
+    }
+
+    #[test]
+    fn requests_as_written_in_the_specification() {
+        let golden = "LOCATE\n437\n|CONTAINS\n437\n|GET\n437\n|INSERT\n437\n|REMOVE\n437\n\
+            |UPDATE_PREV\n10.0.0.5:65535\n|CONNECT\n437\n|DISCONNECT\n10.0.0.5:65535\n\
+            |DISCONNECT\n437\n";
+        let requests = every_request(of("437"), of("10.0.0.5:65535"));
+        assert_eq!(golden.split('|').count(), requests.len());
+        for (text, expected) in golden.split('|').zip(requests) {
+            let mut out = Vec::new();
+            put_request(&mut out, &expected);
+            assert_eq!(out, text.as_bytes());
+            assert_reads(&request, text.as_bytes(), expected);
+            assert_reads(&request, text.replace('\n', "\r\n").as_bytes(), expected);
+        }
+    }
+
+    #[test]
+    fn exchanges_of_the_vectors() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/dht.json")).unwrap();
+        let exchanges = vectors["exchanges"].as_array().unwrap();
+        assert!(!exchanges.is_empty());
+        for row in exchanges {
+            let send = row["send"].as_str().unwrap().as_bytes();
+            let (parsed, _) = request(send, 0).unwrap().unwrap();
+            assert_reads(&request, send, parsed);
+            let reply = row["reply"].as_str().unwrap().as_bytes();
+            let (yes, used) = ack(reply, 0).unwrap().unwrap();
+            let rest = &reply[used..];
+            match parsed {
+                Request::Get(_) if yes => assert_is_value(rest),
+                Request::Contains(_) | Request::Remove(_) if yes => assert_reads(&ack, rest, true),
+                _ => assert!(rest.is_empty(), "{row}"),
+            }
+            if let Some(value) = row["then_send"].as_str() {
+                assert_is_value(value.as_bytes());
+                assert_reads(&ack, row["then_reply"].as_str().unwrap().as_bytes(), true);
+            }
+        }
+    }
+
+    fn assert_is_value(bytes: &[u8]) {
+        let (length, used) = number(bytes, 0).unwrap().unwrap();
+        assert_eq!(length, (bytes.len() - used) as u64);
+    }
+
+    #[test]
+    fn single_lines() {
+        assert_reads(&number, b"0\n", 0);
+        assert_reads(&number, b"007\r\n", 7);
+        assert_reads(&number, b"9223372036854775808\n", 1 << 63);
+        assert_reads(&number, b"18446744073709551615\n", u64::MAX);
+        assert_reads(&number, b"00000000000000000001\n", 1);
+        assert_reads(&ack, b"0\r\n", false);
+        assert_reads(&key, b"007\r\n", of("7"));
+        assert_reads(&address, b"127.0.0.1:4000\r\n", of("127.0.0.1:4000"));
+        assert_reads(&address, b"127.0.0.1:05000\n", of("127.0.0.1:5000"));
+
+        let mut out = Vec::new();
+        put_number(&mut out, u64::MAX);
+        put_ack(&mut out, true);
+        put_ack(&mut out, false);
+        put_address(&mut out, of("127.0.0.1:5000"));
+        put_key(&mut out, of("7"));
+        assert_eq!(out, b"18446744073709551615\n1\n0\n127.0.0.1:5000\n7\n");
+    }
+
+    #[test]
+    fn bad_integers_are_refused_everywhere() {
+        let bad = "|-1|+1| 1|1 |1_0|0x1|1e3|1.0|1,000|\u{661}|\u{80}|1\r\r|\r1|1\r2|\r\r|1\0|\0";
+        for text in bad.split('|').chain([&*"1".repeat(200)]) {
+            let line = format!("{text}\n");
+            assert_refuses(&number, &line, Malformed::Number);
+            assert_refuses(&key, &line, Malformed::Key);
+            assert_refuses(&ack, &line, Malformed::Ack);
+            assert_refuses(&address, &line, Malformed::Address);
+            for word in ["LOCATE", "CONTAINS", "GET", "INSERT", "REMOVE", "CONNECT"] {
+                assert_refuses(&request, format!("{word}\n{line}"), Malformed::Key);
+            }
+            for word in ["UPDATE_PREV", "DISCONNECT"] {
+                assert_refuses(&request, format!("{word}\n{line}"), Malformed::Address);
+            }
+        }
+        for byte in 0x80..=0xFF {
+            assert_refuses(&number, [b'1', byte, b'\n'], Malformed::Number);
+            assert_refuses(&request, [b'A', byte, b'\n'], Malformed::UnknownCommand);
+        }
+        assert_refuses(&key, TWO_TO_THE_160, Malformed::Key);
+        assert_refuses(&key, "0".repeat(50) + "\n", Malformed::Key);
+        assert_refuses(&number, b"18446744073709551616\n", Malformed::Number);
+        assert_refuses(&number, b"000000000000000000001\n", Malformed::Number);
+        assert_refuses(&number, TWO_TO_THE_160, Malformed::Number);
+        assert_refuses(&ack, "2\n", Malformed::Ack);
+        assert_refuses(&ack, "01\n", Malformed::Ack);
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_dialled_are_refused() {
+        let bad = "0.0.0.0:4000|224.0.0.1:4000|239.255.255.255:4000|255.255.255.255:4000\
+            |127.0.0.1:0|127.0.0.1:00000|127.0.0.1:65536|127.0.0.1:99999|127.0.0.1:005000\
+            |127.0.0.1:+400|127.0.0.1:-1|127.0.0.1:4_0|127.0.0.1: 400|127.0.0.1:4000 |127.0.0.1:\
+            |127.0.0.1|:4000|:| 127.0.0.1:4000|127.0.0.1:4000:1|127.0.0.1:4000\r|127.0.0.1\r:4000\
+            |127.0.0.1\0:4000|256.0.0.1:4000|127.0.1:4000|127.0.0.0.1:4000|127.00.0.1:4000\
+            |0x7f.0.0.1:4000|2130706433:4000|localhost:4000|[::1]:4000|::ffff:127.0.0.1:4000\
+            |\u{661}.0.0.1:4000|127.0.0.1:\u{664}000";
+        for text in bad.split('|') {
+            assert_refuses(&address, format!("{text}\r\n"), Malformed::Address);
+            for word in ["UPDATE_PREV", "DISCONNECT"] {
+                assert_refuses(&request, format!("{word}\n{text}\r\n"), Malformed::Address);
+            }
+        }
+        assert_refuses(&address, b"\xFF.0.0.1:4000\n", Malformed::Address);
+        assert_refuses(
+            &request,
+            "DISCONNECT\n".to_string() + TWO_TO_THE_160,
+            Malformed::Address,
+        );
+        assert!(Malformed::Address.is_answered_no() && !Malformed::Key.is_answered_no());
+    }
+
+    #[test]
+    fn an_unknown_word_is_refused_when_its_own_line_ends() {
+        let words =
+            "TEST||get|Get|GET | GET|GET\r|\rGET|GE\0T|GETS|GE|UPDATE-PREV|DISCONNECTED|437";
+        for word in words.split('|') {
+            let line = format!("{word}\r\n");
+            let more = line.clone() + "1\n";
+            assert_eq!(dribble(&request, more.as_bytes()).1, line.len());
+            assert_refuses(&request, &line, Malformed::UnknownCommand);
+        }
+    }
+
+    #[test]
+    fn a_line_has_at_most_256_bytes() {
+        fn check<T: PartialEq + Debug>(reader: &impl Reader<T>, before: &[u8], whole: Malformed) {
+            for filler in [b'1', b'\r', 0, 0xFF] {
+                let line = |length| [before, &vec![filler; length]].concat();
+                assert_eq!(reader(&line(LINE_BYTES_MAX), 0), Ok(None));
+                assert_refuses(reader, [&line(LINE_BYTES_MAX)[..], b"\n"].concat(), whole);
+                let refused_at = before.len() + LINE_BYTES_MAX + 1;
+                let too_long = (Err(Malformed::LineTooLong), refused_at);
+                assert_eq!(dribble(reader, &line(10_000)), too_long);
+                let late_end = [&line(LINE_BYTES_MAX + 1)[..], b"\n"].concat();
+                assert_refuses(reader, late_end, Malformed::LineTooLong);
+            }
+        }
+        check(&key, b"", Malformed::Key);
+        check(&number, b"", Malformed::Number);
+        check(&ack, b"", Malformed::Ack);
+        check(&address, b"", Malformed::Address);
+        check(&request, b"", Malformed::UnknownCommand);
+        check(&request, b"GET\n", Malformed::Key);
+        check(&request, b"UPDATE_PREV\r\n", Malformed::Address);
+    }
+
+    /// A `\n` planted where the reader has been before stays unseen: it does not look there again.
+    #[test]
+    fn what_was_seen_is_not_searched_again() {
+        assert_eq!(number(b"1\n2", 2), Ok(None));
+        assert_eq!(request(b"GET\n1\n2", 6), Ok(None));
+        assert_eq!(request(b"................\n.", 17), Ok(None));
+        // A position past the end is the caller's mistake, and no reason to fall over.
+        assert_eq!(number(b"12", 9), Ok(None));
+        assert_eq!(request(b"GET\n1", usize::MAX), Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn written_and_read_again(expected in any_request(), value: u64) {
+            let mut out = b"before".to_vec();
+            put_request(&mut out, &expected);
+            let text = &out[6..];
+            prop_assert_eq!(request(text, 0), Ok(Some((expected, text.len()))));
+            prop_assert_eq!(dribble(&request, text), (request(text, 0), text.len()));
+
+            out.clear();
+            put_number(&mut out, value);
+            prop_assert_eq!(number(&out, 0), Ok(Some((value, out.len()))));
+        }
+
+        #[test]
+        fn no_bytes_make_a_reader_panic(
+            noise in prop::collection::vec(any::<u8>(), 0..600),
+            lines in "((GET|LOCATE|UPDATE_PREV|DISCONNECT)\r?\n)?[0-9.:\r\n+ A-Z]{0,300}",
+        ) {
+            fn check<T: PartialEq + Debug>(reader: &impl Reader<T>, input: &[u8]) {
+                let (answer, there) = dribble(reader, input);
+                assert_eq!(reader(input, 0), answer);
+                assert!(there <= 2 * (LINE_BYTES_MAX + 1), "a verdict by the end of two lines");
+                if let Ok(Some((_, used))) = answer {
+                    assert_eq!(used, there);
+                }
+            }
+            for input in [&noise[..], lines.as_bytes()] {
+                check(&request, input);
+                check(&key, input);
+                check(&number, input);
+                check(&ack, input);
+                check(&address, input);
+            }
+        }
+    }
+}
