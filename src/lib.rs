@@ -24,4 +24,5 @@ pub mod engine;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod proto;
+pub mod sim;
 pub mod store;

@@ -108,7 +108,9 @@ pub(super) struct Port {
     pub(super) waiting: bool,
     /// The output passed the high-water mark and is not yet below the low one; input rests.
     pub(super) paused: bool,
-    /// Close by way of [`Phase::Lingering`].
+    /// Something was sent: a reset could lose it.
+    pub(super) wrote: bool,
+    /// Close by way of [`Phase::Lingering`] even if no input is known to be unread.
     pub(super) lingers: bool,
     /// The service was told that it is over; only then may the slot go.
     pub(super) told: bool,
@@ -117,9 +119,9 @@ pub(super) struct Port {
     /// Leftover input; `None` when there is none.
     pub(super) stash: Option<Box<Stash>>,
     pub(super) output: Output,
-    /// When the watch that runs began.
+    /// When the watch that runs began, moved on by what was done for it.
     pub(super) since: Tick,
-    /// Bytes moved for the watch that runs, which extend its deadline.
+    /// Bytes moved for the watch that runs, which have not moved `since` yet.
     pub(super) moved_bytes: u64,
     /// The one timer of this connection; `alarm_at` is no later than the true deadline. A deadline that only moves
     /// later is looked at again when the alarm fires, so serving a message does not touch the wheel.
@@ -141,6 +143,7 @@ impl Port {
             in_message: false,
             waiting: false,
             paused: false,
+            wrote: false,
             lingers: false,
             told: false,
             on_ready_list: false,
@@ -178,6 +181,13 @@ impl Port {
         self.takes_input() && self.readable && !self.eof
     }
 
+    /// Everything is sent and the connection is to go: whether the peer may still be sending, so that a close
+    /// would reset the connection before it has read the last answer.
+    pub(super) fn must_linger(&self) -> bool {
+        let unread = self.readable || self.stash.is_some();
+        self.wrote && !self.eof && (self.lingers || unread)
+    }
+
     /// Which deadline should run, seen from the state alone.
     pub(super) fn due_watch(&self) -> Watch {
         match self.phase {
@@ -202,11 +212,18 @@ impl Port {
             Watch::Linger => limits.linger,
             Watch::None => return None,
         };
-        let pace = match self.watch {
-            Watch::Message | Watch::Drain => limits.pace(self.moved_bytes),
-            _ => super::Ticks(0),
-        };
-        Some(self.since + allowed + pace)
+        Some(self.since + allowed)
+    }
+
+    /// Bytes moved in the direction that `watch` looks at. At the least pace they buy time, but never more
+    /// than the whole allowance from now on: who moved much and then stops has no credit.
+    pub(super) fn moved(&mut self, watch: Watch, bytes: usize, now: Tick, limits: &Limits) {
+        if self.watch == watch {
+            self.moved_bytes += bytes as u64;
+            let (bought, paid_bytes) = limits.pace(self.moved_bytes);
+            self.moved_bytes -= paid_bytes;
+            self.since = (self.since + bought).min(now);
+        }
     }
 
     /// How the connection ends when that deadline passes.

@@ -176,8 +176,13 @@ impl<S: Service> Hub<S> {
     pub fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: S::Conn) -> ConnId {
         let id = self.open(to, Phase::Dialling);
         self.dials_under_way += 1;
-        // Never refused here: the service half must come back to the service whatever happens.
+        // Also when it is refused: the service half must come back to the service whatever happens.
         self.dials.push_back(Dial { id, from, conn });
+        if self.dials_under_way > self.limits.dials_max {
+            self.end(id, End::Limit("dials_max"));
+        } else if self.ports.len() > self.limits.conns_max {
+            self.end(id, End::Limit("conns_max"));
+        }
         id
     }
 
@@ -264,7 +269,8 @@ impl<S: Service> Hub<S> {
         let port = &mut self.ports[slot];
         if sendable && port.phase == Phase::Open {
             port.phase = Phase::Closing;
-            port.lingers = !port.eof && !port.output.is_empty();
+            // Who breaks the protocol is seldom done sending.
+            port.lingers = matches!(end, End::Violation(_));
         } else {
             port.phase = Phase::Doomed;
         }

@@ -1,6 +1,7 @@
 //! Every bound of the engine, each with its unit in its name.
 
 use super::Ticks;
+use super::time::TICK_MS;
 
 /// The limits of one node. Reaching one is a counted event with a defined result; nothing grows past it.
 #[derive(Debug, Clone)]
@@ -49,10 +50,13 @@ pub struct Limits {
     pub dial: Ticks,
     /// A connection between two messages may be silent for this long.
     pub idle: Ticks,
-    /// A message must be complete within this after its first byte, plus what its bytes need at
-    /// `pace_bytes_per_sec`. The whole message counts: a byte now and then does not extend it.
+    /// A message must be complete within this after its first byte, or else move on at
+    /// `pace_bytes_per_sec`, averaged over this long: each byte buys the time that it needs at that pace, but
+    /// the deadline is never further off than this. A byte now and then is not enough, and neither are
+    /// many that came long ago.
     pub message: Ticks,
-    /// A peer must have taken what we sent it within this, plus what the bytes need at the least pace.
+    /// A peer must have taken what we sent it within this, or else take it at the least pace, averaged
+    /// over this long.
     pub drain: Ticks,
     /// After the last byte to a connection that we close, how long we read on and throw away, so that
     /// the kernel does not reset the connection before the peer has read the answer.
@@ -61,6 +65,7 @@ pub struct Limits {
     pub pace_bytes_per_sec: u64,
 }
 
+const TICKS_PER_SEC: u64 = 1000 / TICK_MS;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -125,8 +130,12 @@ impl Limits {
         );
     }
 
-    /// What `moved_bytes` need at the least pace.
-    pub(super) fn pace(&self, moved_bytes: u64) -> Ticks {
-        Ticks::from_millis(moved_bytes.saturating_mul(1000) / self.pace_bytes_per_sec)
+    /// The whole ticks that `moved_bytes` need at the least pace, and how many bytes these ticks stand for.
+    pub(super) fn pace(&self, moved_bytes: u64) -> (Ticks, u64) {
+        let ticks = moved_bytes.saturating_mul(TICKS_PER_SEC) / self.pace_bytes_per_sec;
+        let paid_bytes = ticks
+            .saturating_mul(self.pace_bytes_per_sec)
+            .div_ceil(TICKS_PER_SEC);
+        (Ticks(ticks), paid_bytes.min(moved_bytes))
     }
 }

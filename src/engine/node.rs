@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddrV4;
 
-use super::conn::{ConnId, Phase, Port};
+use super::conn::{ConnId, Phase, Port, Watch};
 use super::hub::{Alarm, Cx, Dial, Hub};
 use super::input::{Input, Step};
 use super::service::{End, Service};
@@ -251,8 +251,11 @@ impl<S: Service> Node<S> {
                 Ok(0) => self.hub.ports[slot].eof = true,
                 Ok(n) => {
                     share.bytes -= n;
-                    let port = &mut self.hub.ports[slot];
-                    port.moved_bytes += n as u64;
+                    let Hub {
+                        ports, limits, now, ..
+                    } = &mut self.hub;
+                    let port = &mut ports[slot];
+                    port.moved(Watch::Message, n, *now, limits);
                     // A short read emptied the socket, unless there is also an end to be read.
                     port.readable = n == room || port.hung_up;
                     self.hub.stats.bytes_in += n as u64;
@@ -436,17 +439,13 @@ impl<S: Service> Node<S> {
     fn start_dials(&mut self, io: &mut impl Transport) {
         while let Some(Dial { id, from, conn }) = self.hub.dials.pop_front() {
             self.place(id, conn);
-            let (slot, limits) = (id.slot(), &self.hub.limits);
+            let slot = id.slot();
             let port = &self.hub.ports[slot];
             if port.phase != Phase::Dialling {
                 continue;
             }
             let to = port.peer;
-            if self.hub.dials_under_way > limits.dials_max {
-                self.hub.end(id, End::Limit("dials_max"));
-            } else if self.hub.ports.len() > limits.conns_max {
-                self.hub.end(id, End::Limit("conns_max"));
-            } else if let Err(e) = io.dial(id, to, from) {
+            if let Err(e) = io.dial(id, to, from) {
                 self.hub.end(id, End::Unreachable(e.kind()));
             } else {
                 self.hub.watch(slot);
@@ -497,6 +496,7 @@ impl<S: Service> Node<S> {
             queues,
             limits,
             stats,
+            now,
             ..
         } = &mut self.hub;
         let port = &mut ports[slot];
@@ -513,7 +513,9 @@ impl<S: Service> Node<S> {
         match result {
             Ok(n) => {
                 port.writable = n == offered;
-                port.moved_bytes += n as u64;
+                port.wrote = true;
+                port.lingers |= port.phase == Phase::Closing;
+                port.moved(Watch::Drain, n, *now, limits);
                 stats.bytes_out += n as u64;
                 port.output.consume(n, queues);
                 let (more, roomy) = (
@@ -555,7 +557,7 @@ impl<S: Service> Node<S> {
     /// Everything is sent on a connection that is closing.
     fn finish(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
-        if !self.hub.ports[slot].lingers || self.hub.ports[slot].eof {
+        if !self.hub.ports[slot].must_linger() {
             self.doom(slot);
             return;
         }
@@ -641,7 +643,7 @@ impl<S: Service> Node<S> {
                 Some(deadline) => {
                     assert!(armed.is_some_and(|at| at <= deadline.max(hub.now + ONE)))
                 }
-                None => assert!(port.watch == super::conn::Watch::None),
+                None => assert!(port.watch == Watch::None),
             }
         }
         let dialling = hub
@@ -695,7 +697,7 @@ fn offer<S: Service>(
         port.in_message = !whole;
         if whole {
             // The next message has a deadline of its own.
-            port.watch = super::conn::Watch::None;
+            port.watch = Watch::None;
             share.messages -= 1;
             cx.hub.stats.messages += 1;
         }
