@@ -203,6 +203,9 @@ pub enum Tag {
     Join,
     Leave,
     Finger,
+    /// A client's, lent this node by a test.
+    #[cfg(test)]
+    Test(usize),
 }
 
 /// The service.
@@ -222,6 +225,9 @@ pub struct DhtNode {
     pub(super) written: u64,
     pub(super) finger: usize,
     pub(super) finger_armed: bool,
+    /// Outcomes of [`Tag::Test`].
+    #[cfg(test)]
+    pub(super) told: Vec<(usize, Result<Outcome, Failure>)>,
 }
 
 impl DhtNode {
@@ -242,6 +248,8 @@ impl DhtNode {
             written: 0,
             finger: 0,
             finger_armed: false,
+            #[cfg(test)]
+            told: Vec::new(),
         }
     }
 
@@ -659,6 +667,8 @@ impl Host for DhtNode {
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(hub, result),
+            #[cfg(test)]
+            Tag::Test(number) => self.told.push((number, result)),
         }
         self.swept(hub);
     }

@@ -101,6 +101,9 @@ pub struct Bounds {
     /// Pause before the second try; it doubles for each further one, up to `backoff_max`.
     pub backoff: Ticks,
     pub backoff_max: Ticks,
+    /// An INSERT or REMOVE of which nobody knows whether it was done is not tried again. A second try could be
+    /// acknowledged while the bytes of the first are still under way, and then undo what is written afterwards.
+    pub unknown_is_final: bool,
 }
 
 impl Default for Bounds {
@@ -111,6 +114,7 @@ impl Default for Bounds {
             attempts_max: 7,
             backoff: Ticks::from_millis(50),
             backoff_max: Ticks::from_secs(2),
+            unknown_is_final: false,
         }
     }
 }
@@ -422,13 +426,24 @@ impl Operation {
         )
     }
 
+    /// The write was sent, or the part of it that matters, and no answer came that says what became of it.
+    fn is_unknown(&self, failure: &Failure) -> bool {
+        let sent = match (&self.verb, self.expect) {
+            (Verb::Insert(_), expect) => expect == Expect::Accepted,
+            (Verb::Remove, expect) => matches!(expect, Expect::Owned | Expect::Accepted),
+            _ => false,
+        };
+        sent && !matches!(failure, Failure::NotOwner { .. })
+    }
+
     /// This try failed: another one after a pause, or the end.
     fn fail(&mut self, failure: Failure) -> Next {
+        let unknown = self.bounds.unknown_is_final && self.is_unknown(&failure);
         self.expect = Expect::Nothing;
         self.answered = false;
         self.value = Vec::new();
         self.attempts += 1;
-        if failure.is_final() || self.attempts >= self.bounds.attempts_max {
+        if failure.is_final() || unknown || self.attempts >= self.bounds.attempts_max {
             return Next::Finished(Err(failure));
         }
         log::debug!("try {} of {:?}: {failure}", self.attempts, self.key);

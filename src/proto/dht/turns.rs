@@ -27,6 +27,11 @@ pub(super) struct Parked {
 }
 
 impl Parked {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     pub(super) fn forget(&mut self, id: ConnId) {
         self.queue.retain(|(parked, _)| *parked != id);
     }
