@@ -143,6 +143,17 @@ impl DhtNode {
         }
     }
 
+    /// Our next wants to leave (RELIABILITY.md A2): a joiner that does not know it yet can come again afterwards,
+    /// and the leaver serves nobody while it waits.
+    pub(super) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
+        if let Transfer::HandOver(HandOver { conn, next, phase, .. }) = self.transfer
+            && phase != Phase::Answer
+            && cx.peer().ip() == next.addr.ip()
+        {
+            cx.close_conn(conn);
+        }
+    }
+
     /// The joiner's connection is over before it gave its address.
     pub(super) fn hand_over_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let Transfer::HandOver(HandOver { conn, next, phase, .. }) = self.transfer else { return };

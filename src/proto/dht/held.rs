@@ -40,6 +40,12 @@ impl Held {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+
+    /// As if so much were held that nothing more is.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        self.bytes = HELD_BYTES_MAX;
+    }
 }
 
 impl HeldWrite {

@@ -124,10 +124,12 @@ impl DhtNode {
         let Role::Joining(join) = &mut self.role else { return };
         let mut contacts = join.contacts.clone();
         match join.phase {
-            // The owner knows first; it may leave meanwhile.
+            // It knows first.
             Phase::Confirm { .. } => contacts.insert(0, join.owner.addr),
             _ => join.phase = Phase::Locate,
         }
+        // If we have joined, our contacts and the owner may have left since, and the way round begins at our next.
+        contacts.extend(join.given.map(|next| next.addr));
         let operation = Operation::new(Verb::Locate, me.id, contacts, bounds).until(me.addr);
         client::start(self, hub, operation, Tag::Join);
     }

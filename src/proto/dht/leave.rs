@@ -22,8 +22,9 @@ use super::routing::Member;
 use super::transfer::{Sending, Sent};
 use super::wire::{self, NextNode, Request};
 
-/// For how long we try; then the process ends with its range, which a durable node still has on its disk.
-const LEAVE_WITHIN: Ticks = Ticks::from_secs(30);
+/// For how long we try; then the process ends with its range, which a durable node still has on its disk. The
+/// heir may have a joiner that died, for which it waits 30 s before it takes us, and then another one.
+const LEAVE_WITHIN: Ticks = Ticks::from_secs(120);
 
 /// The pause before another try is drawn below this.
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(400).0;

@@ -55,6 +55,7 @@ impl DhtNode {
     ) -> Step {
         if let Request::Disconnect(next) = request {
             self.supersede_absorb(cx, next);
+            self.yield_to_leaver(cx);
         }
         if !matches!(self.transfer, Transfer::None) && self.may_take_part(&request) {
             if self.parked.queue.len() < PARKED_MAX && self.park(cx) {

@@ -1,7 +1,11 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
 //! exchanges against scripted peers ([`joins`], [`leaves`], [`lookups`]).
 
+mod joins;
+mod leaves;
+mod lookups;
 mod ring;
+mod script;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};

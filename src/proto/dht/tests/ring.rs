@@ -19,7 +19,7 @@ use super::*;
 const CLIENTS: usize = 6;
 
 /// Everything that was begun ends within this after the network is good again.
-const SETTLES_WITHIN: Ticks = Ticks::from_secs(150);
+const SETTLES_WITHIN: Ticks = Ticks::from_secs(300);
 
 struct Key {
     id: Id,
@@ -389,6 +389,16 @@ impl Ring {
         }
     }
 
+    /// Who was asked to leave is gone with its entries taken, or was the last.
+    fn check_leavers(&self) {
+        for id in self.nodes.iter().filter(|id| !self.world.is_up(**id)) {
+            let node = self.world.service(*id);
+            let taken = !matches!(node.role, Role::Leaving(_)) || node.routing().is_alone();
+            let joiner = matches!(&node.role, Role::Joining(join) if join.is_perhaps_member());
+            assert!(taken && !joiner, "{} took its range with it: {:?}", node.me().addr, node.role);
+        }
+    }
+
     /// After the storm: everything ends, and every key is what it should be.
     fn settle(&mut self) {
         self.world.heal();
@@ -397,6 +407,7 @@ impl Ring {
             assert!(self.world.now() < end, "still not quiet: {}", self.describe());
             self.run_for(Ticks::from_millis(500));
         }
+        self.check_leavers();
         self.run_for(secs(30));
         self.check_ring();
         let before = self.done;
