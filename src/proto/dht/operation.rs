@@ -215,14 +215,21 @@ impl Operation {
 
     /// LOCATE ends as soon as somebody names `addr`: a node that asks for its own id need not ask itself.
     pub fn until(self, addr: SocketAddrV4) -> Operation {
-        Operation { until: Some(addr), ..self }
+        Operation {
+            until: Some(addr),
+            ..self
+        }
     }
 
     /// UPDATE_PREV at `next`: `prev` is before it.
     pub fn update_prev(prev: SocketAddrV4, next: SocketAddrV4, bounds: Bounds) -> Operation {
         let verb = Verb::UpdatePrev(prev);
         let operation = Operation::new(verb, Id::of_addr(next), vec![next], bounds);
-        Operation { stage: Stage::Command, answered: true, ..operation }
+        Operation {
+            stage: Stage::Command,
+            answered: true,
+            ..operation
+        }
     }
 
     /// Hops of the last try: nodes asked after the first.

@@ -2,9 +2,11 @@
 
 use super::super::node::{Role, Transfer};
 use super::super::routing;
-use crate::sim::PeerId;
-use super::script::{Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say};
+use super::script::{
+    Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say,
+};
 use super::*;
+use crate::sim::PeerId;
 
 /// A ring of three with an entry at the first key of each.
 fn three(seed: u64) -> (Ring, [NodeId; 3]) {
@@ -54,9 +56,17 @@ fn our_next_leaves_with_its_entries_and_no_others() {
         assert_eq!(next_of(&world, prev), world.addr(next));
         assert_eq!(has(&world, prev, id).as_deref(), Some("new"));
         assert_eq!(has(&world, prev, after(id, 1)).as_deref(), Some("new"));
-        assert_eq!(world.service(prev).entries().len(), 3, "foreign entries are not taken");
+        assert_eq!(
+            world.service(prev).entries().len(),
+            3,
+            "foreign entries are not taken"
+        );
         let own = world.service(prev).me().id;
-        assert_eq!(has(&world, prev, own).as_deref(), Some("own"), "nor do they replace ours");
+        assert_eq!(
+            has(&world, prev, own).as_deref(),
+            Some("own"),
+            "nor do they replace ours"
+        );
         // Again, as its ack was lost; what was written since stands.
         put(&mut world, prev, id, "newer");
         let peer = say(&mut world, from, prev, &text);
@@ -123,8 +133,16 @@ fn a_leaver_waits_for_a_joiner_and_is_judged_by_the_ring_of_then() {
         let (mut world, nodes) = three(4);
         let [prev, leaver, next] = nodes;
         let service = world.service(prev);
-        let joiner = (100..).map(addr).find(|a| service.owns(Id::of_addr(*a))).expect("spread");
-        let first = say(&mut world, joiner, prev, &format!("CONNECT\n{}\n", Id::of_addr(joiner)));
+        let joiner = (100..)
+            .map(addr)
+            .find(|a| service.owns(Id::of_addr(*a)))
+            .expect("spread");
+        let first = say(
+            &mut world,
+            joiner,
+            prev,
+            &format!("CONNECT\n{}\n", Id::of_addr(joiner)),
+        );
         let text = format!("1\n0\n{}\n", world.addr(leaver));
         hears(&mut world, first, &text);
         let (text, from) = (leaving(&world, nodes), world.addr(leaver));
@@ -140,7 +158,9 @@ fn a_leaver_waits_for_a_joiner_and_is_judged_by_the_ring_of_then() {
                 let own = key.in_arc(Id::of_addr(joiner), Id::of_addr(from));
                 Then::Say(format!("{}\n", if own { joiner } else { from }))
             };
-            run_with(&mut world, &mut member, secs(10), &mut answer, &mut |w| !w.peer(peer).received().is_empty());
+            run_with(&mut world, &mut member, secs(10), &mut answer, &mut |w| {
+                !w.peer(peer).received().is_empty()
+            });
             hears(&mut world, peer, "0\n");
             assert_eq!(next_of(&world, prev), joiner);
         } else {
@@ -159,19 +179,25 @@ fn a_second_disconnect_takes_the_place_of_the_first() {
     let at = places(3);
     let prev = add(&mut world, at[0]);
     let (leaver, next) = (addr(at[1]), addr(at[2]));
-    world.with(prev, |node, hub| node.set_next(hub, routing::Member::at(leaver)));
+    world.with(prev, |node, hub| {
+        node.set_next(hub, routing::Member::at(leaver))
+    });
     let mut member = Member::at(&mut world, leaver);
     // Takes UPDATE_PREV and never answers it.
     let silent = world.listen(next);
     let text = format!("DISCONNECT\n{next}\n1\n{}\n1\nx", Id::of_addr(leaver));
     let first = say(&mut world, leaver, prev, &text);
     let mut answer = |_: &str, _: &str| Then::Say(format!("{leaver}\n"));
-    run_with(&mut world, &mut member, secs(5), &mut answer, &mut |w| w.service(prev).entries().len() == 1);
+    run_with(&mut world, &mut member, secs(5), &mut answer, &mut |w| {
+        w.service(prev).entries().len() == 1
+    });
     world.run_for(Ticks::from_millis(100));
     assert!(world.accept(silent).is_some() && world.peer(first).received().is_empty());
     let text = format!("DISCONNECT\n{next}\n0\n");
     let second = say(&mut world, leaver, prev, &text);
-    run_with(&mut world, &mut member, secs(5), &mut answer, &mut |w| w.peer(first).is_closed());
+    run_with(&mut world, &mut member, secs(5), &mut answer, &mut |w| {
+        w.peer(first).is_closed()
+    });
     assert!(world.peer(first).received().is_empty());
     let mut told = None;
     run_with(&mut world, &mut member, secs(5), &mut answer, &mut |w| {
@@ -181,7 +207,10 @@ fn a_second_disconnect_takes_the_place_of_the_first() {
     world.peer(told.expect("next is told again")).send(b"1\n");
     hears(&mut world, second, "1\n");
     assert_eq!(next_of(&world, prev), next);
-    assert!(world.service(prev).entries().is_empty(), "what the first one brought is gone");
+    assert!(
+        world.service(prev).entries().is_empty(),
+        "what the first one brought is gone"
+    );
 }
 
 /// Our node between two places that one scripted member has: it is before us and after us.
@@ -199,19 +228,38 @@ impl Scripted {
         let node = add(&mut world, 1);
         let (me, other) = (addr(1), addr(2));
         let member = Member::at(&mut world, other);
-        world.with(node, |node, hub| node.set_next(hub, routing::Member::at(other)));
+        world.with(node, |node, hub| {
+            node.set_next(hub, routing::Member::at(other))
+        });
         let key = Id::of_addr(me);
         put(&mut world, node, key, "value");
-        Scripted { world, node, me, other, member }
+        Scripted {
+            world,
+            node,
+            me,
+            other,
+            member,
+        }
     }
 }
 
 #[test]
 fn an_heir_that_ends_at_any_byte_is_tried_again_and_nothing_is_served_meanwhile() {
-    let full = format!("DISCONNECT\n{}\n1\n{}\n5\nvalue", addr(2), Id::of_addr(addr(1))).len();
+    let full = format!(
+        "DISCONNECT\n{}\n1\n{}\n5\nvalue",
+        addr(2),
+        Id::of_addr(addr(1))
+    )
+    .len();
     for cut in 1..=full {
         for took in [true, false] {
-            let Scripted { mut world, node, me, other, member } = Scripted::new(cut as u64);
+            let Scripted {
+                mut world,
+                node,
+                me,
+                other,
+                member,
+            } = Scripted::new(cut as u64);
             world.shutdown(node);
             let (mut ended, mut answered) = (false, 0);
             let listener = member.listener;
@@ -223,8 +271,11 @@ fn an_heir_that_ends_at_any_byte_is_tried_again_and_nothing_is_served_meanwhile(
                 for (peer, text) in &mut peers {
                     let fresh = w.peer(*peer).take();
                     text.extend(fresh);
-                    if text.starts_with(b"LOCATE") && text.iter().filter(|b| **b == b'\n').count() == 2 {
-                        let own = text[7..].trim_ascii_end() == Id::of_addr(me).to_string().as_bytes();
+                    if text.starts_with(b"LOCATE")
+                        && text.iter().filter(|b| **b == b'\n').count() == 2
+                    {
+                        let own =
+                            text[7..].trim_ascii_end() == Id::of_addr(me).to_string().as_bytes();
                         let taken = ended && took && cut == full;
                         let who = if own && !taken { me } else { other };
                         w.peer(*peer).send(format!("{who}\n").as_bytes());
@@ -247,28 +298,51 @@ fn an_heir_that_ends_at_any_byte_is_tried_again_and_nothing_is_served_meanwhile(
                 !w.is_up(node)
             });
             assert!(ended);
-            assert_eq!(answered, if took && cut == full { 0 } else { 1 }, "cut at {cut}");
+            assert_eq!(
+                answered,
+                if took && cut == full { 0 } else { 1 },
+                "cut at {cut}"
+            );
         }
     }
 }
 
 #[test]
 fn a_leaver_that_is_refused_serves_and_tries_again() {
-    let Scripted { mut world, node, me, other, mut member } = Scripted::new(9);
+    let Scripted {
+        mut world,
+        node,
+        me,
+        other,
+        mut member,
+    } = Scripted::new(9);
     let key = Id::of_addr(me);
     world.shutdown(node);
     let mut refusals = 0;
-    run_with(&mut world, &mut member, secs(10), &mut |command, _| match command {
-        "LOCATE" => Then::Say(format!("{other}\n")),
-        "DISCONNECT" => {
-            refusals += 1;
-            Then::Say("0\n".into())
-        }
-        // The entries.
-        _ => Then::Silence,
-    }, &mut |w| matches!(&w.service(node).role, Role::Leaving(leave) if leave.pauses()) && w.service(node).owns(key) && w.node(node).stats().messages > 2);
+    run_with(
+        &mut world,
+        &mut member,
+        secs(10),
+        &mut |command, _| match command {
+            "LOCATE" => Then::Say(format!("{other}\n")),
+            "DISCONNECT" => {
+                refusals += 1;
+                Then::Say("0\n".into())
+            }
+            // The entries.
+            _ => Then::Silence,
+        },
+        &mut |w| {
+            matches!(&w.service(node).role, Role::Leaving(leave) if leave.pauses())
+                && w.service(node).owns(key)
+                && w.node(node).stats().messages > 2
+        },
+    );
     assert!(refusals > 0);
-    assert_eq!(asked(&mut world, node, &format!("GET\n{key}\n")), "1\n5\nvalue");
+    assert_eq!(
+        asked(&mut world, node, &format!("GET\n{key}\n")),
+        "1\n5\nvalue"
+    );
     world.until(secs(200), |w| {
         member.serve(w, &mut |command, _| match command {
             "LOCATE" => Then::Say(format!("{other}\n")),
@@ -295,7 +369,11 @@ fn neighbours_and_whole_rings_leave_at_once() {
                     panic!("{size} nodes, {staying} stay: {stuck:?}");
                 }
                 if staying == 1 {
-                    assert_eq!(world.service(nodes[0]).entries().len(), size, "seed {seed}, {size} nodes");
+                    assert_eq!(
+                        world.service(nodes[0]).entries().len(),
+                        size,
+                        "seed {seed}, {size} nodes"
+                    );
                     assert!(world.service(nodes[0]).routing().is_alone());
                 }
             }

@@ -80,13 +80,18 @@ pub(super) struct Member {
 /// What a scripted member does upon a request.
 pub(super) enum Then {
     Say(String),
+    SayAndClose(String),
     Silence,
     Reset,
 }
 
 impl Member {
     pub(super) fn at(world: &mut Ring, addr: SocketAddrV4) -> Member {
-        Member { listener: world.listen(addr), peers: Vec::new(), heard: Vec::new() }
+        Member {
+            listener: world.listen(addr),
+            peers: Vec::new(),
+            heard: Vec::new(),
+        }
     }
 
     /// Serves what has come; lines beyond the two of a request are left to `more`, which is given all that is unread
@@ -99,11 +104,16 @@ impl Member {
             let fresh = world.peer(*peer).take();
             unread.push_str(&String::from_utf8_lossy(&fresh));
             while let Some((request, rest)) = two_lines(unread) {
-                self.heard.push(request.replace('\n', " ").trim().to_owned());
+                self.heard
+                    .push(request.replace('\n', " ").trim().to_owned());
                 *unread = rest;
                 let (command, argument) = request.split_once('\n').expect("two lines");
                 match answer(command, argument.trim_end()) {
                     Then::Say(text) => world.peer(*peer).send(text.as_bytes()),
+                    Then::SayAndClose(text) => {
+                        world.peer(*peer).send(text.as_bytes());
+                        world.peer(*peer).close();
+                    }
                     Then::Silence => {}
                     Then::Reset => world.peer(*peer).reset(),
                 }
