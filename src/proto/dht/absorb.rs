@@ -45,7 +45,9 @@ enum Phase {
     Verify,
     Receive,
     /// The announced next is told, and the worker commits.
-    Update { told: bool },
+    Update {
+        told: bool,
+    },
 }
 
 /// Received entries on their way to the disk.
@@ -144,7 +146,9 @@ impl DhtNode {
     ) {
         let (me, next) = (self.me(), self.routing.next());
         let peer = hub.peer_of(conn);
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         match (absorb.phase, result) {
             (Phase::Name, Ok(Outcome::Located(addr))) => {
                 let named = Member::at(addr);
@@ -163,9 +167,10 @@ impl DhtNode {
                 hub.resume(conn);
             }
             // A plain leaver may answer nobody while it leaves; then it has to come from next's address.
-            (Phase::Verify, Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }))
-                if addr == next.addr && peer.is_some_and(|peer| peer.ip() == next.addr.ip()) =>
-            {
+            (
+                Phase::Verify,
+                Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }),
+            ) if addr == next.addr && peer.is_some_and(|peer| peer.ip() == next.addr.ip()) => {
                 absorb.phase = Phase::Receive;
                 hub.resume(conn);
             }
@@ -195,9 +200,13 @@ impl DhtNode {
         let Some(absorb) = self.absorb(id) else {
             return Err(Violation::us("the transfer is over"));
         };
-        let Some(next) = absorb.next else { return Err(Violation::us("no next")) };
+        let Some(next) = absorb.next else {
+            return Err(Violation::us("no next"));
+        };
         let Some((received, used)) =
-            absorb.receiving.read(input.bytes, input.seen, value_bytes_max)?
+            absorb
+                .receiving
+                .read(input.bytes, input.seen, value_bytes_max)?
         else {
             return Ok(Step::More);
         };
@@ -225,7 +234,9 @@ impl DhtNode {
     }
 
     fn stage(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         if let Some(changes) = absorb.staging.take()
             && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
         {
@@ -236,7 +247,9 @@ impl DhtNode {
     /// All entries are here: the announced next is to take us as its prev.
     fn tell_next(&mut self, hub: &mut Hub<Self>, next: Member) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Transfer::Absorb(absorb) = &mut self.transfer else { return };
+        let Transfer::Absorb(absorb) = &mut self.transfer else {
+            return;
+        };
         // Of a ring of two we are what stays: nobody to tell.
         absorb.phase = Phase::Update { told: next == me };
         let conn = absorb.conn;
@@ -253,7 +266,9 @@ impl DhtNode {
         conn: ConnId,
         result: Result<Outcome, Failure>,
     ) {
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         match result {
             Ok(_) => {
                 absorb.phase = Phase::Update { told: true };
@@ -267,7 +282,9 @@ impl DhtNode {
     }
 
     pub(super) fn absorb_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         absorb.staging.came_back(committed);
         self.commit_absorb(hub);
     }
@@ -275,8 +292,13 @@ impl DhtNode {
     /// Takes the range, once the next was told and everything is committed.
     fn commit_absorb(&mut self, hub: &mut Hub<Self>) {
         let leaver = self.routing.next();
-        let Transfer::Absorb(Absorb { conn, phase, next: Some(next), staging, .. }) =
-            &self.transfer
+        let Transfer::Absorb(Absorb {
+            conn,
+            phase,
+            next: Some(next),
+            staging,
+            ..
+        }) = &self.transfer
         else {
             return;
         };
@@ -306,7 +328,9 @@ impl DhtNode {
     }
 
     fn give_up_absorb(&mut self, hub: &mut Hub<Self>) {
-        let Transfer::Absorb(absorb) = &self.transfer else { return };
+        let Transfer::Absorb(absorb) = &self.transfer else {
+            return;
+        };
         match absorb.next {
             Some(next) if !absorb.repeated => self.sweep(hub, self.routing.next().id, next.id),
             _ => self.transfer_over(hub),

@@ -63,7 +63,12 @@ impl DhtNode {
         key: Id,
         value: Option<Bytes>,
     ) -> bool {
-        let write = HeldWrite { conn, key, value, until: hub.now() + HELD_FOR };
+        let write = HeldWrite {
+            conn,
+            key,
+            value,
+            until: hub.now() + HELD_FOR,
+        };
         let cost_bytes = write.cost_bytes();
         if self.held.bytes + cost_bytes > HELD_BYTES_MAX
             || (self.held.queue.is_empty() && hub.arm(HELD_FOR, Timer::Held).is_none())
@@ -78,7 +83,10 @@ impl DhtNode {
     /// Nothing moves any more: every held write goes where it belongs now.
     pub(super) fn release_held(&mut self, hub: &mut Hub<Self>) {
         self.held.bytes = 0;
-        for HeldWrite { conn, key, value, .. } in std::mem::take(&mut self.held.queue) {
+        for HeldWrite {
+            conn, key, value, ..
+        } in std::mem::take(&mut self.held.queue)
+        {
             if !self.write_or_forward(hub, conn, key, value) {
                 acknowledge(hub, conn, false);
             }

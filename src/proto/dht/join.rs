@@ -107,7 +107,9 @@ impl DhtNode {
     /// Begins a try, or asks once more whether it came to its end.
     pub(super) fn join_step(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let (verb, contacts) = match join.phase {
             Phase::Confirm { .. } => (Verb::Closest, vec![join.owner.addr]),
             _ => {
@@ -122,7 +124,9 @@ impl DhtNode {
     /// What came of an operation of our join.
     pub(super) fn join_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         match (join.phase, result) {
             (Phase::Locate, Ok(Outcome::Located(addr))) if addr != me.addr => {
                 join.owner = Member::at(addr);
@@ -206,7 +210,9 @@ impl DhtNode {
     }
 
     fn stage_join(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         if let Some(changes) = join.staging.take()
             && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
         {
@@ -228,7 +234,9 @@ impl DhtNode {
     /// Once all entries are here and committed, the next is told.
     fn join_committed(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let Some(next) = join.next else { return };
         if join.phase != Phase::Commit || !join.staging.is_settled() {
             return;
@@ -248,7 +256,9 @@ impl DhtNode {
     /// The step with which ownership moves.
     fn give_address(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let Some(out) = join.conn.and_then(|conn| hub.output_of(conn)) else {
             self.try_again(hub, "the owner closed the connection");
             return;
@@ -264,7 +274,9 @@ impl DhtNode {
     }
 
     pub(super) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         if join.conn != Some(id) {
             return;
         }
@@ -275,7 +287,9 @@ impl DhtNode {
     }
 
     fn try_again(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         join.phase = Phase::Pause;
         join.tries += 1;
         join.next = None;
@@ -298,7 +312,9 @@ impl DhtNode {
     }
 
     fn joined(&mut self, hub: &mut Hub<Self>) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let Some(next) = join.next else { return };
         let (owner, conn) = (join.owner, join.conn.take());
         if let Some(conn) = conn {

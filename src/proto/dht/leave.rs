@@ -91,7 +91,9 @@ impl DhtNode {
     /// Begins a try, or asks again what came of the last one.
     pub(super) fn leave_step(&mut self, hub: &mut Hub<Self>) {
         let (me, next, bounds) = (self.me(), self.routing.next(), self.bounds());
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         let (verb, key, contact) = match leave.phase {
             Phase::Confirm => (Verb::Closest, me.id, leave.heir),
             _ if self.routing.is_alone() => return hub.stop(),
@@ -107,12 +109,16 @@ impl DhtNode {
     pub(super) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
         let busy = !matches!(self.transfer, Transfer::None);
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         match (leave.phase, result) {
             (Phase::Find, Ok(Outcome::Located(addr))) if addr != me.addr && !busy => {
                 leave.heir = Member::at(addr);
                 leave.sending = Sending::new(me.id, self.routing.next().id);
-                leave.phase = Phase::Settle { submitted: self.submitted };
+                leave.phase = Phase::Settle {
+                    submitted: self.submitted,
+                };
                 self.leave_settled(hub);
             }
             (Phase::Confirm, Ok(Outcome::Located(addr))) if addr != me.addr => {
@@ -151,7 +157,9 @@ impl DhtNode {
     /// Sends entries as far as there is room.
     pub(super) fn leave_some(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         if leave.conn != Some(id) || leave.phase != Phase::Send {
             return;
         }
@@ -185,7 +193,9 @@ impl DhtNode {
     }
 
     pub(super) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         if leave.conn != Some(id) {
             return;
         }
@@ -201,7 +211,9 @@ impl DhtNode {
 
     /// The range stays ours for now.
     fn pause_leave(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         log::info!("leaving takes another try: {why}");
         leave.phase = Phase::Pause;
         if let Some(conn) = leave.conn.take() {
@@ -212,18 +224,25 @@ impl DhtNode {
     }
 
     fn arm_leave(&mut self, hub: &mut Hub<Self>) {
-        let Role::Leaving(leave) = &self.role else { return };
+        let Role::Leaving(leave) = &self.role else {
+            return;
+        };
         let late = leave.until <= hub.now();
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
         if late || hub.arm(pause, Timer::Leave).is_none() {
-            log::error!("nobody takes our {} entries; leaving without", self.entries.len());
+            log::error!(
+                "nobody takes our {} entries; leaving without",
+                self.entries.len()
+            );
             hub.stop();
         }
     }
 
     /// The range is the heir's.
     fn gone(&mut self, hub: &mut Hub<Self>) {
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         let (heir, conn) = (leave.heir, leave.conn.take());
         log::info!("left; {} has our {} entries", heir.addr, self.entries.len());
         if let Some(conn) = conn {

@@ -203,7 +203,11 @@ impl Operation {
     pub fn update_prev(prev: SocketAddrV4, next: SocketAddrV4, bounds: Bounds) -> Operation {
         let verb = Verb::UpdatePrev(prev);
         let operation = Operation::new(verb, Id::of_addr(next), vec![next], bounds);
-        Operation { stage: Stage::Command, answered: true, ..operation }
+        Operation {
+            stage: Stage::Command,
+            answered: true,
+            ..operation
+        }
     }
 
     /// Hops of the last try: nodes asked after the first.
