@@ -11,13 +11,17 @@ use super::routing::Member;
 /// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
 const FINGER_EVERY: Ticks = Ticks::from_secs(1);
 
+/// The same in the first round after joining: a new member has its fingers within half a second.
+const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
+
 impl DhtNode {
     /// Sets our next, and keeps fingers from when we are not alone.
     pub(super) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
         let was_alone = self.routing.is_alone();
         self.routing.set_next(next);
         if was_alone && !self.routing.is_alone() && !self.finger_armed {
-            self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
+            self.finger_round = 0;
+            self.finger_armed = hub.arm(FIRST_FINGERS_EVERY, Timer::Finger).is_some();
         }
     }
 
@@ -30,7 +34,10 @@ impl DhtNode {
         let me = self.me().id;
         self.finger = match self.finger.checked_sub(1) {
             Some(i) if !self.routing.owns(me.plus_power_of_two(i)) => i,
-            _ => Id::BITS - 1,
+            _ => {
+                self.finger_round += 1;
+                Id::BITS - 1
+            }
         };
         let key = me.plus_power_of_two(self.finger);
         if !self.routing.owns(key) {
@@ -38,7 +45,12 @@ impl DhtNode {
             let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
             client::start(self, hub, operation, Tag::Finger);
         }
-        self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
+        let every = if self.finger_round < 2 {
+            FIRST_FINGERS_EVERY
+        } else {
+            FINGER_EVERY
+        };
+        self.finger_armed = hub.arm(every, Timer::Finger).is_some();
     }
 
     pub(super) fn finger_found(&mut self, _hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {

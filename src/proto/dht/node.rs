@@ -224,6 +224,8 @@ pub struct DhtNode {
     pub(super) submitted: u64,
     pub(super) written: u64,
     pub(super) finger: usize,
+    /// Rounds of finger look-ups begun since we were alone.
+    pub(super) finger_round: u64,
     pub(super) finger_armed: bool,
 }
 
@@ -244,6 +246,7 @@ impl DhtNode {
             submitted: 0,
             written: 0,
             finger: 0,
+            finger_round: 0,
             finger_armed: false,
         }
     }
