@@ -51,15 +51,19 @@ pub fn peerloop(args: &[&str]) -> Command {
     command
 }
 
-/// The program under `ulimit <limit>` of the shell, in the process that the shell was.
-pub fn peerloop_under(limit: &str, args: &[&str]) -> Command {
+/// The program by way of a shell, for what a shell does best: in `script`, `"$0" "$@"` is the program.
+pub fn shell(script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
     command
-        .args(["-c", &script, env!("CARGO_BIN_EXE_peerloop")])
+        .args(["-c", script, env!("CARGO_BIN_EXE_peerloop")])
         .args(args)
         .env_remove("RUST_LOG");
     command
+}
+
+/// The program under `ulimit LIMIT`, hard and soft, in the process that the shell was.
+pub fn peerloop_under(limit: &str, args: &[&str]) -> Command {
+    shell(&format!("ulimit {limit} && exec \"$0\" \"$@\""), args)
 }
 
 /// What a command that ended left behind.
