@@ -280,10 +280,11 @@ impl Server {
         ticks(14) + ticks(15)
     }
 
-    /// Descriptors that are open.
-    pub fn files(&self) -> usize {
-        let dir = format!("/proc/{}/fd", self.child.id());
-        std::fs::read_dir(dir).expect("the process lives").count()
+    /// The lowest descriptor that is not open, which is the limit under which not one more can be opened.
+    pub fn first_free_file(&self) -> u64 {
+        let link = |fd: &u64| format!("/proc/{}/fd/{fd}", self.child.id());
+        let free = (0..).find(|fd| std::fs::symlink_metadata(link(fd)).is_err());
+        free.expect("descriptors are fewer than numbers")
     }
 }
 
