@@ -210,10 +210,10 @@ fn a_data_file_that_is_none_of_ours() {
     let data = dir.path().to_str().expect("UTF-8");
     node(&["--data", data]).kill();
     let of_a_kind = |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "redb");
-    let files = fs::read_dir(&dir)
+    let mut files = fs::read_dir(&dir)
         .expect("list")
         .map(|file| file.expect("entry").path());
-    let file = files.filter(of_a_kind).next().expect("a database");
+    let file = files.find(of_a_kind).expect("a database");
     for bytes in [&b""[..], b"not a database", &noise(1, 100_000)] {
         fs::write(&file, bytes).expect("write");
         let ended = run(&mut peerloop(&["dht", "node", "--data", data]), "");
