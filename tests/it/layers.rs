@@ -43,11 +43,10 @@ const IO_NAMES: [&str; 19] = [
     "OsRng",
     "SysRng",
 ];
-const IO_PATHS: [(&str, &str); 6] = [
+const IO_PATHS: [(&str, &str); 5] = [
     ("std", "thread"),
     ("std", "fs"),
     ("std", "process"),
-    ("std", "env"),
     ("rand", "rng"),
     ("rand", "random"),
 ];

@@ -349,6 +349,7 @@ fn fifteen_thousand_idle_connections_and_a_thousand_slow_ones() {
         drop(stop);
         loaded
     });
+    println!("{each} bytes each of {idle}; p99 quiet {quiet:?}, loaded {loaded:?}");
     // Generous, since other tests run meanwhile; a turn that looks at every connection would show.
     let most = 10 * quiet + Duration::from_millis(20);
     assert!(loaded <= most, "p99 {loaded:?}, quiet {quiet:?}");
