@@ -82,9 +82,9 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Trying again would end the same way.
+    /// Trying again would end the same way, or take as long again.
     fn is_final(&self) -> bool {
-        matches!(self, Failure::TooLarge { .. })
+        matches!(self, Failure::TooLarge { .. } | Failure::TimedOut { .. })
     }
 }
 
