@@ -10,5 +10,6 @@ mod durable;
 mod echo;
 mod layers;
 mod limits;
+mod ring;
 mod support;
 mod wire;

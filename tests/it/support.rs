@@ -265,6 +265,11 @@ impl Server {
         self.status("VmRSS") * 1024
     }
 
+    /// The most it ever was.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.status("VmHWM") * 1024
+    }
+
     /// Times that the main thread went to sleep, which for a loop that polls is how often it woke up.
     pub fn sleeps(&self) -> u64 {
         self.status("voluntary_ctxt_switches")

@@ -414,14 +414,13 @@ fn what_came_before_a_bad_command_is_answered() {
     );
 }
 
-/// Joining and leaving come with the next issue and change this.
 #[test]
-fn a_ring_of_one_declines_joiners_and_leavers() {
+fn a_ring_of_one_refuses_itself_as_joiner_and_anybody_as_leaver() {
     let mut bystander = Bystander::new(&[]);
-    let other = Id::of(b"127.0.0.1:4000");
+    let itself = Id::of_addr(bystander.node.addr);
     let mut peer = bystander.node.connect();
-    peer.send(command("CONNECT", other)).expect("0\n");
-    peer.send("UPDATE_PREV\n127.0.0.1:4000\n").expect("0\n");
+    peer.send(command("CONNECT", itself)).expect("0\n");
+    peer.send("UPDATE_PREV\n127.0.0.1:4000\n").expect("1\n");
     peer.send("DISCONNECT\n127.0.0.1:4000\n0\n")
         .expect("0\n")
         .expect_closed();
