@@ -32,7 +32,7 @@ pub struct Node<S: Service> {
 /// What a connection may still use in this turn.
 struct Share {
     bytes: usize,
-    messages: usize,
+    steps: usize,
 }
 
 impl<S: Service> Node<S> {
@@ -103,6 +103,7 @@ impl<S: Service> Node<S> {
             && hub.dirty.is_empty()
             && hub.ended.is_empty()
             && hub.notes.is_empty()
+            && hub.soon.is_empty()
             && hub.dials.is_empty())
     }
 
@@ -202,12 +203,12 @@ impl<S: Service> Node<S> {
         let limits = &self.hub.limits;
         let mut share = Share {
             bytes: limits.read_bytes_per_turn,
-            messages: limits.messages_per_turn,
+            steps: limits.steps_per_turn,
         };
         if self.hub.ports[slot].has_unserved() {
             self.digest(id, 0, &mut share);
         }
-        while share.bytes > 0 && share.messages > 0 && self.hub.ports[slot].wants_read() {
+        while share.bytes > 0 && share.steps > 0 && self.hub.ports[slot].wants_read() {
             let kept = self.hub.ports[slot]
                 .stash
                 .as_ref()
@@ -352,6 +353,12 @@ impl<S: Service> Node<S> {
                     self.service.on_timer(&mut self.hub, timer);
                 }
             }
+        }
+        for _ in 0..self.hub.soon.len() {
+            let Some(timer) = self.hub.soon.pop_front() else {
+                return;
+            };
+            self.service.on_timer(&mut self.hub, timer);
         }
     }
 
@@ -584,7 +591,7 @@ fn offer<S: Service>(
     share: &mut Share,
 ) -> (usize, usize) {
     let (slot, mut used) = (cx.id.slot(), 0);
-    while used < bytes.len() && share.messages > 0 && cx.hub.ports[slot].takes_input() {
+    while used < bytes.len() && share.steps > 0 && cx.hub.ports[slot].takes_input() {
         let input = Input {
             bytes: &bytes[used..],
             seen,
@@ -610,11 +617,11 @@ fn offer<S: Service>(
         );
         used += consumed;
         seen = 0;
+        share.steps -= 1;
         port.in_message = !whole;
         if whole {
             // The next message has a deadline of its own.
             port.watch = Watch::None;
-            share.messages -= 1;
             cx.hub.stats.messages += 1;
         }
         pause_if_full(cx.hub, slot);
