@@ -279,9 +279,9 @@ impl Operation {
         out: &mut Vec<u8>,
     ) -> Result<Option<(Step, Next)>, Violation> {
         let Input { bytes, seen } = input;
-        let before = self.expect;
+        let stage = self.stage;
         let read =
-            match before {
+            match self.expect {
                 Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
                 Expect::Location => wire::address(bytes, seen)?
                     .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
@@ -295,7 +295,8 @@ impl Operation {
                     .map(|(n, used)| (Step::Took(used), self.length(n, out))),
                 Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
             };
-        self.answered |= read.is_some() && before != Expect::Location;
+        // What ended a stage is no answer to the command of the next one.
+        self.answered |= read.is_some() && self.stage == stage;
         Ok(read)
     }
 
