@@ -358,3 +358,6 @@ impl Service for DhtNode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
