@@ -415,3 +415,6 @@ impl Operation {
         Next::RetryAfter(Ticks(doubled.min(self.bounds.backoff_max.0)))
     }
 }
+
+#[cfg(test)]
+mod tests;
