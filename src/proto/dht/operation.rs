@@ -285,8 +285,13 @@ impl Operation {
                 Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
                 Expect::Location => wire::address(bytes, seen)?
                     .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
-                Expect::Owned => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Took(used), self.owned(yes, out))),
+                Expect::Owned => wire::ack(bytes, seen)?.map(|(yes, used)| {
+                    let next = self.owned(yes, out);
+                    // An owner may hold back a write while its range moves: not a line that is late.
+                    let is_write = self.expect == Expect::Accepted;
+                    let step = if is_write { Step::Done } else { Step::Took };
+                    (step(used), next)
+                }),
                 Expect::Presence => wire::ack(bytes, seen)?
                     .map(|(yes, used)| (Step::Done(used), Next::Finished(Ok(self.present(yes))))),
                 Expect::Accepted => wire::ack(bytes, seen)?
