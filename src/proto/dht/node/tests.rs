@@ -432,7 +432,7 @@ fn cut_by_fin_and_by_reset_at_every_offset() {
                 let peer = lab.connect();
                 lab.send(peer, &ask[..at]);
                 if reset {
-                    // The other side of this coin, a reset before an answer, is `a_lost_writer_has_written`.
+                    // A reset before the answers is in `a_cut_overwrite_leaves_the_old_value`.
                     _ = lab.world.run_until(Ticks::from_secs(5), |w| {
                         w.peer(peer).received().len() >= reply.len()
                     });

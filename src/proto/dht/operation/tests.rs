@@ -19,7 +19,7 @@ mod real;
 
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1);
 
-const LONG_AGO: Ticks = Ticks::from_secs(600);
+const TOO_LONG: Ticks = Ticks::from_secs(600);
 
 /// Server number `n` of a test. The client's contact is number 1.
 fn addr(n: u8) -> SocketAddrV4 {
@@ -172,7 +172,7 @@ impl Lab {
             for n in 0..self.lines.len() {
                 self.speak(n);
             }
-            assert!(self.world.now() - began < LONG_AGO, "it ends some day");
+            assert!(self.world.now() - began < TOO_LONG, "it ends some day");
         }
         let took = self.world.now() - began;
         let nobody = Client::new(addr(1), Vec::new(), Bounds::default(), 1);

@@ -163,3 +163,30 @@ fn hops_have_a_limit() {
         assert_eq!(run.dials, 6 * bounds.attempts_max as usize);
     }
 }
+
+#[test]
+fn a_write_may_take_as_long_as_a_connection_may_be_silent() {
+    // An owner holds a write back for up to 30 s while its range moves.
+    let limits = Limits::default();
+    assert!(limits.idle > Ticks::from_secs(30) && limits.message < Ticks::from_secs(30));
+    let value = Bytes::from_static(b"v");
+    for verb in [Verb::Insert(value), Verb::Remove] {
+        let tasks = vec![Task {
+            verb: verb.clone(),
+            key: key(),
+        }];
+        let mut lab = Lab::new(tasks, Bounds::default(), limits.clone(), 1);
+        let listener = lab.world.listen(addr(1));
+        lab.world.with(lab.id, |client, hub| client.begin(hub));
+        lab.world.run_for(Ticks(2));
+        let peer = lab.world.accept(listener).expect("it dials");
+        for (answer, after) in [(A, 1), ("1\n", 30), ("1\n", 1)] {
+            lab.world.peer(peer).send(answer.as_bytes());
+            lab.world.run_for(Ticks::from_secs(after));
+        }
+        let nobody = Client::new(addr(1), Vec::new(), Bounds::default(), 1);
+        assert!(!lab.world.is_up(lab.id), "{verb:?} waits for nothing more");
+        let results = lab.world.restart(lab.id, nobody).into_results();
+        assert!(matches!(results[0], Some(Ok(_))), "{verb:?}: {results:?}");
+    }
+}
