@@ -57,4 +57,14 @@ impl Entries {
     pub fn memory_bytes(&self) -> u64 {
         self.value_bytes + self.map.len() as u64 * ENTRY_OVERHEAD_BYTES
     }
+
+    /// The same once `key` has `value`, in place of what it has now.
+    pub fn memory_bytes_with(&self, key: Id, value: &Bytes) -> u64 {
+        self.memory_bytes() - self.get(key).map_or(0, entry_bytes) + entry_bytes(value)
+    }
+}
+
+/// Roughly what an entry with this value takes in memory.
+pub fn entry_bytes(value: &Bytes) -> u64 {
+    value.len() as u64 + ENTRY_OVERHEAD_BYTES
 }

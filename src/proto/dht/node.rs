@@ -8,7 +8,8 @@
 //! crash could still take back.
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
-//! unfinished values hold; a connection has at most one write under way.
+//! unfinished values hold, `writing_bytes` that of what durable writes under way will add at most; a connection
+//! has at most one write under way.
 
 use std::net::SocketAddrV4;
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violation};
 
-use super::entries::Entries;
+use super::entries::{self, Entries};
 use super::id::Id;
 use super::routing::{Member, Routing};
 use super::wire::{self, Request};
@@ -32,7 +33,7 @@ pub struct Config {
     pub value_bytes_max: u64,
     /// Bytes of values that are being received and not complete, over all connections.
     pub staged_bytes_max: u64,
-    /// Memory of all entries; a write beyond it is answered `0`.
+    /// Memory of all entries, writes under way included; a write beyond it is answered `0`.
     pub entries_bytes_max: u64,
 }
 
@@ -105,6 +106,7 @@ pub struct DhtNode {
     routing: Routing,
     entries: Entries,
     staged_bytes: u64,
+    writing_bytes: u64,
 }
 
 impl DhtNode {
@@ -116,6 +118,7 @@ impl DhtNode {
             routing,
             entries,
             staged_bytes: 0,
+            writing_bytes: 0,
         }
     }
 
@@ -250,9 +253,9 @@ impl DhtNode {
 
     /// Stores or removes, now or by way of the worker, and acknowledges when it is done.
     fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
-        let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        if more_bytes > 0
-            && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
+        if let Some(value) = &value
+            && self.entries.memory_bytes_with(key, value) + self.writing_bytes
+                > self.config.entries_bytes_max
         {
             log::warn!(
                 "{} refused a value: the entries are at entries_bytes_max",
@@ -267,8 +270,12 @@ impl DhtNode {
             return Step::Done(used);
         }
         let conn = cx.id();
+        let adds_bytes = value.as_ref().map_or(0, entries::entry_bytes);
         match cx.submit(Write { conn, key, value }) {
-            Ok(()) => Step::Wait(used),
+            Ok(()) => {
+                self.writing_bytes += adds_bytes;
+                Step::Wait(used)
+            }
             Err(_) => {
                 wire::put_ack(cx.out(), false);
                 Step::Done(used)
@@ -334,6 +341,7 @@ impl Service for DhtNode {
 
     fn on_done(&mut self, hub: &mut Hub<Self>, done: Written) {
         let Write { conn, key, value } = done.write;
+        self.writing_bytes -= value.as_ref().map_or(0, entries::entry_bytes);
         if done.committed {
             self.apply(key, value);
         }
@@ -350,3 +358,6 @@ impl Service for DhtNode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
