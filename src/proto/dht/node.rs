@@ -254,8 +254,7 @@ impl DhtNode {
     /// Stores or removes, now or by way of the worker, and acknowledges when it is done.
     fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
         if let Some(value) = &value
-            && self.entries.memory_bytes_with(key, value) + self.writing_bytes
-                > self.config.entries_bytes_max
+            && self.is_full_for(key, value)
         {
             log::warn!(
                 "{} refused a value: the entries are at entries_bytes_max",
@@ -281,6 +280,17 @@ impl DhtNode {
                 Step::Done(used)
             }
         }
+    }
+
+    /// Storing `value` would pass entries_bytes_max.
+    fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
+        let room_bytes = self
+            .config
+            .entries_bytes_max
+            .saturating_sub(self.writing_bytes);
+        // What it replaces is looked up only where it can matter.
+        self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
+            && self.entries.memory_bytes_with(key, value) > room_bytes
     }
 
     fn apply(&mut self, key: Id, value: Option<Bytes>) {
