@@ -42,14 +42,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ::redb::{
-    Builder, Database, Durability, Error, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, TableError,
+    Builder, Database, Durability, Error, ReadableDatabase, StorageBackend, TableDefinition,
+    TableError,
 };
 use bytes::Bytes;
 
 use super::{Change, Store, StoreError, Table, check_sizes};
+use log::{Bounds, Log};
 use medium::{DataDir, Fault, Medium, Operation, Watch, Watched};
 
+mod log;
 mod medium;
 #[cfg(test)]
 mod tests;
@@ -61,7 +63,7 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The format of the tables in the file. Goes up when a program that knows only the old one
 /// would misread the file.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// The format of the file below them, for messages: redb 4 reads only this one.
 const REDB_FORMAT: u64 = 3;
@@ -72,8 +74,6 @@ const ROOM_EXTRA_BYTES: usize = 1024 * 1024;
 /// The store's own table; the slash keeps it apart from every [`Table`].
 const META: TableDefinition<&str, u64> = TableDefinition::new("peerloop/meta");
 const META_FORMAT: &str = "format";
-/// Number of the last commit.
-const META_COMMITS: &str = "commits";
 
 /// What every redb database begins with.
 const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
@@ -81,6 +81,7 @@ const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 /// A durable store. See the module.
 pub struct Redb {
     state: State,
+    bounds: Bounds,
     /// Declared last: the lock outlives the database.
     medium: Box<dyn Medium>,
 }
@@ -96,8 +97,7 @@ enum State {
 struct Handle {
     database: Database,
     watch: Arc<Watch>,
-    /// Number of the last commit in the file.
-    commits: u64,
+    log: Log,
 }
 
 /// A transaction that ended in an error.
@@ -120,13 +120,14 @@ impl Redb {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let medium = DataDir::lock(dir)?;
         medium.create(|backend| Handle::create(medium.path(), backend))?;
-        Self::over(Box::new(medium))
+        Self::over(Box::new(medium), Bounds::default())
     }
 
-    fn over(medium: Box<dyn Medium>) -> Result<Self, StoreError> {
-        let handle = Handle::open(&*medium, Check::Everything)?;
+    fn over(medium: Box<dyn Medium>, bounds: Bounds) -> Result<Self, StoreError> {
+        let handle = Handle::open(&*medium, bounds, Check::Everything)?;
         Ok(Self {
             state: State::Open(handle),
+            bounds,
             medium,
         })
     }
@@ -158,7 +159,7 @@ impl Redb {
         if let Some(handle) = handle {
             return Ok(handle);
         }
-        match Handle::open(&*self.medium, Check::AsAfterCrash) {
+        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
             Ok(handle) => Ok(handle),
             Err(StoreError::Full { source, .. }) => Err(self.full(None, source)),
             Err(error) => Err(self.fail(format!("cannot be reopened: {error}"))),
@@ -167,21 +168,23 @@ impl Redb {
 
     /// After a transaction that did not go through: finds out what became of it.
     fn settle(&mut self, handle: Handle, attempt: Attempt) -> Result<(), StoreError> {
-        let before = handle.commits;
+        let before = handle.log.commits();
         let fault = handle.watch.take_fault();
         // Closes the file, without a write: redb refuses them since the fault.
         drop(handle);
         let Some(fault) = fault.filter(|fault| fault.is_full()) else {
             return Err(self.fail(cause(fault, &attempt.error)));
         };
-        match Handle::open(&*self.medium, Check::AsAfterCrash) {
-            Ok(handle) if handle.commits == before + 1 => {
+        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
+            Ok(handle) if handle.log.commits() == before + 1 => {
                 self.state = State::Full(Some(handle));
                 Ok(())
             }
-            Ok(handle) if handle.commits == before => Err(self.full(Some(handle), fault.error())),
+            Ok(handle) if handle.log.commits() == before => {
+                Err(self.full(Some(handle), fault.error()))
+            }
             Ok(handle) => {
-                let found = handle.commits;
+                let found = handle.log.commits();
                 Err(self.fail(format!("holds commit {found} where {before} was the last")))
             }
             Err(StoreError::Full { source, .. }) if !attempt.may_have_landed => {
@@ -228,7 +231,8 @@ impl Store for Redb {
 
     fn load(&mut self, table: Table, each: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), StoreError> {
         let handle = self.take(0)?;
-        match handle.load(table, each) {
+        // Not guarded: the file was checked, and a panic of the closure is the caller's.
+        match handle.log.load(&handle.database, table, each) {
             Ok(()) => {
                 self.state = State::Open(handle);
                 Ok(())
@@ -261,11 +265,7 @@ impl Handle {
                 .create_with_backend(watched)?;
             let mut transaction = database.begin_write()?;
             transaction.set_two_phase_commit(true);
-            {
-                let mut meta = transaction.open_table(META)?;
-                meta.insert(META_FORMAT, FORMAT)?;
-                meta.insert(META_COMMITS, 0)?;
-            }
+            transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
             Ok(transaction.commit()?)
         };
         let filled = fill();
@@ -278,7 +278,7 @@ impl Handle {
     }
 
     /// Opens the database on a medium, recovering it if it was not closed.
-    fn open(medium: &dyn Medium, check: Check) -> Result<Self, StoreError> {
+    fn open(medium: &dyn Medium, bounds: Bounds, check: Check) -> Result<Self, StoreError> {
         let path = medium.path();
         let watch = Arc::new(Watch::default());
         let backend = medium.backend();
@@ -295,28 +295,33 @@ impl Handle {
 
         let opened = guarded(|| {
             let database = open_checked(path, watched, check)?;
-            let meta = read_meta(&database)?;
-            Ok((database, meta))
+            let format = read_format(&database)?;
+            let log = match format {
+                Some(FORMAT) => Some(Log::read(&database, bounds)?),
+                _ => None,
+            };
+            Ok((database, format, log))
         });
-        let (database, meta) =
+        let (database, format, log) =
             opened.map_err(|error| open_error(path, watch.take_fault(), error))?;
         let path = path.to_owned();
-        match meta {
-            None => Err(StoreError::Foreign { path }),
-            Some((FORMAT, commits)) => Ok(Self {
+        match (format, log) {
+            (_, Some(log)) => Ok(Self {
                 database,
                 watch,
-                commits,
+                log,
             }),
-            Some((found, _)) => Err(StoreError::Version {
+            (Some(found), None) => Err(StoreError::Version {
                 path,
                 found,
                 known: FORMAT,
             }),
+            (None, None) => Err(StoreError::Foreign { path }),
         }
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), Attempt> {
+        let plan = self.log.plan(changes);
         let syncs = Cell::new(None);
         let result = guarded(|| {
             let mut transaction = self.database.begin_write()?;
@@ -324,16 +329,13 @@ impl Handle {
             transaction
                 .set_durability(Durability::Immediate)
                 .map_err(Error::from)?;
-            apply(&transaction, changes)?;
-            transaction
-                .open_table(META)?
-                .insert(META_COMMITS, self.commits + 1)?;
+            self.log.write(&transaction, &plan, changes)?;
             syncs.set(Some(self.watch.syncs()));
             Ok(transaction.commit()?)
         });
         match result {
             Ok(()) => {
-                self.commits += 1;
+                self.log.committed(plan, changes);
                 Ok(())
             }
             // The switch to the new state comes after the first sync of a two-phase commit.
@@ -343,49 +345,10 @@ impl Handle {
             }),
         }
     }
-
-    /// Not guarded: the file was checked, and a panic of the caller's closure is the caller's.
-    fn load(&self, table: Table, each: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), Error> {
-        let transaction = self.database.begin_read()?;
-        let table = match transaction.open_table(definition(table)) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            table => table?,
-        };
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            each(key.value(), Bytes::copy_from_slice(value.value()));
-        }
-        Ok(())
-    }
 }
 
-fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-    TableDefinition::new(table.name())
-}
-
-/// Applies a group in its order, opening each table once.
-fn apply(transaction: &::redb::WriteTransaction, changes: &[Change]) -> Result<(), Error> {
-    // A node has a handful of tables: looking through them beats hashing their names.
-    let mut tables = Vec::new();
-    for change in changes {
-        let position = tables.iter().position(|(table, _)| *table == change.table);
-        let at = match position {
-            Some(at) => at,
-            None => {
-                tables.push((
-                    change.table,
-                    transaction.open_table(definition(change.table))?,
-                ));
-                tables.len() - 1
-            }
-        };
-        let entries = &mut tables[at].1;
-        match &change.value {
-            Some(value) => drop(entries.insert(change.key.as_slice(), &value[..])?),
-            None => drop(entries.remove(change.key.as_slice())?),
-        }
-    }
-    Ok(())
+fn definition(table: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table)
 }
 
 fn open_checked(path: &Path, watched: Watched, check: Check) -> Result<Database, Error> {
@@ -398,7 +361,7 @@ fn open_checked(path: &Path, watched: Watched, check: Check) -> Result<Database,
     // A recovery has checked everything already.
     let unchecked = check == Check::Everything && !recovered.get();
     if unchecked && !database.check_integrity()? {
-        log::warn!(
+        ::log::warn!(
             "{}: the record of free pages was rebuilt; all entries are whole",
             path.display()
         );
@@ -406,16 +369,14 @@ fn open_checked(path: &Path, watched: Watched, check: Check) -> Result<Database,
     Ok(database)
 }
 
-/// Format and number of the last commit; `None` if the database was not written by a peerloop.
-fn read_meta(database: &Database) -> Result<Option<(u64, u64)>, Error> {
+/// The format; `None` if the database was not written by a peerloop.
+fn read_format(database: &Database) -> Result<Option<u64>, Error> {
     let meta = match database.begin_read()?.open_table(META) {
         Err(TableError::Storage(error)) => return Err(error.into()),
         Err(_) => return Ok(None),
         Ok(meta) => meta,
     };
-    let format = meta.get(META_FORMAT)?.map(|value| value.value());
-    let commits = meta.get(META_COMMITS)?.map(|value| value.value());
-    Ok(format.zip(commits))
+    Ok(meta.get(META_FORMAT)?.map(|value| value.value()))
 }
 
 /// Tells an empty file and somebody else's from a damaged database, and keeps redb from making

@@ -3,16 +3,24 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
 
 use super::*;
 use crate::store::{Key, Outcome, VALUE_BYTES_MAX};
 use disk::{Disk, Room};
 
 mod disk;
+mod rates;
 
 const A: Table = Table::new("a");
 const B: Table = Table::new("b");
+
+/// So that the workload fills logs, folds them in several slices and has direct values.
+const SMALL: Bounds = Bounds {
+    log_bytes_max: 8 << 10,
+    slice_bytes_min: 2 << 10,
+    logged_bytes_max: 16 << 10,
+    record_bytes_max: 24 << 10,
+};
 
 type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
@@ -69,7 +77,7 @@ fn workload() -> Vec<Vec<Change>> {
 }
 
 fn over(disk: &Disk) -> Result<Redb, StoreError> {
-    Redb::over(Box::new(disk.clone()))
+    Redb::over(Box::new(disk.clone()), SMALL)
 }
 
 /// A disk with an empty database.
@@ -160,29 +168,21 @@ fn a_database_of_another_program_or_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("peerloop.redb");
     let database = Database::create(&file).unwrap();
-    let write = |key, value| {
+    let write = |database: &Database, key| {
         let transaction = database.begin_write().unwrap();
-        transaction
-            .open_table(META)
-            .unwrap()
-            .insert(key, value)
-            .unwrap();
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert(key, 7).unwrap();
+        drop(meta);
         transaction.commit().unwrap();
     };
-    write(META_FORMAT, 7);
+    write(&database, "other");
     drop(database);
     assert!(matches!(
         Redb::open(dir.path()),
         Err(StoreError::Foreign { .. })
     ));
     let database = Database::create(&file).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction
-        .open_table(META)
-        .unwrap()
-        .insert(META_COMMITS, 1)
-        .unwrap();
-    transaction.commit().unwrap();
+    write(&database, META_FORMAT);
     drop(database);
     let error = Redb::open(dir.path()).err();
     assert!(matches!(
@@ -523,36 +523,6 @@ fn every_bit_is_refused_or_without_effect() {
             }
         }
         println!("sample {which}: {refused} of {tried} refused");
-    }
-}
-
-/// Prints what a commit costs on this machine's disk. Run by hand, in release:
-/// `cargo test --release --lib commit_rates -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn commit_rates() {
-    let dir = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
-    let mut store = Redb::open(dir.path()).unwrap();
-    for size in [1, 64] {
-        let (mut commits, start) = (0_u32, Instant::now());
-        while start.elapsed().as_secs() < 5 {
-            let key = |i: u32| {
-                let mut key = [0; 20];
-                key[..4]
-                    .copy_from_slice(&(commits * size + i).wrapping_mul(0x9E37_79B9).to_be_bytes());
-                key
-            };
-            let group: Vec<_> = (0..size)
-                .map(|i| Change::put(A, key(i), vec![7; 200]))
-                .collect();
-            store.commit(&group).unwrap();
-            commits += 1;
-        }
-        let rate = f64::from(commits) / start.elapsed().as_secs_f64();
-        println!(
-            "{size} changes: {rate:.0} commits/s, {:.0} changes/s",
-            rate * f64::from(size)
-        );
     }
 }
 
