@@ -1,19 +1,24 @@
 //! The durable store: one redb file in the data directory.
 //!
-//! A commit is one redb transaction, written in two phases (pages and slot, fsync, switch,
-//! fsync). Two rather than one, because a crash leaves the last one-phase commit to be judged by
-//! its checksums: a flipped bit in it looks like a commit that never finished, and acknowledged
-//! entries would vanish without a word. After two phases it is damage, and refused. It also
-//! gives peers, who choose the bytes, no say in what passes for a finished commit. The second
-//! fsync takes a third off the rate of single changes and a twelfth off groups of 64 (3,050 and
-//! 520 commits/s on the 2-core virtual machine with ext4 where this was decided).
+//! A commit is one redb transaction. It writes its changes as one record of a log, which later
+//! commits carry into the tables, so it costs little more than its fsyncs.
+//!
+//! A transaction is written in two phases (pages and slot, fsync, switch, fsync). Two rather than
+//! one, because a crash leaves the last one-phase commit to be judged by its checksums: a flipped
+//! bit in it looks like a commit that never finished, and acknowledged entries would vanish
+//! without a word. After two phases it is damage, and refused. The checksums and numbers of the
+//! log's records cannot replace that: where redb goes back one commit, they are gone with it and
+//! all is in order; and a log outside of redb would end in a record that is either torn or
+//! damaged, the same question again. It also gives peers, who choose the bytes, no say in what
+//! passes for a finished commit.
 //!
 //! **Errors.** redb refuses everything after the first fault. What happens then depends on it:
 //! - No room (ENOSPC, EDQUOT, EFBIG on a write): the database is reopened, which recovers it as
 //!   after a crash. The commit may have landed nevertheless (the fault can come after the switch,
-//!   from the tidying up behind it). So every transaction also writes its number, and the number
-//!   found on reopening decides: ours means that the commit is there and was synced by the
-//!   recovery, and it is acknowledged; the one before means that nothing happened.
+//!   from the tidying up behind it). So every transaction writes its number, that of its record,
+//!   and the last one found on reopening decides: ours means that the commit is there and was
+//!   synced by the recovery, and it is acknowledged; the one before means that nothing happened.
+//!   What a commit folds of the log is part of its transaction, and shares its fate.
 //! - Anything else, and any error of fsync whatever its number: [`StoreError::Failed`], for good.
 //!   After a failed fsync the system's cache and the disk differ, and a second fsync succeeds
 //!   without writing: neither retrying nor reopening can find out what is safe. Somebody has to
@@ -30,7 +35,7 @@
 //! protect against a disk that acknowledges fsync and does not write.
 //!
 //! Invariants: the directory stays locked from `open` to drop, also while the database is
-//! reopened; `commits` in memory equals the number in the file whenever a handle is open; a
+//! reopened; the log in memory agrees with the one in the file whenever a handle is open; a
 //! database never has its name before it is complete.
 
 use std::cell::Cell;
@@ -69,6 +74,7 @@ const FORMAT: u64 = 2;
 const REDB_FORMAT: u64 = 3;
 
 /// What a commit may need on top of its values: copied inner pages, and the growth of the file.
+/// A slice of the log may need more, but the first commits after a full disk fold nothing.
 const ROOM_EXTRA_BYTES: usize = 1024 * 1024;
 
 /// The store's own table; the slash keeps it apart from every [`Table`].
@@ -296,8 +302,14 @@ impl Handle {
         let opened = guarded(|| {
             let database = open_checked(path, watched, check)?;
             let format = read_format(&database)?;
+            let owed_bytes = match check {
+                // What was owed when the database was closed is less than this.
+                Check::Everything => bounds.slice_bytes_min,
+                // There may be room for a record, but hardly for a slice.
+                Check::AsAfterCrash => 0,
+            };
             let log = match format {
-                Some(FORMAT) => Some(Log::read(&database, bounds)?),
+                Some(FORMAT) => Some(Log::read(&database, bounds, owed_bytes)?),
                 _ => None,
             };
             Ok((database, format, log))

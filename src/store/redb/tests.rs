@@ -8,27 +8,27 @@ use super::*;
 use crate::store::{Key, Outcome, VALUE_BYTES_MAX};
 use disk::{Disk, Room};
 
-mod disk;
+pub(super) mod disk;
 mod rates;
 
-const A: Table = Table::new("a");
-const B: Table = Table::new("b");
+pub(super) const A: Table = Table::new("a");
+pub(super) const B: Table = Table::new("b");
 
 /// So that the workload fills logs, folds them in several slices and has direct values.
-const SMALL: Bounds = Bounds {
+pub(super) const SMALL: Bounds = Bounds {
     log_bytes_max: 8 << 10,
     slice_bytes_min: 2 << 10,
     logged_bytes_max: 16 << 10,
     record_bytes_max: 24 << 10,
 };
 
-type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+pub(super) type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
 fn put(table: Table, key: u8, value: impl Into<Bytes>) -> Change {
     Change::put(table, [key; 20], value)
 }
 
-fn read(store: &mut Redb) -> Result<Entries, StoreError> {
+pub(super) fn read(store: &mut Redb) -> Result<Entries, StoreError> {
     let mut entries = Entries::new();
     for table in [A, B] {
         let mut last = None;
@@ -41,7 +41,7 @@ fn read(store: &mut Redb) -> Result<Entries, StoreError> {
     Ok(entries)
 }
 
-fn apply_to(entries: &mut Entries, changes: &[Change]) {
+pub(super) fn apply_to(entries: &mut Entries, changes: &[Change]) {
     for change in changes {
         let key = (change.table, change.key.as_slice().to_vec());
         match &change.value {
@@ -52,7 +52,7 @@ fn apply_to(entries: &mut Entries, changes: &[Change]) {
 }
 
 /// A few groups with every kind of change, small and beyond a page.
-fn workload() -> Vec<Vec<Change>> {
+pub(super) fn workload() -> Vec<Vec<Change>> {
     let big = |byte| vec![byte; 20_000];
     vec![
         vec![put(A, 1, "one"), put(A, 2, big(2)), put(B, 1, "")],
@@ -73,15 +73,27 @@ fn workload() -> Vec<Vec<Change>> {
             put(A, 4, big(4)),
             Change::remove(B, [9; 20]),
         ],
+        // The rest of the first log is folded, and the second one is full.
+        (20..70).map(|key| put(A, key, vec![key; 90])).collect(),
+        // Direct over logged, logged over direct, in both logs.
+        vec![
+            put(A, 69, big(69)),
+            put(A, 4, "small"),
+            put(A, 60, "older"),
+            put(A, 60, big(60)),
+            put(A, 61, big(61)),
+            put(A, 61, "newer"),
+        ],
+        (70..78).map(|key| put(B, key, vec![key; 90])).collect(),
     ]
 }
 
-fn over(disk: &Disk) -> Result<Redb, StoreError> {
+pub(super) fn over(disk: &Disk) -> Result<Redb, StoreError> {
     Redb::over(Box::new(disk.clone()), SMALL)
 }
 
 /// A disk with an empty database.
-fn blank() -> Disk {
+pub(super) fn blank() -> Disk {
     let disk = Disk::default();
     Handle::create(disk.path(), disk.backend().unwrap()).unwrap();
     disk
