@@ -110,6 +110,8 @@ struct Part {
     bytes: usize,
 }
 
+type Entries<'a> = ::redb::Table<'a, &'static [u8], &'static [u8]>;
+
 /// The new value of a key; `None` removes it.
 type Logged = Option<Bytes>;
 
@@ -246,14 +248,26 @@ impl Log {
                 folded.insert((), (table, key.as_slice()))?;
             }
         }
-        for &at in &plan.direct {
-            let change = &changes[at];
-            let mut table = transaction.open_table(definition(change.table.name()))?;
-            set(&mut table, &change.key, change.value.as_ref())?;
+        let mut direct = plan.direct.iter().peekable();
+        for (at, change) in changes.iter().enumerate() {
+            let is_direct = direct.next_if_eq(&&at).is_some();
+            if is_direct || change.value.is_none() {
+                let mut table = transaction.open_table(definition(change.table.name()))?;
+                if is_direct || self.has_large(&table, &change.key)? {
+                    set(&mut table, &change.key, change.value.as_ref())?;
+                }
+            }
         }
         let mut log = transaction.open_table(LOGS[self.active])?;
         log.insert(self.commits + 1, &plan.record[..])?;
         Ok(())
+    }
+
+    /// A large value that is removed is removed at once, besides being logged: its room may be
+    /// what somebody on a full disk is waiting for.
+    fn has_large(&self, table: &Entries<'_>, key: &Key) -> Result<bool, Error> {
+        let value = table.get(key.as_slice())?;
+        Ok(value.is_some_and(|value| value.value().len() > self.bounds.logged_bytes_max))
     }
 
     /// After the commit of what was planned.
@@ -408,11 +422,7 @@ impl Part {
     }
 }
 
-fn set(
-    table: &mut ::redb::Table<&'static [u8], &'static [u8]>,
-    key: &Key,
-    value: Option<&Bytes>,
-) -> Result<(), Error> {
+fn set(table: &mut Entries<'_>, key: &Key, value: Option<&Bytes>) -> Result<(), Error> {
     match value {
         Some(value) => drop(table.insert(key.as_slice(), &value[..])?),
         None => drop(table.remove(key.as_slice())?),
