@@ -17,6 +17,9 @@
 //! Large values are not written twice: they go into their tables at once (they are *direct*), and
 //! the record only says so, to have older logged values of the key forgotten.
 //!
+//! A record stays where it was written until its log goes, so a file that had been fuller gives
+//! its room back to the system later than without a log; the store itself uses it again at once.
+//!
 //! Nothing is folded at the start or the end, nor while nothing comes in: reading the log is
 //! bounded and cheaper than folding it, and a node whose disk is full can start and be read.
 //!
