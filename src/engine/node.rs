@@ -452,6 +452,8 @@ impl<S: Service> Node<S> {
     /// One write to one connection.
     fn flush(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
+        // What others wrote to it counts too.
+        pause_if_full(&mut self.hub, slot);
         let Hub {
             ports,
             queues,
