@@ -46,6 +46,8 @@ pub struct Hub<S: Service> {
     /// Put off until the service calls of this turn are over.
     pub(super) notes: VecDeque<(ConnId, S::Note)>,
     pub(super) dials: VecDeque<Dial<S::Conn>>,
+    /// Timers for the next turn. As many as the service has pieces of work.
+    pub(super) soon: VecDeque<S::Timer>,
     pub(super) jobs: VecDeque<S::Job>,
     pub(super) jobs_under_way: usize,
     pub(super) dials_under_way: usize,
@@ -72,6 +74,7 @@ impl<S: Service> Hub<S> {
             ended: VecDeque::new(),
             notes: VecDeque::new(),
             dials: VecDeque::new(),
+            soon: VecDeque::new(),
             jobs: VecDeque::new(),
             jobs_under_way: 0,
             dials_under_way: 0,
@@ -196,6 +199,12 @@ impl<S: Service> Hub<S> {
         Some(self.wheel.arm(self.now + after, Alarm::Service(timer)))
     }
 
+    /// Fires `timer` in the next turn, which comes without sleep: for long work that is done in pieces, so that
+    /// the connections are served between them.
+    pub fn soon(&mut self, timer: S::Timer) {
+        self.soon.push_back(timer);
+    }
+
     /// Disarms a timer; one that fired already is a no-op.
     pub fn cancel(&mut self, timer: TimerId) {
         if self.wheel.cancel(timer).is_some() {
@@ -237,6 +246,11 @@ impl<S: Service> Hub<S> {
             self.stats.stale += 1;
         }
         open.then_some(())
+    }
+
+    /// What a service gets that is called for connection `id`.
+    pub(super) fn cx(&mut self, id: ConnId) -> Cx<'_, S> {
+        Cx { id, hub: self }
     }
 
     /// Takes a slot.

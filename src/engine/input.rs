@@ -53,6 +53,9 @@ impl Stash {
     }
 
     pub(super) fn append(&mut self, more: &[u8]) {
+        if more.is_empty() {
+            return;
+        }
         if self.start > 0 {
             self.bytes.copy_within(self.start.., 0);
             self.bytes.truncate(self.bytes.len() - self.start);

@@ -16,8 +16,9 @@ pub struct Limits {
     /// Bytes read from one connection in one turn, and the size of the shared read buffer. 64 KiB is
     /// where a larger read no longer saves time on loopback, and costs the others about 10 us.
     pub read_bytes_per_turn: usize,
-    /// Messages served for one connection in one turn: 64 small ones cost the others about 30 us.
-    pub messages_per_turn: usize,
+    /// Steps ([`super::Step`]: messages, or parts of longer ones) of one connection in one turn: 64 small ones
+    /// cost the others about 20 us.
+    pub steps_per_turn: usize,
     /// Bytes offered to one connection in one write; the rest goes in the next turn.
     pub write_bytes_per_turn: usize,
     /// Connections accepted in one turn: enough to empty a burst in a few turns while those that are
@@ -75,7 +76,7 @@ impl Default for Limits {
             conns_max: 1_000_000,
             dials_max: 1024,
             read_bytes_per_turn: 64 * KIB,
-            messages_per_turn: 64,
+            steps_per_turn: 64,
             write_bytes_per_turn: 256 * KIB,
             accepts_per_turn: 64,
             input_bytes_max: 64 * KIB,
@@ -115,7 +116,7 @@ impl Limits {
             "one read fits the input"
         );
         assert!(
-            self.messages_per_turn > 0 && self.write_bytes_per_turn > 0,
+            self.steps_per_turn > 0 && self.write_bytes_per_turn > 0,
             "a turn does something"
         );
         assert!(

@@ -82,6 +82,16 @@ impl Entries {
         }
         removed.len() - first == count
     }
+
+    /// The same once `key` has `value`, in place of what it has now.
+    pub fn memory_bytes_with(&self, key: Id, value: &Bytes) -> u64 {
+        self.memory_bytes() - self.get(key).map_or(0, entry_bytes) + entry_bytes(value)
+    }
+}
+
+/// Roughly what an entry with this value takes in memory.
+pub fn entry_bytes(value: &Bytes) -> u64 {
+    value.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]

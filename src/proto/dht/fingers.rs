@@ -11,6 +11,9 @@ use super::routing::Member;
 /// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
 const FINGER_EVERY: Ticks = Ticks::from_secs(1);
 
+/// The same in the first round after joining: a new member has its fingers within half a second.
+const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
+
 /// From a claim to be our prev to the question whether it is.
 const PREV_AFTER: Ticks = Ticks::from_secs(2);
 
@@ -20,7 +23,8 @@ impl DhtNode {
         let was_alone = self.routing.is_alone();
         self.routing.set_next(next);
         if was_alone && !self.routing.is_alone() && !self.finger_armed {
-            self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
+            self.finger_round = 0;
+            self.finger_armed = hub.arm(FIRST_FINGERS_EVERY, Timer::Finger).is_some();
         }
     }
 
@@ -34,6 +38,7 @@ impl DhtNode {
         self.finger = match self.finger.checked_sub(1) {
             Some(i) if !self.routing.owns(me.plus_power_of_two(i)) => i,
             _ => {
+                self.finger_round += 1;
                 self.look_up_prev(hub);
                 Id::BITS - 1
             }
@@ -44,7 +49,12 @@ impl DhtNode {
             let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
             client::start(self, hub, operation, Tag::Finger);
         }
-        self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
+        let every = if self.finger_round < 2 {
+            FIRST_FINGERS_EVERY
+        } else {
+            FINGER_EVERY
+        };
+        self.finger_armed = hub.arm(every, Timer::Finger).is_some();
     }
 
     /// UPDATE_PREV. A claim that is farther than what we know is right when the closer node left or never came to

@@ -97,6 +97,7 @@ impl DhtNode {
             Phase::Sending => {}
             Phase::Answer => return,
         }
+        hand_over.sending.log_progress(cx.now());
         match hand_over.sending.step(&self.entries, cx) {
             Sent::Again => cx.notify(id, Note::Go),
             Sent::Full => {}

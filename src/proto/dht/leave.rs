@@ -174,6 +174,7 @@ impl DhtNode {
         if leave.conn != Some(id) || leave.phase != Phase::Send {
             return;
         }
+        leave.sending.log_progress(cx.now());
         match leave.sending.step(&self.entries, cx) {
             Sent::Again => cx.notify(id, super::node::Note::Go),
             Sent::Full => {}

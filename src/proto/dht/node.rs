@@ -9,8 +9,9 @@
 //! crash could still take back. A write into a range that is being handed over is held: see [`super::held`].
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
-//! unfinished values hold; a connection has at most one write under way; there is at most one [`Transfer`] at a time;
-//! a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
+//! unfinished values hold, `writing_bytes` that of what durable writes under way will add at most; a connection has
+//! at most one write under way; there is at most one [`Transfer`] at a time; a key that is not ours by
+//! [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use std::net::SocketAddrV4;
 
@@ -20,7 +21,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violatio
 
 use super::absorb::Absorb;
 use super::client::{self, Host, OpId, Operations};
-use super::entries::Entries;
+use super::entries::{self, Entries};
 use super::handover::HandOver;
 use super::held::Held;
 use super::id::Id;
@@ -43,7 +44,7 @@ pub struct Config {
     pub value_bytes_max: u64,
     /// Bytes of values that are being received and not complete, over all connections.
     pub staged_bytes_max: u64,
-    /// Memory of all entries; a write beyond it is answered `0`.
+    /// Memory of all entries, writes under way included; a write beyond it is answered `0`.
     pub entries_bytes_max: u64,
 }
 
@@ -223,6 +224,7 @@ pub struct DhtNode {
     pub(super) routing: Routing,
     pub(super) entries: Entries,
     pub(super) staged_bytes: u64,
+    pub(super) writing_bytes: u64,
     pub(super) role: Role,
     pub(super) transfer: Transfer,
     pub(super) parked: Parked,
@@ -232,6 +234,8 @@ pub struct DhtNode {
     pub(super) submitted: u64,
     pub(super) written: u64,
     pub(super) finger: usize,
+    /// Rounds of finger look-ups begun since we were alone.
+    pub(super) finger_round: u64,
     pub(super) finger_armed: bool,
     pub(super) prev_armed: bool,
     /// Outcomes of [`Tag::Test`].
@@ -248,6 +252,7 @@ impl DhtNode {
             routing,
             entries,
             staged_bytes: 0,
+            writing_bytes: 0,
             role: Role::Member,
             transfer: Transfer::None,
             parked: Parked::default(),
@@ -256,6 +261,7 @@ impl DhtNode {
             submitted: 0,
             written: 0,
             finger: 0,
+            finger_round: 0,
             finger_armed: false,
             prev_armed: false,
             #[cfg(test)]
@@ -422,9 +428,8 @@ impl DhtNode {
     /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
     /// or at the node that owns the key by now.
     fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
-        let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        if more_bytes > 0
-            && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
+        if let Some(value) = &value
+            && self.is_full_for(key, value)
         {
             log::warn!(
                 "{} refused a value: the entries are at entries_bytes_max",
@@ -450,6 +455,17 @@ impl DhtNode {
         }
         wire::put_ack(cx.out(), false);
         Step::Done(used)
+    }
+
+    /// Storing `value` would pass entries_bytes_max.
+    fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
+        let room_bytes = self
+            .config
+            .entries_bytes_max
+            .saturating_sub(self.writing_bytes);
+        // What it replaces is looked up only where it can matter.
+        self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
+            && self.entries.memory_bytes_with(key, value) > room_bytes
     }
 
     /// Commits a write of `conn`, or passes it on when the key is another's by now. Where this returns true the
@@ -482,8 +498,16 @@ impl DhtNode {
 
     /// Gives changes to the worker; false at its limit.
     pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
+        // What a transfer writes is in memory, and counted, already.
+        let adds_bytes = match &changes {
+            Changes::One(_, Some(value)) => entries::entry_bytes(value),
+            Changes::One(_, None) | Changes::Many(_) => 0,
+        };
         let submitted = hub.submit(Write { changes, then }).is_ok();
-        self.submitted += u64::from(submitted);
+        if submitted {
+            self.submitted += 1;
+            self.writing_bytes += adds_bytes;
+        }
         submitted
     }
 
@@ -657,6 +681,9 @@ impl Service for DhtNode {
             write: Write { changes, then },
             committed,
         } = done;
+        if let Changes::One(_, value) = &changes {
+            self.writing_bytes -= value.as_ref().map_or(0, entries::entry_bytes);
+        }
         match (then, changes) {
             (Then::Acknowledge(conn), Changes::One(key, value)) => {
                 if committed {
@@ -707,3 +734,6 @@ impl Host for DhtNode {
         self.swept(hub);
     }
 }
+
+#[cfg(test)]
+mod tests;

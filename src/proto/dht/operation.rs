@@ -80,9 +80,9 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Trying again would end the same way.
+    /// Trying again would end the same way, or take as long again.
     fn is_final(&self) -> bool {
-        matches!(self, Failure::TooLarge { .. })
+        matches!(self, Failure::TooLarge { .. } | Failure::TimedOut { .. })
     }
 }
 
@@ -337,14 +337,19 @@ impl Operation {
         out: &mut Vec<u8>,
     ) -> Result<Option<(Step, Next)>, Violation> {
         let Input { bytes, seen } = input;
-        let before = self.expect;
+        let stage = self.stage;
         let read =
-            match before {
+            match self.expect {
                 Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
                 Expect::Location => wire::address(bytes, seen)?
                     .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
-                Expect::Owned => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Took(used), self.owned(yes, out))),
+                Expect::Owned => wire::ack(bytes, seen)?.map(|(yes, used)| {
+                    let next = self.owned(yes, out);
+                    // An owner may hold back a write while its range moves: not a line that is late.
+                    let is_write = self.expect == Expect::Accepted;
+                    let step = if is_write { Step::Done } else { Step::Took };
+                    (step(used), next)
+                }),
                 Expect::Presence => wire::ack(bytes, seen)?
                     .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
                 Expect::Accepted => wire::ack(bytes, seen)?
@@ -353,7 +358,8 @@ impl Operation {
                     .map(|(n, used)| (Step::Took(used), self.length(n, out))),
                 Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
             };
-        self.answered |= read.is_some() && before != Expect::Location;
+        // What ended a stage is no answer to the command of the next one.
+        self.answered |= read.is_some() && self.stage == stage;
         Ok(read)
     }
 
@@ -506,3 +512,6 @@ impl Operation {
         Next::RetryAfter(Ticks(doubled.min(self.bounds.backoff_max.0)))
     }
 }
+
+#[cfg(test)]
+mod tests;

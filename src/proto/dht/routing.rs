@@ -132,3 +132,6 @@ impl Routing {
         finger.unwrap_or(self.next)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,7 @@ fn assert_nothing_left(world: &World<lines::Lines>, id: NodeId) {
 fn tight() -> Limits {
     Limits {
         read_bytes_per_turn: 512,
-        messages_per_turn: 3,
+        steps_per_turn: 3,
         write_bytes_per_turn: 1000,
         input_bytes_max: 2048,
         output_bytes_high: 20_000,
