@@ -219,13 +219,22 @@ fn one_that_says_nothing() {
 fn a_hop_that_is_not_there() {
     let there = talk(&[("LOCATE\nK\n", A), ("REMOVE\nK\n", "1\n1\n")], Then::Stay);
     let away = talk(&[("LOCATE\nK\n", B)], Then::Stay);
-    let lab = Lab::one(Verb::Remove).server(addr(1), vec![away.clone(), there]);
+    // A is asked for a way round B, and knows none.
+    let detour = talk(&[("LOCATE\nD\n", A)], Then::Stay);
+    let talks = vec![away.clone(), detour.clone(), there];
+    let lab = Lab::one(Verb::Remove).server(addr(1), talks);
     assert_eq!(
         lab.run().only(),
         &Ok(Outcome::Removed),
         "the ring got over it"
     );
-    let run = Lab::one(Verb::Remove).server(addr(1), vec![away]).run();
-    let (addr, kind) = (addr(2), ErrorKind::ConnectionRefused);
+    let once = Bounds {
+        attempts_max: 1,
+        ..Bounds::default()
+    };
+    let run = Lab::bounded(Verb::Remove, once)
+        .server(addr(1), vec![away, detour])
+        .run();
+    let (addr, kind) = (addr(2), ErrorKind::HostUnreachable);
     assert_eq!(run.only(), &Err(Failure::Unreachable { addr, kind }));
 }

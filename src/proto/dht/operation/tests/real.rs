@@ -138,8 +138,11 @@ fn results_are_in_the_order_of_the_tasks_whatever_ends_first() {
         attempts_max: 1,
         ..Bounds::default()
     };
+    // A is asked for a way round it, and knows none.
+    let detour = talk(&[("LOCATE\nD\n", A)], Then::Stay);
     let lab = Lab::new((0..30).map(tasks).collect(), bounds, limits(), 1);
-    let run = lab.server(addr(1), vec![good.clone(), good, away]).run();
+    let talks = vec![good.clone(), good, away, detour];
+    let run = lab.server(addr(1), talks).run();
     for (n, result) in run.results.iter().enumerate() {
         let is_good = result.as_ref().is_some_and(Result::is_ok);
         assert_eq!(is_good, n % 3 != 2, "task {n}: {result:?}");
