@@ -357,7 +357,7 @@ impl Report {
                 stored: Some(true),
                 ..report
             },
-            Outcome::PrevUpdated => report,
+            Outcome::PrevUpdated | Outcome::Told(_) => report,
             Outcome::Removed => Report {
                 removed: Some(true),
                 ..report

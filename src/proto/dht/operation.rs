@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::engine::{Deadline, End, Input, Step, Ticks, Violation};
 
 use super::id::Id;
+use super::stat::{self, Stat};
 use super::wire::{self, Request};
 
 /// What is wanted with a key.
@@ -31,6 +32,15 @@ pub enum Verb {
     Remove,
     /// Tell a node, which is not looked for, that the one at this address is before it.
     UpdatePrev(SocketAddrV4),
+    /// XSTAT of a node, which is not looked for.
+    Stat,
+}
+
+impl Verb {
+    /// The owner of the key is looked for; the others are for the node that is asked.
+    fn looks_for_owner(&self) -> bool {
+        !matches!(self, Verb::UpdatePrev(_) | Verb::Stat)
+    }
 }
 
 /// What came of it.
@@ -44,6 +54,7 @@ pub enum Outcome {
     Inserted,
     Removed,
     PrevUpdated,
+    Told(Stat),
 }
 
 /// Why an operation was given up, or a try of it failed.
@@ -147,6 +158,8 @@ enum Expect {
     Value { left_bytes: u64 },
     /// INSERT's or REMOVE's "done".
     Accepted,
+    /// All lines of XSTAT.
+    Stat,
 }
 
 /// What is sent when a connection is there.
@@ -183,15 +196,16 @@ impl Operation {
     /// # Panics
     /// If `contacts` is empty.
     pub fn new(verb: Verb, key: Id, contacts: Vec<SocketAddrV4>, bounds: Bounds) -> Operation {
+        let looks = verb.looks_for_owner();
         Operation {
             verb,
             key,
             bounds,
             at: contacts[0],
             contacts,
-            stage: Stage::Locate,
+            stage: if looks { Stage::Locate } else { Stage::Command },
             expect: Expect::Nothing,
-            answered: false,
+            answered: !looks,
             hops: 0,
             attempts: 0,
             distance: None,
@@ -202,8 +216,7 @@ impl Operation {
     /// UPDATE_PREV at `next`: `prev` is before it.
     pub fn update_prev(prev: SocketAddrV4, next: SocketAddrV4, bounds: Bounds) -> Operation {
         let verb = Verb::UpdatePrev(prev);
-        let operation = Operation::new(verb, Id::of_addr(next), vec![next], bounds);
-        Operation { stage: Stage::Command, answered: true, ..operation }
+        Operation::new(verb, Id::of_addr(next), vec![next], bounds)
     }
 
     /// Hops of the last try: nodes asked after the first.
@@ -219,10 +232,7 @@ impl Operation {
     /// The time of [`Next::RetryAfter`] is over.
     pub fn retry(&mut self) -> Next {
         self.at = self.contacts[self.attempts as usize % self.contacts.len()];
-        self.stage = match self.verb {
-            Verb::UpdatePrev(_) => Stage::Command,
-            _ => Stage::Locate,
-        };
+        self.stage = if self.verb.looks_for_owner() { Stage::Locate } else { Stage::Command };
         self.hops = 0;
         self.distance = None;
         Next::Dial(self.at)
@@ -283,6 +293,7 @@ impl Operation {
             (Stage::Command, Verb::UpdatePrev(prev)) => {
                 (Request::UpdatePrev(*prev), Expect::Accepted)
             }
+            (Stage::Command, Verb::Stat) => (Request::Stat, Expect::Stat),
             (Stage::Command, Verb::Contains | Verb::Locate | Verb::Closest) => {
                 (Request::Contains(key), Expect::Owned)
             }
@@ -309,6 +320,8 @@ impl Operation {
                     .map(|(yes, used)| (Step::Done(used), Next::Finished(Ok(self.present(yes))))),
                 Expect::Accepted => wire::ack(bytes, seen)?
                     .map(|(yes, used)| (Step::Done(used), self.accepted(yes))),
+                Expect::Stat => stat::read(bytes)?
+                    .map(|(stat, used)| (Step::Done(used), Next::Finished(Ok(Outcome::Told(stat))))),
                 Expect::Length => wire::number(bytes, seen)?
                     .map(|(n, used)| (Step::Took(used), self.length(n, out))),
                 Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
@@ -362,7 +375,7 @@ impl Operation {
                 (Expect::Presence, Next::Wait)
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),
-            (_, Verb::Remove | Verb::UpdatePrev(_)) => (Expect::Accepted, Next::Wait),
+            (_, Verb::Remove | Verb::UpdatePrev(_) | Verb::Stat) => (Expect::Accepted, Next::Wait),
             (_, Verb::Insert(value)) => {
                 wire::put_number(out, value.len() as u64);
                 (Expect::Accepted, Next::Send(value.clone()))
