@@ -5,6 +5,7 @@
 mod demo;
 mod dht;
 mod print;
+mod stress;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,11 @@ enum Command {
         #[command(subcommand)]
         command: dht::Command,
     },
+    /// Many nodes on loopback under load: does everything hold that was promised?
+    Stress {
+        #[command(subcommand)]
+        command: stress::Command,
+    },
     /// Start what there is on loopback, put real input through it, and clean up
     Demo(demo::Demo),
 }
@@ -50,6 +56,7 @@ pub fn run() -> ExitCode {
     init_log(cli.verbose);
     let result = match cli.command {
         Command::Dht { command } => command.run(),
+        Command::Stress { command } => command.run(),
         Command::Demo(demo) => demo.run(),
     };
     match result {

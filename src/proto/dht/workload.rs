@@ -69,6 +69,8 @@ pub struct Lost {
     pub key: Id,
     pub want: Version,
     pub found: String,
+    /// Nobody answered for the key; whether its value is still there is not known.
+    pub unreadable: bool,
 }
 
 /// What an operation is for.
@@ -280,7 +282,8 @@ impl<M: Meter> Workload<M> {
             Ok(other) => format!("GET came to {other:?}"),
             Err(failure) => format!("and it cannot be read: {failure}"),
         };
-        Some(Lost { key: self.key(place), want: slot.acknowledged, found })
+        let (key, want) = (self.key(place), slot.acknowledged);
+        Some(Lost { key, want, found, unreadable: result.is_err() })
     }
 }
 
