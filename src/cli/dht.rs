@@ -1,5 +1,7 @@
 //! `peerloop dht`: a node, and the commands that talk to one.
 
+pub(super) mod ring;
+
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
@@ -37,6 +39,8 @@ pub(super) enum Command {
     Contains(KeyArgs),
     /// Print the address of the node that owns a name
     Locate(KeyArgs),
+    /// Walk the ring and show its members; exits 1 when something is inconsistent
+    Ring(ring::RingArgs),
 }
 
 #[derive(Args)]
@@ -131,6 +135,7 @@ impl Command {
             Command::Remove(args) => args.run(Verb::Remove),
             Command::Contains(args) => args.run(Verb::Contains),
             Command::Locate(args) => args.run(Verb::Locate),
+            Command::Ring(args) => args.run(),
         }
     }
 }
@@ -188,7 +193,10 @@ impl NodeArgs {
             reactor.node().with(|node, hub| node.join(hub, contacts));
         }
         reactor.run()?;
-        ensure!(!reactor.into_service().join_failed(), "the ring did not let us join; see the log");
+        ensure!(
+            !reactor.into_service().join_failed(),
+            "the ring did not let us join; see the log"
+        );
         Ok(Answer::Yes)
     }
 }

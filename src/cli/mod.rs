@@ -4,6 +4,7 @@
 
 mod demo;
 mod dht;
+mod draw;
 mod print;
 mod stress;
 

@@ -29,7 +29,10 @@ pub struct Caller<S: Service> {
 
 impl<S: Service> Clone for Caller<S> {
     fn clone(&self) -> Caller<S> {
-        Caller { calls: self.calls.clone(), waker: self.waker.clone() }
+        Caller {
+            calls: self.calls.clone(),
+            waker: self.waker.clone(),
+        }
     }
 }
 
@@ -66,7 +69,10 @@ impl<S: Service> Calls<S> {
     }
 
     pub(super) fn caller(&self, waker: &Arc<Waker>) -> Caller<S> {
-        Caller { calls: self.sender.clone(), waker: waker.clone() }
+        Caller {
+            calls: self.sender.clone(),
+            waker: waker.clone(),
+        }
     }
 
     /// Runs what waits. Whoever queues one more wakes the loop once more.

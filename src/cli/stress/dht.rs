@@ -46,7 +46,10 @@ pub(in crate::cli) struct DhtArgs {
 fn rate(text: &str) -> Result<f64> {
     const RATE_MAX: f64 = 100.0;
     let rate: f64 = text.parse()?;
-    ensure!((0.0..=RATE_MAX).contains(&rate), "expected a number from 0 to {RATE_MAX}");
+    ensure!(
+        (0.0..=RATE_MAX).contains(&rate),
+        "expected a number from 0 to {RATE_MAX}"
+    );
     Ok(rate)
 }
 
@@ -105,7 +108,10 @@ impl DhtArgs {
         }
         // An error on the way drops the ring, and with it every node.
         let mut go_on = || -> Result<()> {
-            ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; the nodes are stopped");
+            ensure!(
+                !interrupted.load(Ordering::Relaxed),
+                "interrupted; the nodes are stopped"
+            );
             Ok(())
         };
         let mut ring = Ring::start(self.nodes as usize, self.processes, &mut go_on)?;
@@ -141,7 +147,10 @@ impl DhtArgs {
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Extremes> {
         let (start, length) = (Instant::now(), Duration::from_secs(self.seconds));
-        let mut extremes = Extremes { least: ring.members(), most: ring.members() };
+        let mut extremes = Extremes {
+            least: ring.members(),
+            most: ring.members(),
+        };
         let mut events = 0_u64;
         while start.elapsed() < length {
             go_on()?;
@@ -164,7 +173,11 @@ impl DhtArgs {
         let nodes = self.nodes as usize;
         let (least, most) = ((nodes / 2).max(1), nodes * 2);
         if ring.members() <= least || (ring.len() < most && rand::rng().random()) {
-            return if ring.len() < most { ring.join() } else { Ok(()) };
+            return if ring.len() < most {
+                ring.join()
+            } else {
+                Ok(())
+            };
         }
         ring.leave()?;
         load.set_contacts(ring.contacts())
@@ -210,15 +223,29 @@ impl DhtArgs {
             checked: workload.checked(),
             wrong_reads: workload.wrong_reads().len(),
             lost: workload.lost().len(),
-            unreadable: workload.lost().iter().filter(|lost| lost.unreadable).count(),
+            unreadable: workload
+                .lost()
+                .iter()
+                .filter(|lost| lost.unreadable)
+                .count(),
         }
     }
 }
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Latency { p50, p90, p99, p99_9, max } = self.latency_ms;
-        let kind = if self.processes { "processes" } else { "threads" };
+        let Latency {
+            p50,
+            p90,
+            p99,
+            p99_9,
+            max,
+        } = self.latency_ms;
+        let kind = if self.processes {
+            "processes"
+        } else {
+            "threads"
+        };
         writeln!(
             f,
             "nodes       {} at the start, {} to {} in the run, {} at the end; {kind}",
@@ -238,7 +265,11 @@ impl std::fmt::Display for Summary {
             f,
             "latency ms  p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p99_9:.2}  max {max:.2}"
         )?;
-        writeln!(f, "hops        mean {:.2}, max {}", self.hops_mean, self.hops_max)?;
+        writeln!(
+            f,
+            "hops        mean {:.2}, max {}",
+            self.hops_mean, self.hops_max
+        )?;
         writeln!(
             f,
             "joins       {}, mean {:.0} ms; {} given up",
@@ -249,10 +280,18 @@ impl std::fmt::Display for Summary {
             "leaves      {}, mean {:.0} ms; {} failed",
             self.leaves, self.leave_mean_ms, self.leaves_failed
         )?;
-        writeln!(f, "checked     {} keys; {} wrong reads before", self.checked, self.wrong_reads)?;
+        writeln!(
+            f,
+            "checked     {} keys; {} wrong reads before",
+            self.checked, self.wrong_reads
+        )?;
         match self.unreadable {
             0 => writeln!(f, "lost        {}", self.lost),
-            n => writeln!(f, "lost        {}, of which {n} because nobody answers", self.lost),
+            n => writeln!(
+                f,
+                "lost        {}, of which {n} because nobody answers",
+                self.lost
+            ),
         }
     }
 }

@@ -71,7 +71,12 @@ impl Meter for Times {
     }
 
     fn finished(&mut self, finished: Finished) {
-        let Finished { kind, began, hops, done } = finished;
+        let Finished {
+            kind,
+            began,
+            hops,
+            done,
+        } = finished;
         if !done {
             self.given_up += 1;
             return;
@@ -99,20 +104,27 @@ impl Load {
         let bounds = Bounds::default();
         let workload = Workload::new(contacts, clients, KEYS_EACH, bounds, Times::new()?);
         let limits = Limits::default();
-        let limits = Limits { dials_max: limits.dials_max.max(clients), ..limits };
+        let limits = Limits {
+            dials_max: limits.dials_max.max(clients),
+            ..limits
+        };
         let mut reactor = Reactor::new(workload, limits)?;
         reactor.node().with(|workload, hub| workload.begin(hub));
         let caller = reactor.caller();
-        let thread = std::thread::Builder::new().name("clients".into()).spawn(move || {
-            reactor.run()?;
-            Ok(reactor.into_service())
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("clients".into())
+            .spawn(move || {
+                reactor.run()?;
+                Ok(reactor.into_service())
+            })?;
         Ok(Load { caller, thread })
     }
 
     /// From now on operations begin at one of these.
     pub(in crate::cli) fn set_contacts(&self, contacts: Vec<SocketAddrV4>) -> Result<()> {
-        Ok(self.caller.call(|workload, _| workload.set_contacts(contacts))?)
+        Ok(self
+            .caller
+            .call(|workload, _| workload.set_contacts(contacts))?)
     }
 
     /// Lets what is under way end and begins nothing new.
@@ -135,7 +147,10 @@ impl Load {
             go_on()?;
             std::thread::sleep(LOOK_EVERY);
         }
-        let workload = self.thread.join().map_err(|_| anyhow!("the clients panicked"))?;
+        let workload = self
+            .thread
+            .join()
+            .map_err(|_| anyhow!("the clients panicked"))?;
         workload.context("the clients")
     }
 }

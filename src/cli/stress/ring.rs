@@ -40,13 +40,21 @@ pub(in crate::cli) struct Node {
 }
 
 enum Body {
-    Thread { handle: Handle, caller: Caller<DhtNode>, thread: Option<JoinHandle<Result<()>>> },
+    Thread {
+        handle: Handle,
+        caller: Caller<DhtNode>,
+        thread: Option<JoinHandle<Result<()>>>,
+    },
     Process(Child),
 }
 
 impl Node {
     fn start(processes: bool, contacts: &[SocketAddrV4]) -> Result<Node> {
-        if processes { Node::process(contacts) } else { Node::thread(contacts.to_vec()) }
+        if processes {
+            Node::process(contacts)
+        } else {
+            Node::thread(contacts.to_vec())
+        }
     }
 
     fn thread(contacts: Vec<SocketAddrV4>) -> Result<Node> {
@@ -60,14 +68,24 @@ impl Node {
             reactor.node().with(|node, hub| node.join(hub, contacts));
         }
         let (handle, caller) = (reactor.handle(), reactor.caller());
-        let thread = std::thread::Builder::new().name(format!("node {}", addr.port())).spawn(
-            move || {
+        let thread = std::thread::Builder::new()
+            .name(format!("node {}", addr.port()))
+            .spawn(move || {
                 reactor.run()?;
-                ensure!(!reactor.into_service().join_failed(), "the ring did not let {addr} join");
+                ensure!(
+                    !reactor.into_service().join_failed(),
+                    "the ring did not let {addr} join"
+                );
                 Ok(())
+            })?;
+        Ok(Node {
+            addr,
+            body: Body::Thread {
+                handle,
+                caller,
+                thread: Some(thread),
             },
-        )?;
-        Ok(Node { addr, body: Body::Thread { handle, caller, thread: Some(thread) } })
+        })
     }
 
     fn process(contacts: &[SocketAddrV4]) -> Result<Node> {
@@ -81,15 +99,25 @@ impl Node {
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "error");
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let stdout = child.stdout.take();
         // From here on it is ours to kill.
         let unknown = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let mut node = Node { addr: unknown, body: Body::Process(child) };
+        let mut node = Node {
+            addr: unknown,
+            body: Body::Process(child),
+        };
         let mut line = String::new();
         BufReader::new(stdout.context("no pipe")?).read_line(&mut line)?;
-        let addr = line.trim_end().strip_prefix("listening ").and_then(|addr| addr.parse().ok());
-        node.addr = addr.with_context(|| format!("a node said {line:?} in place of its address"))?;
+        let addr = line
+            .trim_end()
+            .strip_prefix("listening ")
+            .and_then(|addr| addr.parse().ok());
+        node.addr =
+            addr.with_context(|| format!("a node said {line:?} in place of its address"))?;
         Ok(node)
     }
 
@@ -121,8 +149,14 @@ impl Node {
 
     /// Whether it answers for its own id, which it does from the end of its join on.
     fn is_member(&self) -> bool {
-        let task = Task { verb: Verb::Closest, key: Id::of_addr(self.addr) };
-        let bounds = Bounds { attempts_max: 1, ..Bounds::default() };
+        let task = Task {
+            verb: Verb::Closest,
+            key: Id::of_addr(self.addr),
+        };
+        let bounds = Bounds {
+            attempts_max: 1,
+            ..Bounds::default()
+        };
         let results = dht::run_tasks(self.addr, vec![task], bounds, Limits::default(), 1);
         results.is_ok_and(|mut results| {
             matches!(results.pop(), Some(Some(Ok(Outcome::Located(addr)))) if addr == self.addr)
@@ -229,8 +263,11 @@ impl Ring {
 
     /// A member drawn at random begins to leave. There must be another one.
     pub(in crate::cli) fn leave(&mut self) -> Result<()> {
-        let mut node = self.members.swap_remove(rand::rng().random_range(0..self.members.len()));
-        node.leave().with_context(|| format!("cannot tell {} to leave", node.addr))?;
+        let mut node = self
+            .members
+            .swap_remove(rand::rng().random_range(0..self.members.len()));
+        node.leave()
+            .with_context(|| format!("cannot tell {} to leave", node.addr))?;
         self.leaving.push((node, Instant::now()));
         Ok(())
     }

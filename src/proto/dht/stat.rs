@@ -40,15 +40,23 @@ pub fn put(out: &mut Vec<u8>, stat: &Stat) {
 /// # Errors
 /// Those of its lines; [`Malformed::Ack`] when the node does not want to tell.
 pub fn read(input: &[u8]) -> Result<Option<(Stat, usize)>, Malformed> {
-    let Some((yes, mut used)) = wire::ack(input, 0)? else { return Ok(None) };
+    let Some((yes, mut used)) = wire::ack(input, 0)? else {
+        return Ok(None);
+    };
     if !yes {
         return Err(Malformed::Ack);
     }
-    let Some((entries, more)) = wire::number(&input[used..], 0)? else { return Ok(None) };
+    let Some((entries, more)) = wire::number(&input[used..], 0)? else {
+        return Ok(None);
+    };
     used += more;
-    let Some((value_bytes, more)) = wire::number(&input[used..], 0)? else { return Ok(None) };
+    let Some((value_bytes, more)) = wire::number(&input[used..], 0)? else {
+        return Ok(None);
+    };
     used += more;
-    let Some((next, more)) = wire::address(&input[used..], 0)? else { return Ok(None) };
+    let Some((next, more)) = wire::address(&input[used..], 0)? else {
+        return Ok(None);
+    };
     used += more;
     let rest = &input[used..];
     let (prev, more) = match wire::address(rest, 0) {
@@ -57,7 +65,15 @@ pub fn read(input: &[u8]) -> Result<Option<(Stat, usize)>, Malformed> {
         Ok(Some((prev, more))) => (Some(prev), more),
         Err(malformed) => return Err(malformed),
     };
-    Ok(Some((Stat { entries, value_bytes, next, prev }, used + more)))
+    Ok(Some((
+        Stat {
+            entries,
+            value_bytes,
+            next,
+            prev,
+        },
+        used + more,
+    )))
 }
 
 #[cfg(test)]
@@ -68,7 +84,12 @@ mod tests {
     fn what_is_written_is_read_once_it_is_whole() {
         let next = SocketAddrV4::new([10, 0, 0, 5].into(), 4711);
         for prev in [None, Some(SocketAddrV4::new([10, 0, 0, 6].into(), 1))] {
-            let stat = Stat { entries: 7, value_bytes: u64::MAX, next, prev };
+            let stat = Stat {
+                entries: 7,
+                value_bytes: u64::MAX,
+                next,
+                prev,
+            };
             let mut text = Vec::new();
             put(&mut text, &stat);
             for there in 0..text.len() {

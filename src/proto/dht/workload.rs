@@ -126,7 +126,10 @@ impl<M: Meter> Workload<M> {
         bounds: Bounds,
         meter: M,
     ) -> Workload<M> {
-        assert!(!contacts.is_empty() && clients > 0 && keys_each > 0, "a load has all of them");
+        assert!(
+            !contacts.is_empty() && clients > 0 && keys_each > 0,
+            "a load has all of them"
+        );
         Workload {
             contacts,
             bounds,
@@ -223,7 +226,18 @@ impl<M: Meter> Workload<M> {
             (_, None) => Verb::Remove,
         };
         let began = self.meter.now();
-        self.start(hub, verb, Tag { client, place, kind, writes, began, hops: 0 });
+        self.start(
+            hub,
+            verb,
+            Tag {
+                client,
+                place,
+                kind,
+                writes,
+                began,
+                hops: 0,
+            },
+        );
     }
 
     fn check_next(&mut self, hub: &mut Hub<Self>, client: usize, from: usize) {
@@ -232,7 +246,14 @@ impl<M: Meter> Workload<M> {
         self.phase = Phase::Check(place.map_or(self.slots.len(), |place| place + 1));
         match place {
             Some(place) => {
-                let tag = Tag { client, place, kind: Kind::Get, writes: None, began: 0, hops: 0 };
+                let tag = Tag {
+                    client,
+                    place,
+                    kind: Kind::Get,
+                    writes: None,
+                    began: 0,
+                    hops: 0,
+                };
                 self.start(hub, Verb::Get, tag);
             }
             None if self.is_idle() => hub.stop(),
@@ -283,13 +304,22 @@ impl<M: Meter> Workload<M> {
             Err(failure) => format!("and it cannot be read: {failure}"),
         };
         let (key, want) = (self.key(place), slot.acknowledged);
-        Some(Lost { key, want, found, unreadable: result.is_err() })
+        Some(Lost {
+            key,
+            want,
+            found,
+            unreadable: result.is_err(),
+        })
     }
 }
 
 /// The value of a version, unlike every other.
 fn value(place: usize, version: u32) -> Bytes {
-    format!("{:.<VALUE_BYTES$}", format!("key {place} version {version} ")).into()
+    format!(
+        "{:.<VALUE_BYTES$}",
+        format!("key {place} version {version} ")
+    )
+    .into()
 }
 
 impl<M: Meter> Host for Workload<M> {
@@ -312,13 +342,25 @@ impl<M: Meter> Host for Workload<M> {
     }
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {
-        let Tag { client, place, kind, began, hops, .. } = tag;
+        let Tag {
+            client,
+            place,
+            kind,
+            began,
+            hops,
+            ..
+        } = tag;
         if matches!(self.phase, Phase::Check(_)) {
             self.checked += 1;
             self.lost.extend(self.judge(place, &result));
         } else {
             let done = result.is_ok();
-            self.meter.finished(Finished { kind, began, hops, done });
+            self.meter.finished(Finished {
+                kind,
+                began,
+                hops,
+                done,
+            });
             match kind {
                 Kind::Get if done => self.wrong_reads.extend(self.judge(place, &result)),
                 Kind::Get => {}
