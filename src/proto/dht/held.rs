@@ -35,6 +35,13 @@ struct HeldWrite {
     until: Tick,
 }
 
+impl Held {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
 impl HeldWrite {
     fn cost_bytes(&self) -> u64 {
         HELD_OVERHEAD_BYTES + self.value.as_ref().map_or(0, |value| value.len() as u64)

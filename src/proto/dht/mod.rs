@@ -26,6 +26,8 @@ pub mod node;
 pub mod operation;
 pub mod routing;
 pub mod stat;
+#[cfg(test)]
+mod tests;
 pub mod transfer;
 mod turns;
 pub mod wire;

@@ -66,14 +66,15 @@ impl Routing {
         }
     }
 
-    /// Somebody says that `claimant` is before us: the closer of the two is kept.
-    pub fn claim_prev(&mut self, claimant: Member) {
+    /// Somebody says that `claimant` is before us: the closer of the two is kept. False when it is the old one.
+    pub fn claim_prev(&mut self, claimant: Member) -> bool {
         let closer = self.prev.is_none_or(|prev| {
             prev == self.me || claimant.id.distance_to(self.me.id) <= prev.id.distance_to(self.me.id)
         });
         if closer && claimant != self.me {
             self.prev = Some(claimant);
         }
+        closer
     }
 
     /// What the ring says of our predecessor.
