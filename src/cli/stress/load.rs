@@ -102,7 +102,10 @@ pub(in crate::cli) struct Load {
 impl Load {
     pub(in crate::cli) fn start(contacts: Vec<SocketAddrV4>, clients: usize) -> Result<Load> {
         // A write that came to nothing leaves its key in doubt, and a second try could undo later ones.
-        let bounds = Bounds { unknown_is_final: true, ..Bounds::default() };
+        let bounds = Bounds {
+            unknown_is_final: true,
+            ..Bounds::default()
+        };
         let workload = Workload::new(contacts, clients, KEYS_EACH, bounds, Times::new()?);
         let limits = Limits::default();
         let limits = Limits {
