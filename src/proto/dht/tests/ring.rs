@@ -60,6 +60,8 @@ struct Ring {
     /// Next and whether it serves, of each node, when the ranges were last compared.
     seen: Vec<Option<Id>>,
     done: Tally,
+    /// PEERLOOP_TRACE is set: say what happens, for the replay of one seed.
+    trace: bool,
 }
 
 /// What happened in a run: a test in which nothing happens finds nothing.
@@ -92,6 +94,7 @@ impl Ring {
             durable,
             seen: Vec::new(),
             done: Tally::default(),
+            trace: std::env::var_os("PEERLOOP_TRACE").is_some(),
         };
         ring.add();
         ring
@@ -264,6 +267,11 @@ impl Ring {
 
     fn judge(&mut self, asked: &Asked, result: Result<Outcome, Failure>) {
         let Asked { key: number, since, write, begun } = *asked;
+        if self.trace {
+            let short = format!("{result:.60?}");
+            let at = self.world.now().0;
+            eprintln!("{at}: key {number} write {write} begun {} {:.90}", begun.0, short);
+        }
         let key = &mut self.keys[number];
         match result {
             Ok(Outcome::Inserted | Outcome::Removed) if write => {
@@ -279,8 +287,8 @@ impl Ring {
                 let may = (since..=key.writes.len()).any(|n| key.state_after(n) == value);
                 assert!(
                     may,
-                    "key {number} ({}): read {value:?} (begun at {}), of {:?}, {} acknowledged, {since} before",
-                    key.id, begun.0, key.writes, key.acknowledged
+                    "key {number} ({}): read {} (begun at {}), {} of {} acknowledged, {since} before",
+                    key.id, short(&value), begun.0, key.acknowledged, key.writes.len()
                 );
                 self.done.reads += 1;
             }
@@ -307,6 +315,11 @@ impl Ring {
             let now = serving(self.world.service(*id));
             let seen = &mut self.seen[self.nodes.iter().position(|node| node == id).unwrap_or(0)];
             if *seen != now {
+                if self.trace {
+                    let node = self.world.service(*id);
+                    let (at, me, next) = (self.world.now().0, node.me().addr, node.routing().next().addr);
+                    eprintln!("{at}: {me} next {next} serves {} {:?} {:?}", now.is_some(), node.role, node.transfer);
+                }
                 *seen = now;
                 changed.push(*id);
             }
@@ -394,6 +407,8 @@ impl Ring {
             }
         }
         assert_eq!(self.done.failed_reads, before.failed_reads, "every key can be read");
+        // Lookups of fingers go on; where they take as long as their pauses, there is no moment without one.
+        self.world.set_faults(Faults::none());
         self.run_for(secs(2));
         let up: Vec<NodeId> = self.up().chain([self.asker]).collect();
         for id in up {
@@ -411,6 +426,10 @@ impl Ring {
         });
         format!("{} operations open{}", self.open, nodes.collect::<String>())
     }
+}
+
+fn short(value: &Option<Bytes>) -> String {
+    value.as_ref().map_or("nothing".into(), |v| String::from_utf8_lossy(&v[..v.len().min(8)]).into_owned())
 }
 
 /// A network that slows and cuts up everything; in half of the runs it loses connections as well.
