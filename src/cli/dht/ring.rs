@@ -23,6 +23,9 @@ use crate::cli::{Answer, draw, print};
 /// A walk ends here, should it never come back to its start: no ring that one program can walk in a minute has more.
 const MEMBERS_MAX: usize = 20_000;
 
+/// Tries of what the walk cannot do without.
+const TRIES: u32 = 5;
+
 #[derive(Args)]
 pub(in crate::cli) struct RingArgs {
     /// Any member of the ring
@@ -126,7 +129,7 @@ impl Walker {
                     verb: Verb::Locate,
                     key,
                 }],
-                5,
+                TRIES,
             )?
             .pop()
         {
@@ -203,17 +206,34 @@ impl Walker {
             // A plain peer closes, or is not there.
             _ => None,
         };
-        let before = match before_it {
-            Some(Ok(Outcome::Located(addr))) => Ok(addr),
+        let mut before_it = before_it.with_context(interrupted)?;
+        if !matches!(before_it, Ok(Outcome::Located(_))) {
             // The ring may know what the member does not.
-            _ => match self.ask(contact, vec![before], 5)?.pop().flatten() {
-                Some(Ok(Outcome::Located(addr))) => Ok(addr),
-                Some(Err(failure)) => Err(failure.to_string()),
-                other => Err(format!("LOCATE came to {other:?}")),
-            },
+            let again = self.ask(contact, vec![before], TRIES)?.pop().flatten();
+            before_it = again.with_context(interrupted)?;
+        }
+        let before = match before_it {
+            Ok(Outcome::Located(addr)) => Ok(addr),
+            Ok(other) => Err(format!("LOCATE came to {other:?}")),
+            Err(failure) => {
+                problems.push(format!("the member before it cannot be located: {failure}"));
+                next_best(stat, &failure, at).ok_or(failure.to_string())
+            }
         };
         Ok((Found::new(at, stat, problems), before))
     }
+}
+
+/// Where to look for the member before `at` when the ring cannot locate it: where `at` believes it, or else
+/// whoever was named and did not answer.
+fn next_best(stat: Option<Stat>, failure: &Failure, at: SocketAddrV4) -> Option<SocketAddrV4> {
+    let silent = match failure {
+        Failure::Unreachable { addr, .. } | Failure::TimedOut { addr } => Some(*addr),
+        _ => None,
+    };
+    stat.and_then(|stat| stat.prev)
+        .or(silent)
+        .filter(|addr| *addr != at)
 }
 
 fn interrupted() -> anyhow::Error {
