@@ -67,7 +67,10 @@ impl Config {
     pub fn fit(&self, limits: Limits) -> Limits {
         let answer = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX / 2);
         let least = limits.output_bytes_high + answer + wire::LINE_BYTES_MAX;
-        Limits { output_bytes_max: limits.output_bytes_max.max(least), ..limits }
+        Limits {
+            output_bytes_max: limits.output_bytes_max.max(least),
+            ..limits
+        }
     }
 }
 
@@ -386,8 +389,11 @@ impl DhtNode {
             *expect = Expect::Request;
             return Ok(self.write(cx, key, Some(Bytes::new()), used));
         }
-        *expect =
-            Expect::Value(Box::new(Incoming { key, left_bytes: length_bytes, bytes: Vec::new() }));
+        *expect = Expect::Value(Box::new(Incoming {
+            key,
+            left_bytes: length_bytes,
+            bytes: Vec::new(),
+        }));
         Ok(Step::Took(used))
     }
 
@@ -397,8 +403,12 @@ impl DhtNode {
         expect: &mut Expect,
         bytes: &[u8],
     ) -> Result<Step, Violation> {
-        let Expect::Value(incoming) = expect else { unreachable!("called in this state only") };
-        let take = usize::try_from(incoming.left_bytes).unwrap_or(usize::MAX).min(bytes.len());
+        let Expect::Value(incoming) = expect else {
+            unreachable!("called in this state only")
+        };
+        let take = usize::try_from(incoming.left_bytes)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         incoming.left_bytes -= take as u64;
         if incoming.left_bytes > 0 {
             if self.staged_bytes + take as u64 > self.config.staged_bytes_max {
@@ -423,17 +433,15 @@ impl DhtNode {
 
     /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
     /// or at the node that owns the key by now.
-    fn write(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        key: Id,
-        value: Option<Bytes>,
-        used: usize,
-    ) -> Step {
+    fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
         let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        if more_bytes > 0 && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
+        if more_bytes > 0
+            && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
         {
-            log::warn!("{} refused a value: the entries are at entries_bytes_max", cx.id());
+            log::warn!(
+                "{} refused a value: the entries are at entries_bytes_max",
+                cx.id()
+            );
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
@@ -468,7 +476,10 @@ impl DhtNode {
         if !self.owns(key) {
             let contact = self.closest(key).addr;
             let verb = value.map_or(Verb::Remove, Verb::Insert);
-            let bounds = Bounds { unknown_is_final: true, ..self.bounds() };
+            let bounds = Bounds {
+                unknown_is_final: true,
+                ..self.bounds()
+            };
             let operation = Operation::new(verb, key, vec![contact], bounds);
             client::start(self, hub, operation, Tag::Forward(conn));
             return true;
@@ -496,7 +507,10 @@ impl DhtNode {
     }
 
     pub(super) fn bounds(&self) -> Bounds {
-        Bounds { value_bytes_max: self.config.value_bytes_max, ..Bounds::default() }
+        Bounds {
+            value_bytes_max: self.config.value_bytes_max,
+            ..Bounds::default()
+        }
     }
 }
 
@@ -651,7 +665,10 @@ impl Service for DhtNode {
 
     fn on_done(&mut self, hub: &mut Hub<Self>, done: Written) {
         self.written += 1;
-        let Written { write: Write { changes, then }, committed } = done;
+        let Written {
+            write: Write { changes, then },
+            committed,
+        } = done;
         match (then, changes) {
             (Then::Acknowledge(conn), Changes::One(key, value)) => {
                 if committed {

@@ -231,7 +231,10 @@ impl Operation {
 
     /// LOCATE ends as soon as somebody names `addr`: a node that asks for its own id need not ask itself.
     pub fn until(self, addr: SocketAddrV4) -> Operation {
-        Operation { until: Some(addr), ..self }
+        Operation {
+            until: Some(addr),
+            ..self
+        }
     }
 
     /// UPDATE_PREV at `next`: `prev` is before it.
@@ -253,7 +256,11 @@ impl Operation {
     /// The time of [`Next::RetryAfter`] is over.
     pub fn retry(&mut self) -> Next {
         self.at = self.contacts[self.attempts as usize % self.contacts.len()];
-        self.stage = if self.verb.looks_for_owner() { Stage::Locate } else { Stage::Command };
+        self.stage = if self.verb.looks_for_owner() {
+            Stage::Locate
+        } else {
+            Stage::Command
+        };
         self.hops = 0;
         self.distance = None;
         self.via = None;
@@ -355,8 +362,9 @@ impl Operation {
                     .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
                 Expect::Accepted => wire::ack(bytes, seen)?
                     .map(|(yes, used)| (Step::Done(used), self.accepted(yes))),
-                Expect::Stat => stat::read(bytes)?
-                    .map(|(stat, used)| (Step::Done(used), Next::Finished(Ok(Outcome::Told(stat))))),
+                Expect::Stat => stat::read(bytes)?.map(|(stat, used)| {
+                    (Step::Done(used), Next::Finished(Ok(Outcome::Told(stat))))
+                }),
                 Expect::Length => wire::number(bytes, seen)?
                     .map(|(n, used)| (Step::Took(used), self.length(n, out))),
                 Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
