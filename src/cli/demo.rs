@@ -18,10 +18,17 @@ use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
 
+use super::stress::load::Load;
+use super::stress::ring::Ring;
 use super::{Answer, dht, print};
 
 /// Operations under way at once: enough for commits to be shared.
 const AT_ONCE: usize = 64;
+
+/// The ring of the second part, its clients, and how long they write before, between and after its changes.
+const RING_NODES: usize = 5;
+const RING_CLIENTS: usize = 8;
+const RING_PAUSE: Duration = Duration::from_millis(250);
 
 /// Bounds on what is put through, should the demo be started in a large folder.
 const FILES_MAX: usize = 2_000;
@@ -108,6 +115,7 @@ impl Demo {
             "an entry is left"
         );
         node.stop()?;
+        ring(&mut table)?;
 
         print::stdout(table.to_string().as_bytes())?;
         Ok(Answer::Yes)
@@ -166,6 +174,45 @@ impl DemoNode {
             .map_err(|_| anyhow!("the node panicked"))??;
         Ok(())
     }
+}
+
+/// A node joins a ring and another one leaves it while clients write; then every acknowledged write is looked up.
+fn ring(table: &mut Table) -> Result<()> {
+    let mut go_on = || Ok(());
+    let mut ring = table.time("ring", format!("{RING_NODES} nodes"), || {
+        Ring::start(RING_NODES, false, &mut go_on)
+    })?;
+    let load = Load::start(ring.contacts(), RING_CLIENTS)?;
+    std::thread::sleep(RING_PAUSE);
+    table.time("join", "one more node, under writes".into(), || {
+        ring.join()?;
+        ring.settle(&mut go_on)
+    })?;
+    load.set_contacts(ring.contacts())?;
+    std::thread::sleep(RING_PAUSE);
+    table.time("leave", "one node, under writes".into(), || {
+        ring.leave()?;
+        load.set_contacts(ring.contacts())?;
+        ring.settle(&mut go_on)
+    })?;
+    ensure!(
+        (ring.joins.done, ring.leaves.done) == (1, 1),
+        "one node should have joined and one have left; see the log"
+    );
+    std::thread::sleep(RING_PAUSE);
+    load.drain(&mut go_on)?;
+    let start = Instant::now();
+    let workload = load.check(&mut go_on)?;
+    let (operations, checked) = (workload.meter().done(), workload.checked());
+    table.rows.push((
+        "check",
+        format!("{checked} keys after {operations} operations"),
+        start.elapsed(),
+    ));
+    let wrong = workload.lost().iter().chain(workload.wrong_reads()).next();
+    wrong.map_or(Ok(()), |lost| {
+        Err(anyhow!("an acknowledged write is lost: {lost}"))
+    })
 }
 
 /// What was done and how long it took.

@@ -1,5 +1,8 @@
 //! `peerloop dht`: a node, and the commands that talk to one.
 
+pub(super) mod ring;
+mod shell;
+
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
@@ -22,6 +25,7 @@ use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
 
 use super::{Answer, print};
+use shell::NodePrompt;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -37,6 +41,10 @@ pub(super) enum Command {
     Contains(KeyArgs),
     /// Print the address of the node that owns a name
     Locate(KeyArgs),
+    /// Walk the ring and show its members; exits 1 when something is inconsistent
+    Ring(ring::RingArgs),
+    /// A prompt for the commands above; without a terminal, one command a line from stdin
+    Shell(shell::ShellArgs),
 }
 
 #[derive(Args)]
@@ -131,6 +139,8 @@ impl Command {
             Command::Remove(args) => args.run(Verb::Remove),
             Command::Contains(args) => args.run(Verb::Contains),
             Command::Locate(args) => args.run(Verb::Locate),
+            Command::Ring(args) => args.run(),
+            Command::Shell(args) => args.run(),
         }
     }
 }
@@ -187,13 +197,31 @@ impl NodeArgs {
         if !contacts.is_empty() {
             reactor.node().with(|node, hub| node.join(hub, contacts));
         }
-        reactor.run()?;
+        let prompt = prompt(&reactor, listening)?;
+        let result = reactor.run();
+        drop(prompt);
+        result?;
         ensure!(
             !reactor.into_service().join_failed(),
             "the ring did not let us join; see the log"
         );
         Ok(Answer::Yes)
     }
+}
+
+/// A prompt, where somebody sits who could use it; otherwise the node just runs, whatever becomes of stdin.
+fn prompt(reactor: &Reactor<DhtNode>, listening: SocketAddrV4) -> Result<Option<NodePrompt>> {
+    if !shell::is_interactive() {
+        return Ok(None);
+    }
+    let ip = listening.ip();
+    let ip = if ip.is_unspecified() {
+        Ipv4Addr::LOCALHOST
+    } else {
+        *ip
+    };
+    let at = SocketAddrV4::new(ip, listening.port());
+    NodePrompt::start(at, reactor.caller(), reactor.handle()).map(Some)
 }
 
 impl KeyArgs {
@@ -360,7 +388,7 @@ impl Report {
                 stored: Some(true),
                 ..report
             },
-            Outcome::PrevUpdated => report,
+            Outcome::PrevUpdated | Outcome::Told(_) => report,
             Outcome::Removed => Report {
                 removed: Some(true),
                 ..report

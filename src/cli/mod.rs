@@ -4,7 +4,9 @@
 
 mod demo;
 mod dht;
+mod draw;
 mod print;
+mod stress;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,11 @@ enum Command {
         #[command(subcommand)]
         command: dht::Command,
     },
+    /// Many nodes on loopback under load: does everything hold that was promised?
+    Stress {
+        #[command(subcommand)]
+        command: stress::Command,
+    },
     /// Start what there is on loopback, put real input through it, and clean up
     Demo(demo::Demo),
 }
@@ -55,6 +62,7 @@ pub fn run() -> ExitCode {
     }
     let result = match cli.command {
         Command::Dht { command } => command.run(),
+        Command::Stress { command } => command.run(),
         Command::Demo(demo) => demo.run(),
     };
     match result {

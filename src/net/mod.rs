@@ -7,6 +7,7 @@
 //! batch; let the engine serve, fire timers, write and reap; hand jobs to the worker. An idle node
 //! sleeps: there is no periodic wake-up.
 
+mod calls;
 mod clock;
 mod files;
 mod listener;
@@ -26,11 +27,13 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::engine::{ConnId, Limits, Node, Readiness, Service, Work};
 
+use calls::Calls;
 use clock::Clock;
 use listener::Listener;
 use sockets::Sockets;
 use worker::Worker;
 
+pub use calls::{Caller, Stopped};
 pub use files::{raise_file_limit, survive_file_size_limit};
 pub use listener::Bound;
 
@@ -55,6 +58,7 @@ pub struct Reactor<S: Service> {
     clock: Clock,
     waker: Arc<Waker>,
     stop_asked: Arc<AtomicBool>,
+    calls: Calls<S>,
     shutdowns: u32,
 }
 
@@ -96,6 +100,7 @@ impl<S: Service> Reactor<S> {
             clock,
             waker,
             stop_asked: Arc::new(AtomicBool::new(false)),
+            calls: Calls::new(),
             shutdowns: 0,
         })
     }
@@ -140,6 +145,11 @@ impl<S: Service> Reactor<S> {
             waker: self.waker.clone(),
             stop_asked: self.stop_asked.clone(),
         }
+    }
+
+    /// For other threads that ask the service something while it runs.
+    pub fn caller(&self) -> Caller<S> {
+        self.calls.caller(&self.waker)
     }
 
     /// The engine and the service, between turns.
@@ -231,6 +241,7 @@ impl<S: Service> Reactor<S> {
         if let Some(worker) = &self.worker {
             worker.take_done(|done| self.node.job_done(done))?;
         }
+        self.calls.run(&mut self.node);
         if self.stop_asked.swap(false, Ordering::Acquire) {
             self.node.shutdown();
         }

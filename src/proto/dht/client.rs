@@ -26,6 +26,8 @@ pub trait Host: Service {
     fn conn(op: OpId) -> Self::Conn;
     /// The timer that ends the pause between two tries.
     fn timer(op: OpId) -> Self::Timer;
+    /// An operation is over after so many hops in its last try; [`Host::on_outcome`] follows. For who measures.
+    fn on_hops(_tag: &mut Self::Tag, _hops: u32) {}
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Self::Tag, result: Result<Outcome, Failure>);
 }
 
@@ -158,7 +160,8 @@ fn follow<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId, next: Next) {
 }
 
 fn finish<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId, result: Result<Outcome, Failure>) {
-    if let Some(running) = host.operations().running.remove(&op) {
+    if let Some(mut running) = host.operations().running.remove(&op) {
+        H::on_hops(&mut running.tag, running.operation.hops());
         host.on_outcome(hub, running.tag, result);
     }
 }

@@ -55,6 +55,11 @@ impl Entries {
         self.map.is_empty()
     }
 
+    /// Bytes of all values.
+    pub fn value_bytes(&self) -> u64 {
+        self.value_bytes
+    }
+
     /// Roughly what the entries take in memory, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.value_bytes + self.map.len() as u64 * ENTRY_OVERHEAD_BYTES

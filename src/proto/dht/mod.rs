@@ -9,7 +9,9 @@
 //! - [`entries`]: the entries of a node in memory.
 //! - [`node`]: the service of a node, one enum of what is expected next for each connection.
 //! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
+//! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
 //! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
+//! - [`workload`]: clients that write and read without end and remember what must be there, for stress runs.
 
 mod absorb;
 pub mod client;
@@ -23,8 +25,10 @@ mod leave;
 pub mod node;
 pub mod operation;
 pub mod routing;
+pub mod stat;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
 mod turns;
 pub mod wire;
+pub mod workload;

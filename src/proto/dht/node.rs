@@ -29,6 +29,7 @@ use super::join::{self, Join};
 use super::leave::Leave;
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::{Member, Routing};
+use super::stat::{self, Stat};
 use super::transfer::Sink;
 use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
@@ -281,6 +282,16 @@ impl DhtNode {
         &self.entries
     }
 
+    /// What it tells whoever asks.
+    pub fn stat(&self) -> Stat {
+        Stat {
+            entries: self.entries.len() as u64,
+            value_bytes: self.entries.value_bytes(),
+            next: self.routing.next().addr,
+            prev: self.routing.prev().map(|prev| prev.addr),
+        }
+    }
+
     /// The node is a member: it has joined, and has not left.
     pub fn is_member(&self) -> bool {
         matches!(self.role, Role::Member | Role::Leaving(_))
@@ -345,6 +356,7 @@ impl DhtNode {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
             }
+            Request::Stat => stat::put(cx.out(), &self.stat()),
             Request::Connect(_) | Request::Disconnect(_) => {
                 return self.take_turn(cx, expect, request, used);
             }

@@ -17,24 +17,36 @@ use thiserror::Error;
 use crate::engine::{Deadline, End, Input, Step, Ticks, Violation};
 
 use super::id::Id;
+use super::stat::{self, Stat};
 use super::wire::{self, Request};
 
 /// What is wanted with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     Locate,
+    /// What one node answers to LOCATE, without following it.
+    Closest,
     Contains,
     Get,
     Insert(Bytes),
     Remove,
     /// Tell a node, which is not looked for, that the one at this address is before it.
     UpdatePrev(SocketAddrV4),
+    /// XSTAT of a node, which is not looked for.
+    Stat,
+}
+
+impl Verb {
+    /// The owner of the key is looked for; the others are for the node that is asked.
+    fn looks_for_owner(&self) -> bool {
+        !matches!(self, Verb::UpdatePrev(_) | Verb::Stat)
+    }
 }
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The owner of the key.
+    /// The owner of the key, or who a single node takes for it.
     Located(SocketAddrV4),
     Contains(bool),
     /// `None`: there is no entry. An empty value is `Some`.
@@ -42,6 +54,7 @@ pub enum Outcome {
     Inserted,
     Removed,
     PrevUpdated,
+    Told(Stat),
 }
 
 /// Why an operation was given up, or a try of it failed.
@@ -149,6 +162,8 @@ enum Expect {
     Value { left_bytes: u64 },
     /// INSERT's or REMOVE's "done".
     Accepted,
+    /// All lines of XSTAT.
+    Stat,
 }
 
 /// What is sent when a connection is there.
@@ -195,15 +210,16 @@ impl Operation {
     /// # Panics
     /// If `contacts` is empty.
     pub fn new(verb: Verb, key: Id, contacts: Vec<SocketAddrV4>, bounds: Bounds) -> Operation {
+        let looks = verb.looks_for_owner();
         Operation {
             verb,
             key,
             bounds,
             at: contacts[0],
             contacts,
-            stage: Stage::Locate,
+            stage: if looks { Stage::Locate } else { Stage::Command },
             expect: Expect::Nothing,
-            answered: false,
+            answered: !looks,
             hops: 0,
             attempts: 0,
             distance: None,
@@ -224,12 +240,7 @@ impl Operation {
     /// UPDATE_PREV at `next`: `prev` is before it.
     pub fn update_prev(prev: SocketAddrV4, next: SocketAddrV4, bounds: Bounds) -> Operation {
         let verb = Verb::UpdatePrev(prev);
-        let operation = Operation::new(verb, Id::of_addr(next), vec![next], bounds);
-        Operation {
-            stage: Stage::Command,
-            answered: true,
-            ..operation
-        }
+        Operation::new(verb, Id::of_addr(next), vec![next], bounds)
     }
 
     /// Hops of the last try: nodes asked after the first.
@@ -245,9 +256,10 @@ impl Operation {
     /// The time of [`Next::RetryAfter`] is over.
     pub fn retry(&mut self) -> Next {
         self.at = self.contacts[self.attempts as usize % self.contacts.len()];
-        self.stage = match self.verb {
-            Verb::UpdatePrev(_) => Stage::Command,
-            _ => Stage::Locate,
+        self.stage = if self.verb.looks_for_owner() {
+            Stage::Locate
+        } else {
+            Stage::Command
         };
         self.hops = 0;
         self.distance = None;
@@ -323,7 +335,8 @@ impl Operation {
             (Stage::Command, Verb::UpdatePrev(prev)) => {
                 (Request::UpdatePrev(*prev), Expect::Accepted)
             }
-            (Stage::Command, Verb::Contains | Verb::Locate) => {
+            (Stage::Command, Verb::Stat) => (Request::Stat, Expect::Stat),
+            (Stage::Command, Verb::Contains | Verb::Locate | Verb::Closest) => {
                 (Request::Contains(key), Expect::Owned)
             }
         };
@@ -338,32 +351,38 @@ impl Operation {
     ) -> Result<Option<(Step, Next)>, Violation> {
         let Input { bytes, seen } = input;
         let stage = self.stage;
-        let read =
-            match self.expect {
-                Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
-                Expect::Location => wire::address(bytes, seen)?
-                    .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
-                Expect::Owned => wire::ack(bytes, seen)?.map(|(yes, used)| {
-                    let next = self.owned(yes, out);
-                    // An owner may hold back a write while its range moves: not a line that is late.
-                    let is_write = self.expect == Expect::Accepted;
-                    let step = if is_write { Step::Done } else { Step::Took };
-                    (step(used), next)
-                }),
-                Expect::Presence => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
-                Expect::Accepted => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Done(used), self.accepted(yes))),
-                Expect::Length => wire::number(bytes, seen)?
-                    .map(|(n, used)| (Step::Took(used), self.length(n, out))),
-                Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
-            };
+        let read = match self.expect {
+            Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
+            Expect::Location => wire::address(bytes, seen)?
+                .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
+            Expect::Owned => wire::ack(bytes, seen)?.map(|(yes, used)| {
+                let next = self.owned(yes, out);
+                // An owner may hold back a write while its range moves: not a line that is late.
+                let is_write = self.expect == Expect::Accepted;
+                let step = if is_write { Step::Done } else { Step::Took };
+                (step(used), next)
+            }),
+            Expect::Presence => wire::ack(bytes, seen)?
+                .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
+            Expect::Accepted => {
+                wire::ack(bytes, seen)?.map(|(yes, used)| (Step::Done(used), self.accepted(yes)))
+            }
+            Expect::Stat => stat::read(bytes)?
+                .map(|(stat, used)| (Step::Done(used), Next::Finished(Ok(Outcome::Told(stat))))),
+            Expect::Length => {
+                wire::number(bytes, seen)?.map(|(n, used)| (Step::Took(used), self.length(n, out)))
+            }
+            Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
+        };
         // What ended a stage is no answer to the command of the next one.
         self.answered |= read.is_some() && self.stage == stage;
         Ok(read)
     }
 
     fn located(&mut self, addr: SocketAddrV4, out: &mut Vec<u8>) -> Next {
+        if self.verb == Verb::Closest {
+            return Next::Finished(Ok(Outcome::Located(addr)));
+        }
         if let Stage::Detour { dead } = self.stage {
             self.stage = Stage::Locate;
             if addr == self.at || addr == dead {
@@ -416,11 +435,11 @@ impl Operation {
             return self.fail(Failure::NotOwner { addr: self.at });
         }
         let (expect, next) = match (self.stage, &self.verb) {
-            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate) => {
+            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate | Verb::Closest) => {
                 (Expect::Presence, Next::Wait)
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),
-            (_, Verb::Remove | Verb::UpdatePrev(_)) => (Expect::Accepted, Next::Wait),
+            (_, Verb::Remove | Verb::UpdatePrev(_) | Verb::Stat) => (Expect::Accepted, Next::Wait),
             (_, Verb::Insert(value)) => {
                 wire::put_number(out, value.len() as u64);
                 (Expect::Accepted, Next::Send(value.clone()))

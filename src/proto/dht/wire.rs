@@ -1,6 +1,6 @@
 //! The lines of the DHT protocol, read and written.
 //!
-//! Every request is two lines, `WORD\nARGUMENT\n`; replies and what follows a request are single
+//! Every request is two lines, `WORD\nARGUMENT\n` (our own XSTAT is one); replies and what follows a request are single
 //! lines (key, number, acknowledgement, address) and values, which are counted bytes and need no
 //! codec. The readers are functions of the bytes alone: `Ok(None)` means that more bytes are
 //! needed, an error means that no further byte can help, and more bytes never change an answer.
@@ -51,6 +51,9 @@ pub enum Request {
     Connect(Id),
     /// DISCONNECT: the leaver, which is not named, hands its range to you; this is its next node.
     Disconnect(NextNode),
+    /// XSTAT, without an argument: what do you hold, and who are your neighbours? Ours, see
+    /// [`super::stat`]; plain peers close.
+    Stat,
 }
 
 /// How a leaver names its next node.
@@ -128,6 +131,7 @@ pub fn request(input: &[u8], seen: usize) -> Result<Option<(Request, usize)>, Ma
         b"CONNECT" => |argument| to_key(argument).map(Request::Connect),
         b"UPDATE_PREV" => |argument| to_address(argument).map(Request::UpdatePrev),
         b"DISCONNECT" => |argument| to_next_node(argument).map(Request::Disconnect),
+        b"XSTAT" => return Ok(Some((Request::Stat, word_used))),
         _ => return Err(Malformed::UnknownCommand),
     };
     let argument = item(&input[word_used..], seen.saturating_sub(word_used), parse)?;
@@ -180,6 +184,7 @@ pub fn put_request(out: &mut Vec<u8>, request: &Request) {
         Request::Connect(key) => put_lines(out, "CONNECT", key),
         Request::Disconnect(NextNode::Addr(addr)) => put_lines(out, "DISCONNECT", addr),
         Request::Disconnect(NextNode::Key(key)) => put_lines(out, "DISCONNECT", key),
+        Request::Stat => put_line(out, "XSTAT"),
     }
 }
 
@@ -393,7 +398,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn every_request(id: Id, addr: SocketAddrV4) -> [Request; 9] {
+    fn every_request(id: Id, addr: SocketAddrV4) -> [Request; 10] {
         [
             Request::Locate(id),
             Request::Contains(id),
@@ -404,6 +409,7 @@ mod tests {
             Request::Connect(id),
             Request::Disconnect(NextNode::Addr(addr)),
             Request::Disconnect(NextNode::Key(id)),
+            Request::Stat,
         ]
     }
 
@@ -420,7 +426,7 @@ mod tests {
     fn requests_as_written_in_the_specification() {
         let golden = "LOCATE\n437\n|CONTAINS\n437\n|GET\n437\n|INSERT\n437\n|REMOVE\n437\n\
             |UPDATE_PREV\n10.0.0.5:65535\n|CONNECT\n437\n|DISCONNECT\n10.0.0.5:65535\n\
-            |DISCONNECT\n437\n";
+            |DISCONNECT\n437\n|XSTAT\n";
         let requests = every_request(of("437"), of("10.0.0.5:65535"));
         assert_eq!(golden.split('|').count(), requests.len());
         for (text, expected) in golden.split('|').zip(requests) {

@@ -1,0 +1,316 @@
+//! The prompt: `peerloop dht shell`, and the one inside a running node.
+//!
+//! Commands on data go the way that every client's go, inside a node over loopback to its own address. What only the
+//! node knows (its table, its keys) is read on its loop, by [`Caller::call`].
+
+use std::fmt::Write as _;
+use std::io::{BufRead, IsTerminal};
+use std::net::SocketAddrV4;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use clap::Args;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use peerloop::net::{Caller, Handle};
+use peerloop::proto::dht::id::Id;
+use peerloop::proto::dht::node::{DhtNode, VALUE_BYTES_MAX};
+use peerloop::proto::dht::operation::{Outcome, Verb};
+use peerloop::proto::dht::routing::Member;
+
+use super::{Node, resolve};
+use crate::cli::{Answer, print};
+
+/// Keys that `keys` names; a node may hold millions.
+const KEYS_SHOWN_MAX: usize = 100;
+
+/// Seconds for which the prompt of a node waits for another one.
+const PATIENCE_SECS: u64 = 10;
+
+const HELP: &str = "\
+insert NAME VALUE  store a value; the rest of the line is the value
+get NAME           print it
+remove NAME        forget it
+contains NAME      yes or no
+locate NAME        the address of the node that owns the name
+table              what the node knows of the ring
+";
+const HELP_NODE: &str = "\
+keys               what this node holds
+disconnect         hand everything over and leave the ring
+quit               close the prompt; the node runs on
+";
+const HELP_SHELL: &str = "\
+quit               end
+";
+
+#[derive(Args)]
+pub(in crate::cli) struct ShellArgs {
+    /// The node to ask first
+    #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
+    contact: SocketAddrV4,
+    /// Give up when a node is silent for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE_SECS, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+impl ShellArgs {
+    pub(super) fn run(self) -> Result<Answer> {
+        let prompt = Prompt::new(self.contact, self.timeout, None);
+        if is_interactive() {
+            prompt.converse()?;
+        } else {
+            prompt.work_off(std::io::stdin().lock())?;
+        }
+        Ok(Answer::Yes)
+    }
+}
+
+/// Somebody sits there.
+pub(super) fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// The prompt of a running node, on a thread of its own. When this value is dropped, the terminal is as it was before,
+/// also when the thread is in the middle of a line.
+pub(super) struct NodePrompt {
+    before: Termios,
+}
+
+impl NodePrompt {
+    /// The node at `at` runs on the loop of `caller`.
+    pub(super) fn start(
+        at: SocketAddrV4,
+        caller: Caller<DhtNode>,
+        handle: Handle,
+    ) -> Result<NodePrompt> {
+        let before = tcgetattr(std::io::stdin()).context("the terminal")?;
+        let prompt = Prompt::new(at, PATIENCE_SECS, Some(Inside { caller, handle }));
+        // Not joined: it waits for a key, and ends with the process.
+        std::thread::Builder::new()
+            .name("prompt".into())
+            .spawn(move || {
+                if let Err(e) = prompt.converse() {
+                    log::error!("the prompt ended: {e:#}");
+                }
+            })?;
+        Ok(NodePrompt { before })
+    }
+}
+
+impl Drop for NodePrompt {
+    fn drop(&mut self) {
+        // Fails when the terminal is gone, and then nothing is to be restored.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// The node that the prompt is part of.
+struct Inside {
+    caller: Caller<DhtNode>,
+    handle: Handle,
+}
+
+struct Prompt {
+    node: Node,
+    inside: Option<Inside>,
+}
+
+/// What follows a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Next,
+    End,
+}
+
+impl Prompt {
+    fn new(contact: SocketAddrV4, timeout: u64, inside: Option<Inside>) -> Prompt {
+        let node = Node {
+            contact,
+            timeout,
+            value_max: VALUE_BYTES_MAX,
+            json: false,
+        };
+        Prompt { node, inside }
+    }
+
+    /// With a person: a line editor with history, and errors end nothing.
+    fn converse(&self) -> Result<()> {
+        let mut editor = DefaultEditor::new()?;
+        let sign = format!("{}> ", self.node.contact);
+        loop {
+            let line = match editor.readline(&sign) {
+                Ok(line) => line,
+                // In a raw terminal Ctrl-C is a key; to a node it means what it means without a prompt.
+                Err(ReadlineError::Interrupted) if self.inside.is_some() => "disconnect".into(),
+                Err(ReadlineError::Interrupted) => continue,
+                Err(ReadlineError::Eof) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            };
+            if !line.trim().is_empty() {
+                editor.add_history_entry(line.trim())?;
+            }
+            match self.obey(&line) {
+                Ok(Then::Next) => {}
+                Ok(Then::End) => return Ok(()),
+                Err(e) => eprintln!("{e:#}"),
+            }
+        }
+    }
+
+    /// With a pipe: every line is obeyed, and one that failed makes the whole a failure.
+    fn work_off(&self, lines: impl BufRead) -> Result<()> {
+        let mut failed = 0_u64;
+        for line in lines.lines() {
+            match self.obey(&line.context("stdin")?) {
+                Ok(Then::Next) => {}
+                Ok(Then::End) => break,
+                Err(e) if print::is_broken_pipe(&e) => return Err(e),
+                Err(e) => {
+                    failed += 1;
+                    eprintln!("peerloop: {e:#}");
+                }
+            }
+        }
+        ensure!(failed == 0, "{failed} of the commands on stdin failed");
+        Ok(())
+    }
+
+    /// Does what a line says.
+    fn obey(&self, line: &str) -> Result<Then> {
+        let (word, rest) = split_word(line);
+        let (name, value) = split_word(rest);
+        match (word, &self.inside) {
+            ("", _) => {}
+            ("insert", _) => {
+                ensure!(!value.is_empty(), "insert takes a NAME and a VALUE");
+                let value = Bytes::copy_from_slice(value.as_bytes());
+                self.ask("insert", Verb::Insert(value), name)?;
+            }
+            ("get", _) => self.ask_name("get", Verb::Get, name, value)?,
+            ("remove", _) => self.ask_name("remove", Verb::Remove, name, value)?,
+            ("contains", _) => self.ask_name("contains", Verb::Contains, name, value)?,
+            ("locate", _) => self.ask_name("locate", Verb::Locate, name, value)?,
+            ("table", Some(inside)) => print::stdout(inside.table()?.as_bytes())?,
+            ("table", None) => self.table_from_outside()?,
+            ("keys", Some(inside)) => print::stdout(inside.keys()?.as_bytes())?,
+            ("disconnect", Some(inside)) => {
+                inside.handle.shutdown();
+                return Ok(Then::End);
+            }
+            ("help", inside) => {
+                let more = if inside.is_some() {
+                    HELP_NODE
+                } else {
+                    HELP_SHELL
+                };
+                print::stdout(format!("{HELP}{more}").as_bytes())?;
+            }
+            ("quit", _) => return Ok(Then::End),
+            ("keys" | "disconnect", None) => bail!("{word} is for the prompt of the node itself"),
+            (other, _) => bail!("there is no command {other:?}; help lists them"),
+        }
+        Ok(Then::Next)
+    }
+
+    fn ask_name(&self, word: &str, verb: Verb, name: &str, more: &str) -> Result<()> {
+        ensure!(more.is_empty(), "{word} takes one NAME, without spaces");
+        self.ask(word, verb, name)
+    }
+
+    fn ask(&self, word: &str, verb: Verb, name: &str) -> Result<()> {
+        ensure!(!name.is_empty(), "{word} takes a NAME");
+        let text = match self.node.ask(verb, Id::of(name.as_bytes()))? {
+            Outcome::Located(addr) => addr.to_string(),
+            Outcome::Contains(true) => "yes".into(),
+            Outcome::Contains(false) => "no".into(),
+            Outcome::Got(None) => "no entry".into(),
+            Outcome::Got(Some(value)) => match std::str::from_utf8(&value) {
+                Ok(text) => text.to_owned(),
+                Err(_) => format!("{} bytes, in base 16: {}", value.len(), print::hex(&value)),
+            },
+            Outcome::Inserted => "stored".into(),
+            Outcome::Removed => "removed".into(),
+            other => bail!("{word} came to {other:?}"),
+        };
+        print::stdout(format!("{text}\n").as_bytes())
+    }
+
+    /// What a node tells others; a plain one tells nothing.
+    fn table_from_outside(&self) -> Result<()> {
+        let addr = self.node.contact;
+        let told = self.node.ask(Verb::Stat, Id::of_addr(addr));
+        let Outcome::Told(stat) = told.context("the node does not tell (XSTAT)")? else {
+            bail!("XSTAT came to something else");
+        };
+        let mut text = row("node", Member::at(addr));
+        text += &stat.prev.map_or("prev     unknown\n".into(), |prev| {
+            row("prev", Member::at(prev))
+        });
+        text += &row("next", Member::at(stat.next));
+        text += &holdings(stat.entries, stat.value_bytes);
+        print::stdout(text.as_bytes())
+    }
+}
+
+impl Inside {
+    fn table(&self) -> Result<String> {
+        let (routing, stat) = self
+            .caller
+            .call(|node, _| (node.routing().clone(), node.stat()))?;
+        let mut text = row("node", routing.me());
+        text += &routing
+            .prev()
+            .map_or("prev     unknown\n".into(), |prev| row("prev", prev));
+        text += &row("next", routing.next());
+        for finger in routing.fingers() {
+            text += &row("finger", *finger);
+        }
+        Ok(text + &holdings(stat.entries, stat.value_bytes))
+    }
+
+    fn keys(&self) -> Result<String> {
+        let (keys, count) = self.caller.call(|node, _| {
+            let (me, entries) = (node.me().id, node.entries());
+            let some = entries.arc(me, me).take(KEYS_SHOWN_MAX);
+            (
+                some.map(|(key, value)| (key, value.len()))
+                    .collect::<Vec<_>>(),
+                entries.len(),
+            )
+        })?;
+        let mut text = String::new();
+        for (key, bytes) in &keys {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{key:<49}  {bytes} bytes");
+        }
+        if count > keys.len() {
+            let _ = writeln!(text, "and {} more", count - keys.len());
+        }
+        if count == 0 {
+            text += "no entries\n";
+        }
+        Ok(text)
+    }
+}
+
+/// The first word, and the rest without the space between them.
+fn split_word(line: &str) -> (&str, &str) {
+    let line = line.trim();
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    (word, rest.trim_start())
+}
+
+fn row(what: &str, member: Member) -> String {
+    format!(
+        "{what:<7}  {:<21}  {}\n",
+        member.addr.to_string(),
+        member.id
+    )
+}
+
+fn holdings(entries: u64, value_bytes: u64) -> String {
+    format!("holds    {entries} entries, {value_bytes} bytes of values\n")
+}

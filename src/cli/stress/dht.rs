@@ -1,0 +1,297 @@
+//! `peerloop stress dht`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use rand::RngExt;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use peerloop::proto::dht::workload::Workload;
+
+use crate::cli::{Answer, print};
+
+use super::load::{Load, Times};
+use super::ring::{LOOK_EVERY, Ring};
+
+/// Lost keys that are named; a run that loses more has one cause for all.
+const LOST_SHOWN_MAX: usize = 10;
+
+#[derive(Args)]
+pub(in crate::cli) struct DhtArgs {
+    /// Nodes at the start; with --churn there are between half and twice as many
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    nodes: u32,
+    /// Clients, each with one operation under way on keys of its own
+    #[arg(long, value_name = "C", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    clients: u32,
+    /// Joins and leaves a second, e.g. 2 or 0.5
+    #[arg(long, value_name = "R", default_value = "1", value_parser = rate)]
+    churn: f64,
+    /// How long the clients write and read
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Run each node as a process of its own; without it each is a thread, which starts faster
+    #[arg(long)]
+    processes: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Events a second.
+fn rate(text: &str) -> Result<f64> {
+    const RATE_MAX: f64 = 100.0;
+    let rate: f64 = text.parse()?;
+    ensure!(
+        (0.0..=RATE_MAX).contains(&rate),
+        "expected a number from 0 to {RATE_MAX}"
+    );
+    Ok(rate)
+}
+
+/// What `--json` prints; times in milliseconds.
+#[derive(Serialize)]
+struct Summary {
+    nodes: u32,
+    processes: bool,
+    clients: u32,
+    seconds: f64,
+    nodes_least: usize,
+    nodes_most: usize,
+    nodes_end: usize,
+    operations: u64,
+    operations_per_second: f64,
+    gets: u64,
+    inserts: u64,
+    removes: u64,
+    given_up: u64,
+    latency_ms: Latency,
+    hops_mean: f64,
+    hops_max: u32,
+    joins: u32,
+    joins_failed: u32,
+    join_mean_ms: f64,
+    leaves: u32,
+    leaves_failed: u32,
+    leave_mean_ms: f64,
+    checked: u64,
+    wrong_reads: usize,
+    lost: usize,
+    /// Of the lost: nobody answered for the key.
+    unreadable: usize,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p99_9: f64,
+    max: f64,
+}
+
+/// Least and most members of the run.
+struct Extremes {
+    least: usize,
+    most: usize,
+}
+
+impl DhtArgs {
+    pub(super) fn run(self) -> Result<Answer> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, interrupted.clone())?;
+        }
+        // An error on the way drops the ring, and with it every node.
+        let mut go_on = || -> Result<()> {
+            ensure!(
+                !interrupted.load(Ordering::Relaxed),
+                "interrupted; the nodes are stopped"
+            );
+            Ok(())
+        };
+        let mut ring = Ring::start(self.nodes as usize, self.processes, &mut go_on)?;
+        let start = Instant::now();
+        let load = Load::start(ring.contacts(), self.clients as usize)?;
+        let extremes = self.churn(&mut ring, &load, &mut go_on)?;
+        load.drain(&mut go_on)?;
+        let took = start.elapsed();
+        ring.settle(&mut go_on)?;
+        load.set_contacts(ring.contacts())?;
+        let workload = load.check(&mut go_on)?;
+        let summary = self.summary(&ring, &workload, &extremes, took);
+        if self.json {
+            print::json(&summary)?;
+        } else {
+            print::stdout(summary.to_string().as_bytes())?;
+        }
+        for lost in workload.lost().iter().take(LOST_SHOWN_MAX) {
+            eprintln!("lost: {lost}");
+        }
+        for wrong in workload.wrong_reads().iter().take(LOST_SHOWN_MAX) {
+            eprintln!("wrong read: {wrong}");
+        }
+        let held = workload.lost().is_empty() && workload.wrong_reads().is_empty();
+        Ok(if held { Answer::Yes } else { Answer::No })
+    }
+
+    /// Lets nodes join and leave for the time of the run.
+    fn churn(
+        &self,
+        ring: &mut Ring,
+        load: &Load,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Extremes> {
+        let (start, length) = (Instant::now(), Duration::from_secs(self.seconds));
+        let mut extremes = Extremes {
+            least: ring.members(),
+            most: ring.members(),
+        };
+        let mut events = 0_u64;
+        while start.elapsed() < length {
+            go_on()?;
+            if ring.look() {
+                load.set_contacts(ring.contacts())?;
+            }
+            if start.elapsed().as_secs_f64() * self.churn > events as f64 + 0.5 {
+                events += 1;
+                self.event(ring, load)?;
+            }
+            extremes.least = extremes.least.min(ring.members());
+            extremes.most = extremes.most.max(ring.members());
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(extremes)
+    }
+
+    /// One join or leave.
+    fn event(&self, ring: &mut Ring, load: &Load) -> Result<()> {
+        let nodes = self.nodes as usize;
+        let (least, most) = ((nodes / 2).max(1), nodes * 2);
+        if ring.members() <= least || (ring.len() < most && rand::rng().random()) {
+            return if ring.len() < most {
+                ring.join()
+            } else {
+                Ok(())
+            };
+        }
+        ring.leave()?;
+        load.set_contacts(ring.contacts())
+    }
+
+    fn summary(
+        &self,
+        ring: &Ring,
+        workload: &Workload<Times>,
+        extremes: &Extremes,
+        took: Duration,
+    ) -> Summary {
+        let times = workload.meter();
+        Summary {
+            nodes: self.nodes,
+            processes: self.processes,
+            clients: self.clients,
+            seconds: took.as_secs_f64(),
+            nodes_least: extremes.least,
+            nodes_most: extremes.most,
+            nodes_end: ring.members(),
+            operations: times.done(),
+            operations_per_second: times.done() as f64 / took.as_secs_f64(),
+            gets: times.gets,
+            inserts: times.inserts,
+            removes: times.removes,
+            given_up: times.given_up,
+            latency_ms: Latency {
+                p50: times.percentile_ms(50.0),
+                p90: times.percentile_ms(90.0),
+                p99: times.percentile_ms(99.0),
+                p99_9: times.percentile_ms(99.9),
+                max: times.max_ms(),
+            },
+            hops_mean: times.hops_mean(),
+            hops_max: times.hops_max,
+            joins: ring.joins.done,
+            joins_failed: ring.joins.failed,
+            join_mean_ms: ring.joins.mean_ms(),
+            leaves: ring.leaves.done,
+            leaves_failed: ring.leaves.failed,
+            leave_mean_ms: ring.leaves.mean_ms(),
+            checked: workload.checked(),
+            wrong_reads: workload.wrong_reads().len(),
+            lost: workload.lost().len(),
+            unreadable: workload
+                .lost()
+                .iter()
+                .filter(|lost| lost.unreadable)
+                .count(),
+        }
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Latency {
+            p50,
+            p90,
+            p99,
+            p99_9,
+            max,
+        } = self.latency_ms;
+        let kind = if self.processes {
+            "processes"
+        } else {
+            "threads"
+        };
+        writeln!(
+            f,
+            "nodes       {} at the start, {} to {} in the run, {} at the end; {kind}",
+            self.nodes, self.nodes_least, self.nodes_most, self.nodes_end
+        )?;
+        writeln!(
+            f,
+            "operations  {} in {:.1} s by {} clients: {:.0}/s",
+            self.operations, self.seconds, self.clients, self.operations_per_second
+        )?;
+        writeln!(
+            f,
+            "            {} get, {} insert, {} remove; {} given up",
+            self.gets, self.inserts, self.removes, self.given_up
+        )?;
+        writeln!(
+            f,
+            "latency ms  p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p99_9:.2}  max {max:.2}"
+        )?;
+        writeln!(
+            f,
+            "hops        mean {:.2}, max {}",
+            self.hops_mean, self.hops_max
+        )?;
+        writeln!(
+            f,
+            "joins       {}, mean {:.0} ms; {} given up",
+            self.joins, self.join_mean_ms, self.joins_failed
+        )?;
+        writeln!(
+            f,
+            "leaves      {}, mean {:.0} ms; {} failed",
+            self.leaves, self.leave_mean_ms, self.leaves_failed
+        )?;
+        writeln!(
+            f,
+            "checked     {} keys; {} wrong reads before",
+            self.checked, self.wrong_reads
+        )?;
+        match self.unreadable {
+            0 => writeln!(f, "lost        {}", self.lost),
+            n => writeln!(
+                f,
+                "lost        {}, of which {n} because nobody answers",
+                self.lost
+            ),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The clients of a run: a [`Workload`] on a thread of its own, and what it measures.
+
+use std::net::SocketAddrV4;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use hdrhistogram::Histogram;
+
+use peerloop::engine::Limits;
+use peerloop::net::{Caller, Reactor};
+use peerloop::proto::dht::operation::Bounds;
+use peerloop::proto::dht::workload::{Finished, Kind, Meter, Workload};
+
+use super::ring::LOOK_EVERY;
+
+/// Keys of each client: some thousand in all, so that every member holds some and the check is short.
+const KEYS_EACH: usize = 200;
+
+/// Longest latency that is told from a longer one: over any operation's bounds.
+const LATENCY_MAX_US: u64 = 600_000_000;
+
+/// What the clients measure.
+pub(in crate::cli) struct Times {
+    start: Instant,
+    /// Of all operations that were not given up, in microseconds.
+    pub(in crate::cli) latency: Histogram<u64>,
+    pub(in crate::cli) gets: u64,
+    pub(in crate::cli) inserts: u64,
+    pub(in crate::cli) removes: u64,
+    pub(in crate::cli) given_up: u64,
+    hops: u64,
+    pub(in crate::cli) hops_max: u32,
+}
+
+impl Times {
+    fn new() -> Result<Times> {
+        Ok(Times {
+            start: Instant::now(),
+            latency: Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?,
+            gets: 0,
+            inserts: 0,
+            removes: 0,
+            given_up: 0,
+            hops: 0,
+            hops_max: 0,
+        })
+    }
+
+    /// Operations that were not given up.
+    pub(in crate::cli) fn done(&self) -> u64 {
+        self.gets + self.inserts + self.removes
+    }
+
+    pub(in crate::cli) fn hops_mean(&self) -> f64 {
+        self.hops as f64 / self.done().max(1) as f64
+    }
+
+    pub(in crate::cli) fn percentile_ms(&self, percent: f64) -> f64 {
+        self.latency.value_at_percentile(percent) as f64 / 1000.0
+    }
+
+    pub(in crate::cli) fn max_ms(&self) -> f64 {
+        self.latency.max() as f64 / 1000.0
+    }
+}
+
+impl Meter for Times {
+    fn now(&mut self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    fn finished(&mut self, finished: Finished) {
+        let Finished {
+            kind,
+            began,
+            hops,
+            done,
+        } = finished;
+        if !done {
+            self.given_up += 1;
+            return;
+        }
+        let took = self.now() - began;
+        self.latency.saturating_record(took);
+        match kind {
+            Kind::Get => self.gets += 1,
+            Kind::Insert => self.inserts += 1,
+            Kind::Remove => self.removes += 1,
+        }
+        self.hops += u64::from(hops);
+        self.hops_max = self.hops_max.max(hops);
+    }
+}
+
+/// A load that runs.
+pub(in crate::cli) struct Load {
+    caller: Caller<Workload<Times>>,
+    thread: JoinHandle<std::io::Result<Workload<Times>>>,
+}
+
+impl Load {
+    pub(in crate::cli) fn start(contacts: Vec<SocketAddrV4>, clients: usize) -> Result<Load> {
+        // A write that came to nothing leaves its key in doubt, and a second try could undo later ones.
+        let bounds = Bounds {
+            unknown_is_final: true,
+            ..Bounds::default()
+        };
+        let workload = Workload::new(contacts, clients, KEYS_EACH, bounds, Times::new()?);
+        let limits = Limits::default();
+        let limits = Limits {
+            dials_max: limits.dials_max.max(clients),
+            ..limits
+        };
+        let mut reactor = Reactor::new(workload, limits)?;
+        reactor.node().with(|workload, hub| workload.begin(hub));
+        let caller = reactor.caller();
+        let thread = std::thread::Builder::new()
+            .name("clients".into())
+            .spawn(move || {
+                reactor.run()?;
+                Ok(reactor.into_service())
+            })?;
+        Ok(Load { caller, thread })
+    }
+
+    /// From now on operations begin at one of these.
+    pub(in crate::cli) fn set_contacts(&self, contacts: Vec<SocketAddrV4>) -> Result<()> {
+        Ok(self
+            .caller
+            .call(|workload, _| workload.set_contacts(contacts))?)
+    }
+
+    /// Lets what is under way end and begins nothing new.
+    pub(in crate::cli) fn drain(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.caller.call(|workload, _| workload.drain())?;
+        while !self.caller.call(|workload, _| workload.is_idle())? {
+            go_on()?;
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Reads everything that was written, and ends.
+    pub(in crate::cli) fn check(
+        self,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Workload<Times>> {
+        self.caller.call(|workload, hub| workload.check(hub))?;
+        while !self.thread.is_finished() {
+            go_on()?;
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let workload = self
+            .thread
+            .join()
+            .map_err(|_| anyhow!("the clients panicked"))?;
+        workload.context("the clients")
+    }
+}

@@ -1,0 +1,325 @@
+//! A ring of DHT nodes on loopback: in this process, or each in one of its own.
+//!
+//! In this process a node is a reactor on a thread of its own, the same code and the same sockets as `dht node`.
+//! That is the default because a node starts in a millisecond and costs a thread, so that some tens of them and
+//! many joins a second fit a small machine. Processes show what threads cannot: signals, start and exit.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rand::RngExt;
+use rustix::process::{Pid, Signal, kill_process};
+
+use peerloop::engine::Limits;
+use peerloop::net::{Bound, Caller, Handle, Reactor};
+use peerloop::proto::dht::client::Task;
+use peerloop::proto::dht::entries::Entries;
+use peerloop::proto::dht::id::Id;
+use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+
+use crate::cli::dht;
+
+/// Members that a joiner is told of, should some be leaving.
+const CONTACTS_MAX: usize = 3;
+
+/// Between two looks at who has joined or left.
+pub(in crate::cli) const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// No join or leave takes longer, unless something is wrong: both give up by themselves after 30 s.
+const SETTLE_WITHIN: Duration = Duration::from_secs(45);
+
+/// A node that we started and that ends with this value.
+pub(in crate::cli) struct Node {
+    pub(in crate::cli) addr: SocketAddrV4,
+    body: Body,
+}
+
+enum Body {
+    Thread {
+        handle: Handle,
+        caller: Caller<DhtNode>,
+        thread: Option<JoinHandle<Result<()>>>,
+    },
+    Process(Child),
+}
+
+impl Node {
+    fn start(processes: bool, contacts: &[SocketAddrV4]) -> Result<Node> {
+        if processes {
+            Node::process(contacts)
+        } else {
+            Node::thread(contacts.to_vec())
+        }
+    }
+
+    fn thread(contacts: Vec<SocketAddrV4>) -> Result<Node> {
+        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let addr = bound.addr();
+        let config = Config::new(addr);
+        let limits = config.fit(Limits::default());
+        let mut reactor = Reactor::new(DhtNode::new(config, Entries::default()), limits)?;
+        reactor.accept_from(bound)?;
+        if !contacts.is_empty() {
+            reactor.node().with(|node, hub| node.join(hub, contacts));
+        }
+        let (handle, caller) = (reactor.handle(), reactor.caller());
+        let thread = std::thread::Builder::new()
+            .name(format!("node {}", addr.port()))
+            .spawn(move || {
+                reactor.run()?;
+                ensure!(
+                    !reactor.into_service().join_failed(),
+                    "the ring did not let {addr} join"
+                );
+                Ok(())
+            })?;
+        Ok(Node {
+            addr,
+            body: Body::Thread {
+                handle,
+                caller,
+                thread: Some(thread),
+            },
+        })
+    }
+
+    fn process(contacts: &[SocketAddrV4]) -> Result<Node> {
+        let program = std::env::current_exe().context("where is this program?")?;
+        let mut command = Command::new(program);
+        command.args(["dht", "node", "--listen", "127.0.0.1:0"]);
+        for contact in contacts {
+            command.arg("--join").arg(contact.to_string());
+        }
+        // That entries are in memory only is what is wanted here.
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "error");
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take();
+        // From here on it is ours to kill.
+        let unknown = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let mut node = Node {
+            addr: unknown,
+            body: Body::Process(child),
+        };
+        let mut line = String::new();
+        BufReader::new(stdout.context("no pipe")?).read_line(&mut line)?;
+        let addr = line
+            .trim_end()
+            .strip_prefix("listening ")
+            .and_then(|addr| addr.parse().ok());
+        node.addr =
+            addr.with_context(|| format!("a node said {line:?} in place of its address"))?;
+        Ok(node)
+    }
+
+    /// Asks it to leave, as SIGTERM does.
+    fn leave(&mut self) -> Result<()> {
+        match &mut self.body {
+            Body::Thread { handle, .. } => handle.shutdown(),
+            Body::Process(child) => kill_process(Pid::from_child(child), Signal::TERM)?,
+        }
+        Ok(())
+    }
+
+    /// Whether it came to its end; an error when that was a bad one.
+    fn has_ended(&mut self) -> Result<bool> {
+        match &mut self.body {
+            Body::Thread { thread, .. } => match thread.take_if(|thread| thread.is_finished()) {
+                Some(thread) => {
+                    thread.join().map_err(|_| anyhow!("the node panicked"))??;
+                    Ok(true)
+                }
+                None => Ok(thread.is_none()),
+            },
+            Body::Process(child) => match child.try_wait()? {
+                Some(status) if !status.success() => bail!("the node's process ended: {status}"),
+                status => Ok(status.is_some()),
+            },
+        }
+    }
+
+    /// Whether it answers for its own id, which it does from the end of its join on.
+    fn is_member(&self) -> bool {
+        let task = Task {
+            verb: Verb::Closest,
+            key: Id::of_addr(self.addr),
+        };
+        let bounds = Bounds {
+            attempts_max: 1,
+            ..Bounds::default()
+        };
+        let results = dht::run_tasks(self.addr, vec![task], bounds, Limits::default(), 1);
+        results.is_ok_and(|mut results| {
+            matches!(results.pop(), Some(Some(Ok(Outcome::Located(addr)))) if addr == self.addr)
+        })
+    }
+}
+
+/// Ends it at once. The ring is not told: this is for a ring that goes as a whole.
+impl Drop for Node {
+    fn drop(&mut self) {
+        match &mut self.body {
+            Body::Thread { caller, thread, .. } => {
+                let _ = caller.call(|_, hub| hub.stop());
+                if let Some(thread) = thread.take() {
+                    let _ = thread.join();
+                }
+            }
+            // By its id, which is its until we have waited for it.
+            Body::Process(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// How many nodes have done something, and how long they took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::cli) struct Tally {
+    pub(in crate::cli) done: u32,
+    pub(in crate::cli) failed: u32,
+    took: Duration,
+}
+
+impl Tally {
+    fn count(&mut self, since: Instant) {
+        self.done += 1;
+        self.took += since.elapsed();
+    }
+
+    pub(in crate::cli) fn mean_ms(&self) -> f64 {
+        self.took.as_secs_f64() * 1000.0 / f64::from(self.done.max(1))
+    }
+}
+
+/// The nodes of a run. Members first join, are then members, and may leave.
+pub(in crate::cli) struct Ring {
+    processes: bool,
+    members: Vec<Node>,
+    joining: Vec<(Node, Instant)>,
+    leaving: Vec<(Node, Instant)>,
+    /// Since the start, without the nodes that the ring began with.
+    pub(in crate::cli) joins: Tally,
+    pub(in crate::cli) leaves: Tally,
+}
+
+impl Ring {
+    /// A ring of `count`, all of them members.
+    pub(in crate::cli) fn start(
+        count: usize,
+        processes: bool,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Ring> {
+        let first = Node::start(processes, &[]).context("cannot start a node")?;
+        let mut ring = Ring {
+            processes,
+            members: vec![first],
+            joining: Vec::new(),
+            leaving: Vec::new(),
+            joins: Tally::default(),
+            leaves: Tally::default(),
+        };
+        while ring.members.len() < count {
+            ring.join()?;
+            ring.settle(go_on)?;
+            ensure!(ring.joins.failed == 0, "a node could not join; see the log");
+        }
+        ring.joins = Tally::default();
+        Ok(ring)
+    }
+
+    pub(in crate::cli) fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Members and those that are about to be.
+    pub(in crate::cli) fn len(&self) -> usize {
+        self.members.len() + self.joining.len()
+    }
+
+    pub(in crate::cli) fn contacts(&self) -> Vec<SocketAddrV4> {
+        self.members.iter().map(|node| node.addr).collect()
+    }
+
+    /// One more node begins to join, at members drawn at random.
+    pub(in crate::cli) fn join(&mut self) -> Result<()> {
+        let contacts: Vec<_> = (0..CONTACTS_MAX.min(self.members.len()))
+            .map(|_| self.members[rand::rng().random_range(0..self.members.len())].addr)
+            .collect();
+        let node = Node::start(self.processes, &contacts).context("cannot start a node")?;
+        self.joining.push((node, Instant::now()));
+        Ok(())
+    }
+
+    /// A member drawn at random begins to leave. There must be another one.
+    pub(in crate::cli) fn leave(&mut self) -> Result<()> {
+        let mut node = self
+            .members
+            .swap_remove(rand::rng().random_range(0..self.members.len()));
+        node.leave()
+            .with_context(|| format!("cannot tell {} to leave", node.addr))?;
+        self.leaving.push((node, Instant::now()));
+        Ok(())
+    }
+
+    /// Looks who has joined and left; true when somebody has.
+    pub(in crate::cli) fn look(&mut self) -> bool {
+        let before = (self.joining.len(), self.leaving.len());
+        let (joins, leaves, members) = (&mut self.joins, &mut self.leaves, &mut self.members);
+        for (mut node, since) in std::mem::take(&mut self.joining) {
+            match node.has_ended() {
+                Err(e) => {
+                    joins.failed += 1;
+                    log::error!("{}: {e:#}", node.addr);
+                }
+                Ok(true) => joins.failed += 1,
+                Ok(false) if node.is_member() => {
+                    joins.count(since);
+                    members.push(node);
+                }
+                Ok(false) => self.joining.push((node, since)),
+            }
+        }
+        self.leaving.retain_mut(|(node, since)| {
+            match node.has_ended() {
+                Ok(false) => return true,
+                Ok(true) => leaves.count(*since),
+                Err(e) => {
+                    leaves.failed += 1;
+                    log::error!("{}: {e:#}", node.addr);
+                }
+            }
+            false
+        });
+        before != (self.joining.len(), self.leaving.len())
+    }
+
+    /// Waits until nobody joins or leaves; `go_on` is asked now and then.
+    pub(in crate::cli) fn settle(&mut self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let until = Instant::now() + SETTLE_WITHIN;
+        loop {
+            self.look();
+            if self.joining.is_empty() && self.leaving.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "after {SETTLE_WITHIN:?} {} nodes still join and {} still leave",
+                self.joining.len(),
+                self.leaving.len()
+            );
+            go_on()?;
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
