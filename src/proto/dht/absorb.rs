@@ -8,7 +8,9 @@
 //! where they will be, unseen, as the range is not ours until the end; when the leaver dies before that they are
 //! swept out again.
 //!
-//! A DISCONNECT whose next is ours already is a leaver that did not get our `1`: it gets it now.
+//! A DISCONNECT whose next is ours already is a leaver that did not get our `1`: it gets it now. One that comes
+//! while another with the same next goes on takes its place: the leaver lost the first connection, and counts on
+//! our answer being about both.
 
 use bytes::Bytes;
 
@@ -92,9 +94,6 @@ impl DhtNode {
         expect: &mut Expect,
         next: NextNode,
     ) -> bool {
-        if self.routing.is_alone() {
-            return false;
-        }
         let conn = cx.id();
         let (key, phase, next) = match next {
             NextNode::Key(id) => (id, Phase::Name, None),
@@ -103,7 +102,15 @@ impl DhtNode {
                 (next.id.pred(), Phase::Verify, Some(next))
             }
         };
-        let repeated = next == Some(self.routing.next());
+        let ours = self.routing.next();
+        let repeated = match next {
+            Some(next) => next == ours,
+            None => key == ours.id,
+        };
+        let next = if repeated { Some(ours) } else { next };
+        if self.routing.is_alone() && !repeated {
+            return false;
+        }
         *expect = Expect::Leaver;
         self.transfer = Transfer::Absorb(Absorb {
             conn,
@@ -114,11 +121,27 @@ impl DhtNode {
             staging: Staging::default(),
         });
         if repeated {
-            cx.resume(conn);
+            // Not now: what is read of its input is not settled yet.
+            cx.notify(conn, Note::Read);
         } else {
             self.ask_next(cx, key, Tag::WhoLeaves(conn));
         }
         true
+    }
+
+    /// Gives up a DISCONNECT of the leaver that now sends another one.
+    pub(super) fn supersede_absorb(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
+        let Transfer::Absorb(absorb) = &self.transfer else { return };
+        let conn = absorb.conn;
+        let same_next = match next {
+            NextNode::Addr(addr) => absorb.next.is_some_and(|next| next.addr == addr),
+            NextNode::Key(id) => absorb.next.is_some_and(|next| next.id == id),
+        };
+        let same_peer = cx.peer_of(conn).is_none_or(|peer| peer.ip() == cx.peer().ip());
+        if same_next && same_peer {
+            cx.close_conn(conn);
+            self.give_up_absorb(cx);
+        }
     }
 
     /// LOCATE, beginning at our next.
@@ -143,7 +166,8 @@ impl DhtNode {
         result: Result<Outcome, Failure>,
     ) {
         let (me, next) = (self.me(), self.routing.next());
-        let peer = hub.peer_of(conn);
+        // RELIABILITY.md A11: the protocol has no better proof of who speaks.
+        let own_ip = hub.peer_of(conn).is_some_and(|peer| peer.ip() == next.addr.ip());
         let Some(absorb) = self.absorb(conn) else { return };
         match (absorb.phase, result) {
             (Phase::Name, Ok(Outcome::Located(addr))) => {
@@ -158,13 +182,15 @@ impl DhtNode {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
                 }
             }
-            (Phase::Verify, Ok(Outcome::Located(addr))) if addr == next.addr && next != me => {
+            (Phase::Verify, Ok(Outcome::Located(addr))) 
+                if addr == next.addr && next != me && own_ip =>
+            {
                 absorb.phase = Phase::Receive;
                 hub.resume(conn);
             }
             // A plain leaver may answer nobody while it leaves; then it has to come from next's address.
             (Phase::Verify, Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }))
-                if addr == next.addr && peer.is_some_and(|peer| peer.ip() == next.addr.ip()) =>
+                if addr == next.addr && own_ip =>
             {
                 absorb.phase = Phase::Receive;
                 hub.resume(conn);

@@ -11,6 +11,9 @@ use super::routing::Member;
 /// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
 const FINGER_EVERY: Ticks = Ticks::from_secs(1);
 
+/// From a claim to be our prev to the question whether it is.
+const PREV_AFTER: Ticks = Ticks::from_secs(2);
+
 impl DhtNode {
     /// Sets our next, and keeps fingers from when we are not alone.
     pub(super) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
@@ -30,7 +33,10 @@ impl DhtNode {
         let me = self.me().id;
         self.finger = match self.finger.checked_sub(1) {
             Some(i) if !self.routing.owns(me.plus_power_of_two(i)) => i,
-            _ => Id::BITS - 1,
+            _ => {
+                self.look_up_prev(hub);
+                Id::BITS - 1
+            }
         };
         let key = me.plus_power_of_two(self.finger);
         if !self.routing.owns(key) {
@@ -41,7 +47,34 @@ impl DhtNode {
         self.finger_armed = hub.arm(FINGER_EVERY, Timer::Finger).is_some();
     }
 
-    pub(super) fn finger_found(&mut self, _hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+    /// UPDATE_PREV. A claim that is farther than what we know is right when the closer node left or never came to
+    /// join, so the ring is asked once whoever claims has had the time to make it true.
+    pub(super) fn claim_prev(&mut self, hub: &mut Hub<Self>, claimant: Member) {
+        if !self.routing.claim_prev(claimant) && !self.prev_armed {
+            self.prev_armed = hub.arm(PREV_AFTER, Timer::Prev).is_some();
+        }
+    }
+
+    pub(super) fn look_up_prev(&mut self, hub: &mut Hub<Self>) {
+        self.prev_armed = false;
+        if self.routing.is_alone() || !matches!(self.role, Role::Member) {
+            return;
+        }
+        let key = self.me().id.pred();
+        let contacts = vec![self.routing.closest(key).addr, self.routing.next().addr];
+        let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
+        client::start(self, hub, operation, Tag::Prev);
+    }
+
+    pub(super) fn prev_found(&mut self, result: Result<Outcome, Failure>) {
+        match result {
+            Ok(Outcome::Located(addr)) => self.routing.set_prev(Member::at(addr)),
+            Err(Failure::Unreachable { addr, .. }) => self.routing.forget(addr),
+            _ => {}
+        }
+    }
+
+    pub(super) fn finger_found(&mut self, result: Result<Outcome, Failure>) {
         match result {
             Ok(Outcome::Located(addr)) => self.routing.learn(Member::at(addr)),
             Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }) => {

@@ -35,6 +35,13 @@ struct HeldWrite {
     until: Tick,
 }
 
+impl Held {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
 impl HeldWrite {
     fn cost_bytes(&self) -> u64 {
         HELD_OVERHEAD_BYTES + self.value.as_ref().map_or(0, |value| value.len() as u64)
@@ -75,10 +82,17 @@ impl DhtNode {
         true
     }
 
-    /// Nothing moves any more: every held write goes where it belongs now.
+    /// Something stopped moving: a held write whose key stands still goes where it belongs now. The others stay: a
+    /// leave that comes to nothing does not end the hand-over that it met.
     pub(super) fn release_held(&mut self, hub: &mut Hub<Self>) {
         self.held.bytes = 0;
-        for HeldWrite { conn, key, value, .. } in std::mem::take(&mut self.held.queue) {
+        for write in std::mem::take(&mut self.held.queue) {
+            if self.is_moving(write.key) {
+                self.held.bytes += write.cost_bytes();
+                self.held.queue.push_back(write);
+                continue;
+            }
+            let HeldWrite { conn, key, value, .. } = write;
             if !self.write_or_forward(hub, conn, key, value) {
                 acknowledge(hub, conn, false);
             }

@@ -5,8 +5,10 @@
 //!    └────────┴── a pause, and again ─┘
 //! ```
 //! Until the last step we are nobody: data commands are answered `0`, LOCATE with the owner of our range, UPDATE_PREV
-//! with `1`. The last step of CONNECT has no ack, so we ask the owner for our own id until it says that it is
-//! ours.
+//! with `1`. The last step of CONNECT has no ack, so we ask the ring for our own id until it says that it is
+//! ours. When it says otherwise our address may still be under way. So what we were given is kept until an owner
+//! answers `1` to another CONNECT, which it does only once it has given up the first: no other answer is
+//! proof that the ring does not count on us.
 
 use std::net::SocketAddrV4;
 
@@ -39,6 +41,10 @@ pub(super) struct Join {
     tries: u32,
     /// Who owns our range; the first contact while that is not known.
     owner: Member,
+    /// Our next, from when our address was sent until it is sure that it did not arrive.
+    given: Option<Member>,
+    /// Leave as soon as we know whether we have joined.
+    leaves: bool,
     next: Option<Member>,
     conn: Option<ConnId>,
     receiving: Receiving,
@@ -77,6 +83,12 @@ impl Join {
     pub(super) fn contact(&self) -> Member {
         self.owner
     }
+
+    /// For tests: the address may have been sent, so the ring may count on us.
+    #[cfg(test)]
+    pub(super) fn is_perhaps_member(&self) -> bool {
+        self.given.is_some()
+    }
 }
 
 impl DhtNode {
@@ -91,6 +103,8 @@ impl DhtNode {
             phase: Phase::Locate,
             tries: 0,
             owner,
+            given: None,
+            leaves: false,
             next: None,
             conn: None,
             receiving: Receiving::default(),
@@ -108,14 +122,13 @@ impl DhtNode {
     pub(super) fn join_step(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
         let Role::Joining(join) = &mut self.role else { return };
-        let (verb, contacts) = match join.phase {
-            Phase::Confirm { .. } => (Verb::Closest, vec![join.owner.addr]),
-            _ => {
-                join.phase = Phase::Locate;
-                (Verb::Locate, join.contacts.clone())
-            }
-        };
-        let operation = Operation::new(verb, me.id, contacts, bounds);
+        let mut contacts = join.contacts.clone();
+        match join.phase {
+            // The owner knows first; it may leave meanwhile.
+            Phase::Confirm { .. } => contacts.insert(0, join.owner.addr),
+            _ => join.phase = Phase::Locate,
+        }
+        let operation = Operation::new(Verb::Locate, me.id, contacts, bounds).until(me.addr);
         client::start(self, hub, operation, Tag::Join);
     }
 
@@ -124,6 +137,11 @@ impl DhtNode {
         let me = self.me();
         let Role::Joining(join) = &mut self.role else { return };
         match (join.phase, result) {
+            (Phase::Locate | Phase::Confirm { .. }, Ok(Outcome::Located(addr)))
+                if addr == me.addr && join.given.is_some() =>
+            {
+                self.joined(hub);
+            }
             (Phase::Locate, Ok(Outcome::Located(addr))) if addr != me.addr => {
                 join.owner = Member::at(addr);
                 join.phase = Phase::Receive;
@@ -132,9 +150,6 @@ impl DhtNode {
                 join.conn = Some(hub.dial(addr, None, Conn::Join(Expect::Ack)));
             }
             (Phase::Update, Ok(_)) => self.give_address(hub),
-            (Phase::Confirm { .. }, Ok(Outcome::Located(addr))) if addr == me.addr => {
-                self.joined(hub);
-            }
             (Phase::Confirm { tries }, _) if tries < CONFIRM_TRIES_MAX => {
                 join.phase = Phase::Confirm { tries: tries + 1 };
                 if hub.arm(CONFIRM_PAUSE, Timer::Join).is_none() {
@@ -159,7 +174,7 @@ impl DhtNode {
     ) -> Result<Step, Violation> {
         let Input { bytes, seen } = input;
         let (id, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
-        let durable = self.config.durable;
+        let (me, durable) = (self.me().id, self.config.durable);
         let Role::Joining(join) = &mut self.role else {
             return Err(Violation::us("the join is over"));
         };
@@ -167,7 +182,7 @@ impl DhtNode {
             Expect::Ack => match wire::ack(bytes, seen)? {
                 Some((true, used)) => {
                     *expect = Expect::Entries;
-                    used
+                    return Ok(self.begin_join(cx, used));
                 }
                 Some((false, _)) => return Err(Violation::us("the range was not its to give")),
                 None => return Ok(Step::More),
@@ -193,7 +208,11 @@ impl DhtNode {
                 let Some((addr, used)) = wire::address(bytes, seen)? else {
                     return Ok(Step::More);
                 };
-                join.next = Some(Member::at(addr));
+                let next = Member::at(addr);
+                if next.id == me || !me.in_arc(join.owner.id, next.id) {
+                    return Err(Violation::peer("its next is not after us"));
+                }
+                join.next = Some(next);
                 join.phase = Phase::Commit;
                 *expect = Expect::Nothing;
                 self.stage_join(cx, id);
@@ -203,6 +222,31 @@ impl DhtNode {
             Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
         };
         Ok(Step::Took(used))
+    }
+
+    /// An owner begins to give us its range: nobody counts on what we have from another try.
+    fn begin_join(&mut self, hub: &mut Hub<Self>, used: usize) -> Step {
+        if let Role::Joining(join) = &mut self.role {
+            join.given = None;
+            if join.leaves {
+                hub.stop();
+            }
+        }
+        if matches!(self.transfer, Transfer::None) {
+            let all = self.me().id;
+            self.sweep(hub, all, all);
+        }
+        match self.transfer {
+            Transfer::Sweep(_) => Step::Wait(used),
+            _ => Step::Took(used),
+        }
+    }
+
+    /// The entries of another try are removed.
+    pub(super) fn join_swept(&mut self, hub: &mut Hub<Self>) {
+        if let Role::Joining(Join { phase: Phase::Receive, conn: Some(conn), .. }) = self.role {
+            hub.resume(conn);
+        }
     }
 
     fn stage_join(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
@@ -256,6 +300,7 @@ impl DhtNode {
         wire::put_address(out, me.addr);
         let (next, owner) = (join.next, join.owner);
         join.phase = Phase::Confirm { tries: 0 };
+        join.given = next;
         if next == Some(owner) {
             let operation = Operation::update_prev(me.addr, owner.addr, bounds);
             client::start(self, hub, operation, Tag::TakeBack);
@@ -287,10 +332,11 @@ impl DhtNode {
             hub.stop();
             return;
         }
+        if join.leaves && join.given.is_none() {
+            hub.stop();
+            return;
+        }
         log::info!("try {} to join: {why}", join.tries);
-        // All that is here was given by an owner that keeps it.
-        let all = self.me().id;
-        self.sweep(hub, all, all);
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
         if hub.arm(pause, Timer::Join).is_none() {
             hub.stop();
@@ -299,8 +345,8 @@ impl DhtNode {
 
     fn joined(&mut self, hub: &mut Hub<Self>) {
         let Role::Joining(join) = &mut self.role else { return };
-        let Some(next) = join.next else { return };
-        let (owner, conn) = (join.owner, join.conn.take());
+        let Some(next) = join.given else { return };
+        let (owner, conn, leaves) = (join.owner, join.conn.take(), join.leaves);
         if let Some(conn) = conn {
             hub.close_conn(conn);
         }
@@ -311,6 +357,18 @@ impl DhtNode {
         // An owner may hand over more than our range.
         if matches!(self.transfer, Transfer::None) {
             self.sweep(hub, next.id, self.me().id);
+        }
+        if leaves {
+            self.leave(hub);
+        }
+    }
+
+    /// Asked to leave in the middle of it: at once, unless the ring may count on us.
+    pub(super) fn leave_after_join(&mut self, hub: &mut Hub<Self>) {
+        let Role::Joining(join) = &mut self.role else { return };
+        join.leaves = join.given.is_some();
+        if !join.leaves {
+            hub.stop();
         }
     }
 }

@@ -6,7 +6,9 @@
 //!   └── Pause ◀──── no ── Confirm ──yes──▶ gone
 //! ```
 //! Writes are held from Settle on. From Await on the range may be the heir's already, so we serve it no more until
-//! it says `0`; when the connection breaks before the ack, the ring tells who owns our id. In a pause we are an ordinary
+//! it says `0`; when the connection breaks before the ack, the ring tells who owns our id. Us, as far as it knows: then
+//! the heir may still be about to take it, and we serve nothing until it answered another DISCONNECT, with which it
+//! gives up the first. In a pause we are an ordinary
 //! member that takes no joiner, so that of two neighbours which leave at once one takes the other's range.
 
 use rand::RngExt;
@@ -34,6 +36,8 @@ pub(super) struct Leave {
     heir: Member,
     conn: Option<ConnId>,
     sending: Sending,
+    /// All was sent once, and nobody said what came of it.
+    uncertain: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +59,7 @@ enum Phase {
 impl Leave {
     /// Reads and new writes are still ours to answer.
     pub(super) fn serves(&self) -> bool {
-        !matches!(self.phase, Phase::Await | Phase::Confirm)
+        !self.uncertain && !matches!(self.phase, Phase::Await | Phase::Confirm)
     }
 
     /// Writes are held.
@@ -65,7 +69,7 @@ impl Leave {
 
     /// Nothing of our leave is under way at another node.
     pub(super) fn pauses(&self) -> bool {
-        matches!(self.phase, Phase::Find | Phase::Pause)
+        !self.uncertain && matches!(self.phase, Phase::Find | Phase::Pause)
     }
 }
 
@@ -73,8 +77,8 @@ impl DhtNode {
     /// Hands everything over and stops the driver. A lone node just stops.
     pub fn leave(&mut self, hub: &mut Hub<Self>) {
         match self.role {
-            Role::Member if !self.routing.is_alone() => {}
-            Role::Member | Role::Joining(_) => return hub.stop(),
+            Role::Member => {}
+            Role::Joining(_) => return self.leave_after_join(hub),
             Role::Leaving(_) | Role::Gone(_) => return,
         }
         let me = self.me();
@@ -84,6 +88,7 @@ impl DhtNode {
             heir: me,
             conn: None,
             sending: Sending::new(me.id, me.id),
+            uncertain: false,
         });
         self.leave_step(hub);
     }
@@ -92,15 +97,21 @@ impl DhtNode {
     pub(super) fn leave_step(&mut self, hub: &mut Hub<Self>) {
         let (me, next, bounds) = (self.me(), self.routing.next(), self.bounds());
         let Role::Leaving(leave) = &mut self.role else { return };
-        let (verb, key, contact) = match leave.phase {
-            Phase::Confirm => (Verb::Closest, me.id, leave.heir),
-            _ if self.routing.is_alone() => return hub.stop(),
+        let (key, contacts) = match leave.phase {
+            Phase::Confirm => (me.id, vec![leave.heir.addr, next.addr]),
+            _ if self.routing.is_alone() => {
+                // A joiner saves what we have.
+                return match self.transfer {
+                    Transfer::HandOver(_) => self.pause_leave(hub, "somebody joins here"),
+                    _ => hub.stop(),
+                };
+            }
             _ => {
                 leave.phase = Phase::Find;
-                (Verb::Locate, me.id.pred(), next)
+                (me.id.pred(), vec![next.addr])
             }
         };
-        let operation = Operation::new(verb, key, vec![contact.addr], bounds);
+        let operation = Operation::new(Verb::Locate, key, contacts, bounds).until(me.addr);
         client::start(self, hub, operation, Tag::Leave);
     }
 
@@ -119,7 +130,6 @@ impl DhtNode {
                 leave.heir = Member::at(addr);
                 self.gone(hub);
             }
-            // The heir gave up: the range is ours.
             (Phase::Confirm, Ok(_)) => self.pause_leave(hub, "the heir broke off"),
             (Phase::Confirm, Err(failure)) => {
                 log::info!("nobody says who owns our range: {failure}");
@@ -179,7 +189,10 @@ impl DhtNode {
         match (yes, leave.phase) {
             (true, Phase::Await) => self.gone(cx),
             (true, _) => return Err(Violation::peer("it takes what was not sent")),
-            (false, _) => self.pause_leave(cx, "the heir says no"),
+            (false, _) => {
+                leave.uncertain = false;
+                self.pause_leave(cx, "the heir says no");
+            }
         }
         Ok(Step::Done(used))
     }
@@ -193,13 +206,14 @@ impl DhtNode {
         match leave.phase {
             Phase::Await => {
                 leave.phase = Phase::Confirm;
+                leave.uncertain = true;
                 self.leave_step(hub);
             }
             _ => self.pause_leave(hub, "the heir broke off"),
         }
     }
 
-    /// The range stays ours for now.
+    /// Another try, after a pause; the range is ours meanwhile, unless that is uncertain.
     fn pause_leave(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
         let Role::Leaving(leave) = &mut self.role else { return };
         log::info!("leaving takes another try: {why}");
@@ -207,7 +221,9 @@ impl DhtNode {
         if let Some(conn) = leave.conn.take() {
             hub.close_conn(conn);
         }
-        self.release_held(hub);
+        if !leave.uncertain {
+            self.release_held(hub);
+        }
         self.arm_leave(hub);
     }
 

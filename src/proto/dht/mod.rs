@@ -23,6 +23,8 @@ mod leave;
 pub mod node;
 pub mod operation;
 pub mod routing;
+#[cfg(test)]
+mod tests;
 pub mod transfer;
 mod turns;
 pub mod wire;

@@ -168,6 +168,8 @@ pub enum Note {
     Go,
     /// Your turn did not come, or the answer is no: `0`.
     Refused,
+    /// What you sent meanwhile is read now.
+    Read,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +186,8 @@ pub enum Timer {
     Leave,
     /// Look up one finger.
     Finger,
+    /// Look up who is before us.
+    Prev,
     /// Remove a further piece.
     Sweep,
 }
@@ -203,6 +207,10 @@ pub enum Tag {
     Join,
     Leave,
     Finger,
+    Prev,
+    /// A client's, lent this node by a test.
+    #[cfg(test)]
+    Test(usize),
 }
 
 /// The service.
@@ -222,6 +230,10 @@ pub struct DhtNode {
     pub(super) written: u64,
     pub(super) finger: usize,
     pub(super) finger_armed: bool,
+    pub(super) prev_armed: bool,
+    /// Outcomes of [`Tag::Test`].
+    #[cfg(test)]
+    pub(super) told: Vec<(usize, Result<Outcome, Failure>)>,
 }
 
 impl DhtNode {
@@ -242,6 +254,9 @@ impl DhtNode {
             written: 0,
             finger: 0,
             finger_armed: false,
+            prev_armed: false,
+            #[cfg(test)]
+            told: Vec::new(),
         }
     }
 
@@ -318,7 +333,7 @@ impl DhtNode {
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
             Request::UpdatePrev(addr) => {
-                self.routing.claim_prev(Member::at(addr));
+                self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
             }
             Request::Connect(_) | Request::Disconnect(_) => {
@@ -441,7 +456,8 @@ impl DhtNode {
         if !self.owns(key) {
             let contact = self.closest(key).addr;
             let verb = value.map_or(Verb::Remove, Verb::Insert);
-            let operation = Operation::new(verb, key, vec![contact], self.bounds());
+            let bounds = Bounds { unknown_is_final: true, ..self.bounds() };
+            let operation = Operation::new(verb, key, vec![contact], bounds);
             client::start(self, hub, operation, Tag::Forward(conn));
             return true;
         }
@@ -569,6 +585,10 @@ impl Service for DhtNode {
 
     fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
         match (conn, note) {
+            (Conn::Peer(Expect::Leaver), Note::Read) => {
+                let id = cx.id();
+                cx.resume(id);
+            }
             (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_over_some(cx),
             (Conn::Leave, Note::Go) => self.leave_some(cx),
             (Conn::Peer(expect @ Expect::Turn(_)), Note::Go) => self.turn_came(cx, expect),
@@ -593,7 +613,10 @@ impl Service for DhtNode {
             Conn::Join(_) => self.join_ended(hub, id),
             Conn::Leave => self.leave_ended(hub, id),
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.bytes.len() as u64,
-            Conn::Peer(Expect::Turn(_)) => self.parked.forget(id),
+            Conn::Peer(Expect::Turn(_)) => {
+                self.parked.forget(id);
+                self.next_turn(hub);
+            }
             Conn::Peer(Expect::Joiner) => self.hand_over_ended(hub, id),
             Conn::Peer(Expect::Leaver) => self.absorb_ended(hub, id),
             Conn::Peer(Expect::Request | Expect::Length { .. }) => {}
@@ -609,6 +632,7 @@ impl Service for DhtNode {
             Timer::Join => self.join_step(hub),
             Timer::Leave => self.leave_step(hub),
             Timer::Finger => self.look_up_finger(hub),
+            Timer::Prev => self.look_up_prev(hub),
             Timer::Sweep => self.sweep_some(hub),
         }
     }
@@ -658,7 +682,10 @@ impl Host for DhtNode {
             Tag::TakeBack => {}
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
-            Tag::Finger => self.finger_found(hub, result),
+            Tag::Finger => self.finger_found(result),
+            Tag::Prev => self.prev_found(result),
+            #[cfg(test)]
+            Tag::Test(number) => self.told.push((number, result)),
         }
         self.swept(hub);
     }

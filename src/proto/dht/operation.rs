@@ -23,8 +23,6 @@ use super::wire::{self, Request};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     Locate,
-    /// What one node answers to LOCATE, without following it.
-    Closest,
     Contains,
     Get,
     Insert(Bytes),
@@ -36,7 +34,7 @@ pub enum Verb {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The owner of the key, or who a single node takes for it.
+    /// The owner of the key.
     Located(SocketAddrV4),
     Contains(bool),
     /// `None`: there is no entry. An empty value is `Some`.
@@ -101,6 +99,9 @@ pub struct Bounds {
     /// Pause before the second try; it doubles for each further one, up to `backoff_max`.
     pub backoff: Ticks,
     pub backoff_max: Ticks,
+    /// An INSERT or REMOVE of which nobody knows whether it was done is not tried again. A second try could be
+    /// acknowledged while the bytes of the first are still under way, and then undo what is written afterwards.
+    pub unknown_is_final: bool,
 }
 
 impl Default for Bounds {
@@ -111,6 +112,7 @@ impl Default for Bounds {
             attempts_max: 7,
             backoff: Ticks::from_millis(50),
             backoff_max: Ticks::from_secs(2),
+            unknown_is_final: false,
         }
     }
 }
@@ -153,7 +155,13 @@ enum Expect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Locate,
+    /// LOCATE of the position before a node that cannot be reached, at the one that named it.
+    Detour {
+        dead: SocketAddrV4,
+    },
     Command,
+    /// GET again: there is an entry now, and there may have been none when GET answered 0.
+    GetAgain,
     /// CONTAINS, to tell an empty value from a missing entry.
     TellEmpty,
 }
@@ -176,6 +184,10 @@ pub struct Operation {
     attempts: u32,
     /// Clockwise distance to the key of the node that the last LOCATE named.
     distance: Option<Id>,
+    /// Who named the node that is asked, and its own distance.
+    via: Option<(SocketAddrV4, Option<Id>)>,
+    /// When LOCATE names this node, it is not asked itself.
+    until: Option<SocketAddrV4>,
     value: Vec<u8>,
 }
 
@@ -195,8 +207,15 @@ impl Operation {
             hops: 0,
             attempts: 0,
             distance: None,
+            via: None,
+            until: None,
             value: Vec::new(),
         }
+    }
+
+    /// LOCATE ends as soon as somebody names `addr`: a node that asks for its own id need not ask itself.
+    pub fn until(self, addr: SocketAddrV4) -> Operation {
+        Operation { until: Some(addr), ..self }
     }
 
     /// UPDATE_PREV at `next`: `prev` is before it.
@@ -225,6 +244,7 @@ impl Operation {
         };
         self.hops = 0;
         self.distance = None;
+        self.via = None;
         Next::Dial(self.at)
     }
 
@@ -251,7 +271,16 @@ impl Operation {
     /// The connection ended, or the dial failed.
     pub fn ended(&mut self, end: End) -> Next {
         let addr = self.at;
-        let closed_between_commands = !self.answered && self.stage != Stage::Locate;
+        let closed_between_commands = !self.answered && !self.is_locating();
+        if self.stage == Stage::Locate
+            && matches!(end, End::Unreachable(_) | End::Timeout(Deadline::Dial))
+            && let Some((via, distance)) = self.via.take()
+        {
+            self.stage = Stage::Detour { dead: addr };
+            self.expect = Expect::Nothing;
+            (self.at, self.distance) = (via, distance);
+            return Next::Dial(via);
+        }
         self.fail(match end {
             // A peer that closes after each command did so after LOCATE (or after GET); dial it again. Once:
             // the command is then the first on its connection, and its end a failure.
@@ -276,6 +305,10 @@ impl Operation {
         let key = self.key;
         let (request, expect) = match (self.stage, &self.verb) {
             (Stage::Locate, _) => (Request::Locate(key), Expect::Location),
+            (Stage::Detour { dead }, _) => {
+                (Request::Locate(Id::of_addr(dead).pred()), Expect::Location)
+            }
+            (Stage::GetAgain, _) => (Request::Get(key), Expect::Owned),
             (Stage::TellEmpty, _) => (Request::Contains(key), Expect::Owned),
             (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
             (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
@@ -283,7 +316,7 @@ impl Operation {
             (Stage::Command, Verb::UpdatePrev(prev)) => {
                 (Request::UpdatePrev(*prev), Expect::Accepted)
             }
-            (Stage::Command, Verb::Contains | Verb::Locate | Verb::Closest) => {
+            (Stage::Command, Verb::Contains | Verb::Locate) => {
                 (Request::Contains(key), Expect::Owned)
             }
         };
@@ -306,7 +339,7 @@ impl Operation {
                 Expect::Owned => wire::ack(bytes, seen)?
                     .map(|(yes, used)| (Step::Took(used), self.owned(yes, out))),
                 Expect::Presence => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Done(used), Next::Finished(Ok(self.present(yes))))),
+                    .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
                 Expect::Accepted => wire::ack(bytes, seen)?
                     .map(|(yes, used)| (Step::Done(used), self.accepted(yes))),
                 Expect::Length => wire::number(bytes, seen)?
@@ -318,7 +351,14 @@ impl Operation {
     }
 
     fn located(&mut self, addr: SocketAddrV4, out: &mut Vec<u8>) -> Next {
-        if self.verb == Verb::Closest {
+        if let Stage::Detour { dead } = self.stage {
+            self.stage = Stage::Locate;
+            if addr == self.at || addr == dead {
+                // Nobody between the two, so there is no way round.
+                let kind = ErrorKind::HostUnreachable;
+                return self.fail(Failure::Unreachable { addr: dead, kind });
+            }
+        } else if self.until == Some(addr) {
             return Next::Finished(Ok(Outcome::Located(addr)));
         }
         if addr == self.at {
@@ -340,10 +380,15 @@ impl Operation {
         if self.hops > self.bounds.hops_max {
             return self.fail(Failure::TooManyHops { hops: self.hops });
         }
+        self.via = Some((self.at, self.distance));
         self.distance = Some(distance);
         self.at = addr;
         self.expect = Expect::Nothing;
         Next::Dial(addr)
+    }
+
+    fn is_locating(&self) -> bool {
+        matches!(self.stage, Stage::Locate | Stage::Detour { .. })
     }
 
     /// Goes on to a further command on the same connection.
@@ -358,7 +403,7 @@ impl Operation {
             return self.fail(Failure::NotOwner { addr: self.at });
         }
         let (expect, next) = match (self.stage, &self.verb) {
-            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate | Verb::Closest) => {
+            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate) => {
                 (Expect::Presence, Next::Wait)
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),
@@ -372,10 +417,14 @@ impl Operation {
         next
     }
 
-    fn present(&mut self, yes: bool) -> Outcome {
+    fn present(&mut self, yes: bool, out: &mut Vec<u8>) -> Next {
         match self.stage {
-            Stage::TellEmpty => Outcome::Got(yes.then(Bytes::new)),
-            _ => Outcome::Contains(yes),
+            Stage::TellEmpty if yes => {
+                self.begin(Stage::GetAgain, out);
+                Next::Wait
+            }
+            Stage::TellEmpty => Next::Finished(Ok(Outcome::Got(None))),
+            _ => Next::Finished(Ok(Outcome::Contains(yes))),
         }
     }
 
@@ -396,6 +445,9 @@ impl Operation {
                 bytes,
                 max_bytes,
             });
+        }
+        if bytes == 0 && self.stage == Stage::GetAgain {
+            return Next::Finished(Ok(Outcome::Got(Some(Bytes::new()))));
         }
         if bytes == 0 {
             self.begin(Stage::TellEmpty, out);
@@ -422,13 +474,24 @@ impl Operation {
         )
     }
 
+    /// The write was sent, or the part of it that matters, and no answer came that says what became of it.
+    fn is_unknown(&self, failure: &Failure) -> bool {
+        let sent = match (&self.verb, self.expect) {
+            (Verb::Insert(_), expect) => expect == Expect::Accepted,
+            (Verb::Remove, expect) => matches!(expect, Expect::Owned | Expect::Accepted),
+            _ => false,
+        };
+        sent && !matches!(failure, Failure::NotOwner { .. })
+    }
+
     /// This try failed: another one after a pause, or the end.
     fn fail(&mut self, failure: Failure) -> Next {
+        let unknown = self.bounds.unknown_is_final && self.is_unknown(&failure);
         self.expect = Expect::Nothing;
         self.answered = false;
         self.value = Vec::new();
         self.attempts += 1;
-        if failure.is_final() || self.attempts >= self.bounds.attempts_max {
+        if failure.is_final() || unknown || self.attempts >= self.bounds.attempts_max {
             return Next::Finished(Err(failure));
         }
         log::debug!("try {} of {:?}: {failure}", self.attempts, self.key);

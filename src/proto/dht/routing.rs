@@ -58,22 +58,24 @@ impl Routing {
 
     pub fn set_next(&mut self, next: Member) {
         self.next = next;
+        // A finger before our next is gone, and would be named for keys beyond it.
         let me = self.me;
-        self.fingers.retain(|finger| *finger != next && *finger != me);
+        self.fingers.retain(|finger| *finger != next && !finger.id.in_arc(me.id, next.id));
         if self.is_alone() {
             self.fingers.clear();
             self.prev = None;
         }
     }
 
-    /// Somebody says that `claimant` is before us: the closer of the two is kept.
-    pub fn claim_prev(&mut self, claimant: Member) {
+    /// Somebody says that `claimant` is before us: the closer of the two is kept. False when it is the old one.
+    pub fn claim_prev(&mut self, claimant: Member) -> bool {
         let closer = self.prev.is_none_or(|prev| {
             prev == self.me || claimant.id.distance_to(self.me.id) <= prev.id.distance_to(self.me.id)
         });
         if closer && claimant != self.me {
             self.prev = Some(claimant);
         }
+        closer
     }
 
     /// What the ring says of our predecessor.
@@ -83,7 +85,7 @@ impl Routing {
 
     /// `owner` is the owner of our id plus 2^`i`.
     pub fn learn(&mut self, owner: Member) {
-        if owner == self.me || owner == self.next || self.fingers.contains(&owner) {
+        if self.owns(owner.id) || owner == self.next || self.fingers.contains(&owner) {
             return;
         }
         let distance = self.me.id.distance_to(owner.id);

@@ -27,6 +27,11 @@ pub(super) struct Parked {
 }
 
 impl Parked {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     pub(super) fn forget(&mut self, id: ConnId) {
         self.queue.retain(|(parked, _)| *parked != id);
     }
@@ -48,6 +53,9 @@ impl DhtNode {
         request: Request,
         used: usize,
     ) -> Step {
+        if let Request::Disconnect(next) = request {
+            self.supersede_absorb(cx, next);
+        }
         if !matches!(self.transfer, Transfer::None) && self.may_take_part(&request) {
             if self.parked.queue.len() < PARKED_MAX && self.park(cx) {
                 *expect = Expect::Turn(Box::new(request));
@@ -84,6 +92,7 @@ impl DhtNode {
         } else if !self.begin_turn(cx, expect, &request) {
             let id = cx.id();
             cx.notify(id, Note::Refused);
+            self.next_turn(cx);
         }
     }
 
@@ -109,7 +118,14 @@ impl DhtNode {
     /// The transfer that went on is over: the next in line.
     pub(super) fn transfer_over(&mut self, hub: &mut Hub<Self>) {
         self.transfer = Transfer::None;
-        if let Some((id, _)) = self.parked.queue.pop_front() {
+        self.next_turn(hub);
+    }
+
+    /// Calls the next in line, if nothing goes on: also when the one that was called is gone or was refused.
+    pub(super) fn next_turn(&mut self, hub: &mut Hub<Self>) {
+        if matches!(self.transfer, Transfer::None)
+            && let Some((id, _)) = self.parked.queue.pop_front()
+        {
             hub.notify(id, Note::Go);
         }
     }
@@ -144,6 +160,7 @@ impl DhtNode {
             return;
         }
         self.transfer_over(hub);
+        self.join_swept(hub);
         self.swept(hub);
     }
 }

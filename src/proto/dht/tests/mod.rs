@@ -1,0 +1,69 @@
+//! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
+//! exchanges against scripted peers ([`joins`], [`leaves`], [`lookups`]).
+
+mod ring;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::engine::{Limits, Ticks, Work};
+use crate::sim::{NodeId, Span, World};
+
+use super::entries::Entries;
+use super::id::Id;
+use super::node::{Changes, Config, DhtNode, Write, Written};
+
+/// Where node number `n` listens. Each has an IP of its own, as members of a ring usually do.
+fn addr(n: usize) -> SocketAddrV4 {
+    let n = u16::try_from(n).expect("a test has few nodes").to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(10, 1, n[0], n[1]), 5000)
+}
+
+fn secs(n: u64) -> Ticks {
+    Ticks::from_secs(n)
+}
+
+/// What a durable node's worker has committed.
+type Disk = Arc<Mutex<BTreeMap<Id, Bytes>>>;
+
+/// Commits to a map that outlives the node.
+struct Commits(Disk);
+
+impl Work for Commits {
+    type Job = Write;
+    type Done = Written;
+
+    fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
+        let mut disk = self.0.lock().expect("no test panics in here");
+        for write in jobs.drain(..) {
+            let mut change = |key: Id, value: &Option<Bytes>| match value {
+                Some(value) => _ = disk.insert(key, value.clone()),
+                None => _ = disk.remove(&key),
+            };
+            match &write.changes {
+                Changes::One(key, value) => change(*key, value),
+                Changes::Many(many) => many.iter().for_each(|(key, value)| change(*key, value)),
+            }
+            done.push(Written { write, committed: true });
+        }
+    }
+}
+
+/// Adds node number `n`, a ring of one.
+fn add(world: &mut World<DhtNode>, n: usize) -> NodeId {
+    let config = Config::new(addr(n));
+    let limits = config.fit(Limits::default());
+    world.add(addr(n), DhtNode::new(config, Entries::default()), limits)
+}
+
+fn add_durable(world: &mut World<DhtNode>, n: usize, delay: Span) -> (NodeId, Disk) {
+    let config = Config { durable: true, ..Config::new(addr(n)) };
+    let limits = config.fit(Limits::default());
+    let id = world.add(addr(n), DhtNode::new(config, Entries::default()), limits);
+    let disk = Disk::default();
+    world.set_worker(id, Commits(disk.clone()), delay);
+    (id, disk)
+}

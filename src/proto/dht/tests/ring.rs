@@ -1,0 +1,515 @@
+//! Whole rings: nodes join and leave, clients read and write through any member, and the network does what it
+//! does; every step is checked, and the end.
+//!
+//! Each key has one writer at a time, so what a read may return is known exactly: the state after the
+//! last write that was acknowledged before the read began, or after any later one that was begun before it ended. A write
+//! of which nobody knows what came of it is the last of its key.
+
+use rand::RngExt;
+
+use crate::engine::{Tick, Ticks};
+use crate::sim::{Faults, Span, check, seeds};
+
+use super::super::client;
+use super::super::node::{Role, Tag, Transfer};
+use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::*;
+
+/// Operations under way at once.
+const CLIENTS: usize = 6;
+
+/// Everything that was begun ends within this after the network is good again.
+const SETTLES_WITHIN: Ticks = Ticks::from_secs(150);
+
+struct Key {
+    id: Id,
+    /// What was ever written, in order; `None` is a removal.
+    writes: Vec<Option<Bytes>>,
+    /// So many of them are acknowledged; at most one more was begun.
+    acknowledged: usize,
+    writing: bool,
+    /// Nobody knows what came of the last write.
+    retired: bool,
+}
+
+impl Key {
+    fn state_after(&self, writes: usize) -> Option<Bytes> {
+        writes.checked_sub(1).and_then(|last| self.writes[last].clone())
+    }
+}
+
+struct Asked {
+    key: usize,
+    /// For a read: what was acknowledged when it began.
+    since: usize,
+    write: bool,
+    begun: Tick,
+}
+
+struct Ring {
+    world: World<DhtNode>,
+    /// Runs the clients' operations; no member.
+    asker: NodeId,
+    nodes: Vec<NodeId>,
+    disks: Vec<(NodeId, Disk)>,
+    keys: Vec<Key>,
+    asked: Vec<Option<Asked>>,
+    open: usize,
+    next_addr: usize,
+    durable: bool,
+    /// Next and whether it serves, of each node, when the ranges were last compared.
+    seen: Vec<Option<Id>>,
+    done: Tally,
+    /// PEERLOOP_TRACE is set: say what happens, for the replay of one seed.
+    trace: bool,
+}
+
+/// What happened in a run: a test in which nothing happens finds nothing.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    joins: u32,
+    leaves: u32,
+    kills: u32,
+    writes: u32,
+    reads: u32,
+    unknown: u32,
+    failed_reads: u32,
+}
+
+impl Ring {
+    fn new(seed: u64) -> Ring {
+        let mut world = World::new(seed);
+        world.validate_turns(false);
+        let asker = add(&mut world, 0);
+        let durable = world.rng().random_bool(0.4);
+        let mut ring = Ring {
+            world,
+            asker,
+            nodes: Vec::new(),
+            disks: Vec::new(),
+            keys: Vec::new(),
+            asked: Vec::new(),
+            open: 0,
+            next_addr: 1,
+            durable,
+            seen: Vec::new(),
+            done: Tally::default(),
+            trace: std::env::var_os("PEERLOOP_TRACE").is_some(),
+        };
+        ring.add();
+        ring
+    }
+
+    fn add(&mut self) -> NodeId {
+        let n = self.next_addr;
+        self.next_addr += 1;
+        let id = if self.durable {
+            let delay = Span::us(100, [200, 5_000, 100_000][self.world.rng().random_range(0..3)]);
+            let (id, disk) = add_durable(&mut self.world, n, delay);
+            self.disks.push((id, disk));
+            id
+        } else {
+            add(&mut self.world, n)
+        };
+        self.nodes.push(id);
+        id
+    }
+
+    fn up(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.iter().copied().filter(|id| self.world.is_up(*id))
+    }
+
+    fn members(&self) -> Vec<NodeId> {
+        self.up().filter(|id| matches!(self.world.service(*id).role, Role::Member)).collect()
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.world.rng().random_range(0..from.len())]
+    }
+
+    /// A node begins to join through up to two members.
+    fn join(&mut self) {
+        let members = self.members();
+        if members.is_empty() {
+            return;
+        }
+        let contacts = vec![self.pick(&members), self.pick(&members)];
+        let contacts = contacts.into_iter().map(|id| self.world.addr(id)).collect();
+        let id = self.add();
+        self.world.with(id, |node, hub| node.join(hub, contacts));
+        self.done.joins += 1;
+    }
+
+    fn leave(&mut self) {
+        let members = self.members();
+        // Who comes too late to be taken takes its entries with it: one always stays.
+        if members.len() >= 2 {
+            let id = self.pick(&members);
+            self.world.shutdown(id);
+            self.done.leaves += 1;
+        }
+    }
+
+    /// A joiner dies that nobody counts on yet.
+    fn kill_joiner(&mut self) {
+        let joiners: Vec<NodeId> = self
+            .up()
+            .filter(|id| match &self.world.service(*id).role {
+                Role::Joining(join) => !join.is_perhaps_member(),
+                _ => false,
+            })
+            .collect();
+        if !joiners.is_empty() {
+            let id = self.pick(&joiners);
+            self.world.kill(id);
+            self.done.kills += 1;
+        }
+    }
+
+    fn new_key(&mut self) {
+        let members = self.members();
+        let near = self.world.rng().random_range(0..8);
+        let id = match (near, members.is_empty()) {
+            (0, _) => Id::ZERO,
+            (1, _) => Id::MAX,
+            (2 | 3, false) => {
+                let member = self.pick(&members);
+                let id = self.world.service(member).me().id;
+                if near == 2 { id } else { id.pred() }
+            }
+            _ => Id::from_be_bytes(self.world.rng().random()),
+        };
+        if self.keys.iter().all(|key| key.id != id) {
+            self.keys.push(Key {
+                id,
+                writes: Vec::new(),
+                acknowledged: 0,
+                writing: false,
+                retired: false,
+            });
+        }
+    }
+
+    fn value(&mut self, key: usize) -> Bytes {
+        let number = self.keys[key].writes.len();
+        let long = [0, 0, 20, 3000][self.world.rng().random_range(0..4)];
+        if long == 0 && self.world.rng().random_bool(0.2) {
+            return Bytes::new();
+        }
+        let mut value = format!("{key}.{number}.").into_bytes();
+        value.resize(value.len() + self.world.rng().random_range(0..=long), b'x');
+        Bytes::from(value)
+    }
+
+    /// A client begins something.
+    fn ask(&mut self) {
+        let live: Vec<usize> = (0..self.keys.len()).filter(|k| !self.keys[*k].retired).collect();
+        if self.open >= CLIENTS {
+            return;
+        }
+        if live.len() < 24 {
+            self.new_key();
+        }
+        if self.keys.is_empty() {
+            return;
+        }
+        let key = self.world.rng().random_range(0..self.keys.len());
+        let what = self.world.rng().random_range(0..10);
+        let may_write = !self.keys[key].writing && !self.keys[key].retired;
+        let verb = match what {
+            0..=4 if may_write => Verb::Insert(self.value(key)),
+            5 if may_write => Verb::Remove,
+            6 => Verb::Contains,
+            _ => Verb::Get,
+        };
+        self.ask_for(key, verb);
+    }
+
+    fn ask_for(&mut self, key: usize, verb: Verb) {
+        let members = self.members();
+        if members.is_empty() {
+            return;
+        }
+        let contact = self.pick(&members);
+        let contacts = vec![self.world.addr(contact)];
+        let written = match &verb {
+            Verb::Insert(value) => Some(Some(value.clone())),
+            Verb::Remove => Some(None),
+            _ => None,
+        };
+        let write = written.is_some();
+        let state = &mut self.keys[key];
+        state.writing |= write;
+        state.writes.extend(written);
+        let (id, since) = (state.id, state.acknowledged);
+        let number = self.asked.len();
+        let begun = self.world.now();
+        self.asked.push(Some(Asked { key, since, write, begun }));
+        self.open += 1;
+        let operation = Operation::new(verb, id, contacts, Bounds { unknown_is_final: true, ..Bounds::default() });
+        self.world.with(self.asker, |node, hub| {
+            client::start(node, hub, operation, Tag::Test(number));
+        });
+    }
+
+    /// Looks at what came of the clients' operations.
+    fn hear(&mut self) {
+        if self.world.service(self.asker).told.is_empty() {
+            return;
+        }
+        let told = self.world.with(self.asker, |node, _| std::mem::take(&mut node.told));
+        for (number, result) in told {
+            let asked = self.asked[number].take().expect("an operation ends once");
+            self.open -= 1;
+            self.judge(&asked, result);
+        }
+    }
+
+    fn judge(&mut self, asked: &Asked, result: Result<Outcome, Failure>) {
+        let Asked { key: number, since, write, begun } = *asked;
+        if self.trace {
+            let short = format!("{result:.60?}");
+            let at = self.world.now().0;
+            eprintln!("{at}: key {number} write {write} begun {} {:.90}", begun.0, short);
+        }
+        let key = &mut self.keys[number];
+        match result {
+            Ok(Outcome::Inserted | Outcome::Removed) if write => {
+                key.writing = false;
+                key.acknowledged = key.writes.len();
+                self.done.writes += 1;
+            }
+            Err(_) if write => {
+                key.retired = true;
+                self.done.unknown += 1;
+            }
+            Ok(Outcome::Got(value)) => {
+                let may = (since..=key.writes.len()).any(|n| key.state_after(n) == value);
+                assert!(
+                    may,
+                    "key {number} ({}): read {} (begun at {}), {} of {} acknowledged, {since} before",
+                    key.id, short(&value), begun.0, key.acknowledged, key.writes.len()
+                );
+                self.done.reads += 1;
+            }
+            Ok(Outcome::Contains(there)) => {
+                let may = (since..=key.writes.len()).any(|n| key.state_after(n).is_some() == there);
+                assert!(may, "key {number}: there is{} an entry", if there { "" } else { " not" });
+                self.done.reads += 1;
+            }
+            Err(_) => self.done.failed_reads += 1,
+            Ok(outcome) => panic!("an answer to another question: {outcome:?}"),
+        }
+    }
+
+    /// No key has two owners: the start of no range lies in another one.
+    fn compare_ranges(&mut self) {
+        let serving = |node: &DhtNode| {
+            let next = node.routing().next().id;
+            (node.owns(node.me().id)).then_some(next)
+        };
+        let up: Vec<NodeId> = self.up().collect();
+        self.seen.resize(self.nodes.len() + 1, None);
+        let mut changed = Vec::new();
+        for id in &up {
+            let now = serving(self.world.service(*id));
+            let seen = &mut self.seen[self.nodes.iter().position(|node| node == id).unwrap_or(0)];
+            if *seen != now {
+                if self.trace {
+                    let node = self.world.service(*id);
+                    let (at, me, next) = (self.world.now().0, node.me().addr, node.routing().next().addr);
+                    eprintln!("{at}: {me} next {next} serves {} {:?} {:?}", now.is_some(), node.role, node.transfer);
+                }
+                *seen = now;
+                changed.push(*id);
+            }
+        }
+        for a in changed {
+            let a = self.world.service(a);
+            let start = a.me();
+            for b in &up {
+                let b = self.world.service(*b);
+                if start != b.me() {
+                    let both = a.owns(start.id) && b.owns(start.id) || b.owns(b.me().id) && a.owns(b.me().id);
+                    assert!(!both, "{} and {} own the same keys", start.addr, b.me().addr);
+                }
+            }
+        }
+    }
+
+    fn run_for(&mut self, time: Ticks) {
+        let end = self.world.now() + time;
+        while self.world.now() < end {
+            let left = end - self.world.now();
+            // After every event; it never comes true.
+            let mut events = 0;
+            _ = self.world.run_until(left, |_| {
+                events += 1;
+                events > 1
+            });
+            self.compare_ranges();
+            self.hear();
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.open == 0
+            && self.up().all(|id| {
+                let node = self.world.service(id);
+                matches!(node.role, Role::Member) && matches!(node.transfer, Transfer::None)
+            })
+    }
+
+    /// The members' nexts are one round through all of them, so their ranges tile the ring.
+    fn check_ring(&self) {
+        let members = self.members();
+        assert_eq!(members.len(), self.up().count(), "who is up is a member");
+        let mut sorted: Vec<&DhtNode> = members.iter().map(|id| self.world.service(*id)).collect();
+        sorted.sort_by_key(|node| node.me().id);
+        for (i, node) in sorted.iter().enumerate() {
+            let next = sorted[(i + 1) % sorted.len()];
+            assert_eq!(node.routing().next(), next.me(), "next of {}", node.me().addr);
+            if sorted.len() > 1 {
+                let prev = next.routing().prev();
+                assert_eq!(prev, Some(node.me()), "prev of {}", next.me().addr);
+            }
+            let stray = node.entries().arc(next.me().id, node.me().id).next();
+            if sorted.len() > 1 {
+                assert!(stray.is_none(), "{} holds {:?}, not its own", node.me().addr, stray);
+            }
+        }
+        for (id, disk) in &self.disks {
+            if self.world.is_up(*id) {
+                let disk = disk.lock().expect("no panic in here");
+                let entries = self.world.service(*id).entries();
+                let memory: Vec<_> = entries.arc(Id::ZERO, Id::ZERO).map(|(k, v)| (k, v.clone())).collect();
+                let disk: Vec<_> = disk.iter().map(|(k, v)| (*k, v.clone())).collect();
+                assert_eq!(memory, disk, "memory and disk of {}", self.world.addr(*id));
+            }
+        }
+    }
+
+    /// After the storm: everything ends, and every key is what it should be.
+    fn settle(&mut self) {
+        self.world.heal();
+        let end = self.world.now() + SETTLES_WITHIN;
+        while !self.is_quiet() {
+            assert!(self.world.now() < end, "still not quiet: {}", self.describe());
+            self.run_for(Ticks::from_millis(500));
+        }
+        self.run_for(secs(30));
+        self.check_ring();
+        let before = self.done;
+        for key in 0..self.keys.len() {
+            self.ask_for(key, Verb::Get);
+            while self.open > 0 {
+                self.run_for(Ticks::from_millis(1));
+            }
+        }
+        assert_eq!(self.done.failed_reads, before.failed_reads, "every key can be read");
+        // Lookups of fingers go on; where they take as long as their pauses, there is no moment without one.
+        self.world.set_faults(Faults::none());
+        self.run_for(secs(2));
+        let up: Vec<NodeId> = self.up().chain([self.asker]).collect();
+        for id in up {
+            self.world.until(secs(120), |w| w.node(id).conns() == 0);
+            let node = self.world.service(id);
+            assert_eq!(node.staged_bytes, 0);
+            assert!(node.held.is_empty() && node.parked.is_empty(), "somebody waits");
+        }
+    }
+
+    fn describe(&self) -> String {
+        let nodes = self.up().map(|id| {
+            let node = self.world.service(id);
+            format!("\n{} next {} {:?} {:?}", node.me().addr, node.routing().next().addr, node.role, node.transfer)
+        });
+        format!("{} operations open{}", self.open, nodes.collect::<String>())
+    }
+}
+
+fn short(value: &Option<Bytes>) -> String {
+    value.as_ref().map_or("nothing".into(), |v| String::from_utf8_lossy(&v[..v.len().min(8)]).into_owned())
+}
+
+/// A network that slows and cuts up everything; in half of the runs it loses connections as well.
+fn faults(ring: &mut Ring) -> Faults {
+    let rng = ring.world.rng();
+    let mut faults = Faults { spurious: 0.1, stale: 0.3, ..Faults::none() };
+    faults.split = [0.0, 0.3][rng.random_range(0..2)];
+    faults.short_write = [0.0, 0.3][rng.random_range(0..2)];
+    faults.short_read = [0.0, 0.3][rng.random_range(0..2)];
+    faults.latency = Span::us(50, [200, 5_000, 60_000, 200_000][rng.random_range(0..4)]);
+    faults.turn_delay = Span::us(1, [20, 5_000][rng.random_range(0..2)]);
+    faults.window_bytes = [100, 4096, 65_536][rng.random_range(0..3)];
+    faults.stall = [0.0, 0.0, 0.02][rng.random_range(0..3)];
+    faults.stall_for = Span::ms(1, [50, 1000, 5000][rng.random_range(0..3)]);
+    if rng.random_bool(0.5) {
+        faults.reset = [0.0, 0.03, 0.15][rng.random_range(0..3)];
+        faults.half_close = [0.0, 0.05][rng.random_range(0..2)];
+        faults.refuse = [0.0, 0.05][rng.random_range(0..2)];
+        faults.accept_abort = [0.0, 0.05][rng.random_range(0..2)];
+        faults.cut_bytes_max = [64, 200, 4096][rng.random_range(0..3)];
+        faults.silent_kill = [0.0, 0.5][rng.random_range(0..2)];
+    }
+    faults
+}
+
+/// One run: `size` nodes at first, then `steps` things that happen.
+fn storm(seed: u64, size: usize, steps: usize) -> Tally {
+    let mut ring = Ring::new(seed);
+    let faults = faults(&mut ring);
+    let pace_ms = [1, 20, 200][ring.world.rng().random_range(0..3)];
+    for _ in 1..size {
+        ring.join();
+        ring.run_for(Ticks::from_millis(50));
+    }
+    for _ in 0..10 {
+        ring.ask();
+        ring.run_for(Ticks::from_millis(10));
+    }
+    ring.world.set_faults(faults);
+    for _ in 0..steps {
+        match ring.world.rng().random_range(0..20) {
+            0 | 1 if ring.up().count() < size + 4 => ring.join(),
+            2 | 3 => ring.leave(),
+            4 => ring.kill_joiner(),
+            _ => ring.ask(),
+        }
+        let pause = ring.world.rng().random_range(0..=pace_ms);
+        ring.run_for(Ticks::from_millis(pause));
+    }
+    ring.settle();
+    ring.done
+}
+
+fn storms(count: u64, first: u64) {
+    for seed in seeds(count) {
+        let seed = seed + first;
+        check(seed, || {
+            let size = [2, 2, 3, 3, 4, 5, 8][seed as usize % 7];
+            let tally = storm(seed, size, 120);
+            if std::env::var_os("PEERLOOP_TALLY").is_some() {
+                eprintln!("{seed}: {size} nodes, {tally:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn rings_of_a_few_in_a_storm() {
+    storms(200, 0);
+}
+
+#[test]
+fn a_large_ring_in_a_storm() {
+    for seed in [16, 64] {
+        check(seed, || storm(seed, seed as usize, 150));
+    }
+}
+
+#[test]
+#[ignore = "about an hour"]
+fn many_rings_in_a_storm() {
+    storms(10_000, 0);
+}
