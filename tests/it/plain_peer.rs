@@ -473,6 +473,11 @@ impl PlainPeer {
         self.shared.state().entries.clone()
     }
 
+    /// Waits until the hand-over that goes on is over.
+    pub fn settle(&self) {
+        self.shared.begin_move().expect("it ends");
+    }
+
     /// Stops the next conversation that comes to `step`; the receiver hears when it is there.
     pub fn stop_at(&self, step: Step) -> Receiver<()> {
         let (reached, hear) = channel();

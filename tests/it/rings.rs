@@ -13,15 +13,15 @@ use crate::plain_wire::{
     Conversation, Entries, Key, between, distance, get, id_of, insert, key_of, locate_at,
 };
 use crate::ring_support::{
-    Python, across, ask, check, join, join_at_once, leave, leave_at_once, members, range, read,
-    settled, some, store, task,
+    Python, across, ask, check, first, join, join_at_once, leave, leave_at_once, members, range,
+    read, settled, some, store, task,
 };
-use crate::support::{DEADLINE, node, noise, wait_until};
+use crate::support::{DEADLINE, noise, wait_until};
 
 /// A plain peer joins us in either order, serves its range, and gets ours when we leave.
 #[track_caller]
 fn plain_joins_ours(last: Last) {
-    let ours = node(&[]);
+    let ours = first();
     let mut all = some(0..60, "first");
     store(ours.addr, &all);
     let plain = PlainPeer::join_where(ours.addr, last, across(ours.addr));
@@ -56,7 +56,7 @@ fn a_plain_peer_joins_us_with_update_prev_last() {
 
 #[test]
 fn update_prev_while_connect_is_open() {
-    let ours = node(&[]);
+    let ours = first();
     let all = some(0..40, "kept");
     store(ours.addr, &all);
     // Never accepts: a joiner that is not a member yet.
@@ -138,7 +138,7 @@ fn we_join_and_leave_a_ring_of_one_in_python() {
 
 #[test]
 fn a_mixed_ring_of_five() {
-    let mut ours = vec![node(&[])];
+    let mut ours = vec![first()];
     let python = Python::start(Some(ours[0].addr));
     ours.push(join(python.as_ref().map_or(ours[0].addr, |peer| peer.addr)));
     settled(&members(&ours, python.iter().map(|peer| peer.addr)));
@@ -184,9 +184,9 @@ fn a_mixed_ring_of_five() {
 
 #[test]
 fn two_of_ours_join_at_once() {
-    let first = node(&[]);
+    let base = first();
     let plain = PlainPeer::alone();
-    for contact in [first.addr, plain.addr()] {
+    for contact in [base.addr, plain.addr()] {
         let all = some(0..60, "kept");
         store(contact, &all);
         let two = join_at_once(contact, 2);
@@ -218,7 +218,7 @@ fn all_of_ours_leave_at_once_and_a_plain_one_stays() {
 
 #[test]
 fn a_whole_ring_of_ours_leaves_at_once() {
-    let mut ours = vec![node(&[])];
+    let mut ours = vec![first()];
     ours.extend(join_at_once(ours[0].addr, 3));
     settled(&members(&ours, []));
     store(ours[0].addr, &some(0..40, "lost in the end"));
@@ -259,7 +259,7 @@ fn version_bytes(version: u32) -> Vec<u8> {
 
 #[test]
 fn writes_go_on_through_joins_and_leaves() {
-    let base = node(&[]);
+    let base = first();
     // Something to hand over, so that it takes its time.
     let ballast: Entries = (0..2000)
         .map(|i| (key_of(&format!("ballast {i}")), noise(i, 1000)))
@@ -353,6 +353,7 @@ fn killed_while_it_joins_a_plain_peer() {
         let mut joiner = join(plain.addr());
         reached.recv_timeout(DEADLINE).expect("it joins");
         joiner.kill();
+        plain.settle();
         settled(&[plain.addr()]);
         assert_eq!(plain.entries(), all, "{step:?}");
         assert_eq!((plain.prev(), plain.next()), (plain.addr(), plain.addr()));
@@ -366,7 +367,7 @@ fn killed_while_it_joins_a_plain_peer() {
 /// The joiner has told its next node already, and dies before it tells us.
 #[test]
 fn killed_while_it_joins_us() {
-    let ours = node(&[]);
+    let ours = first();
     let all = some(0..60, "kept");
     store(ours.addr, &all);
     // Most of the ring is ours, so that a joiner most likely joins between us and the plain peer.
