@@ -58,7 +58,8 @@ impl<S: Store + 'static> Work for Committer<S> {
             match &write.changes {
                 Changes::One(key, value) => self.changes.push(change(*key, value)),
                 Changes::Many(many) => {
-                    self.changes.extend(many.iter().map(|(key, value)| change(*key, value)));
+                    self.changes
+                        .extend(many.iter().map(|(key, value)| change(*key, value)));
                 }
             }
         }
@@ -77,5 +78,9 @@ impl<S: Store + 'static> Work for Committer<S> {
 }
 
 fn change(key: Id, value: &Option<Bytes>) -> Change {
-    Change { table: ENTRIES, key: key.to_be_bytes().into(), value: value.clone() }
+    Change {
+        table: ENTRIES,
+        key: key.to_be_bytes().into(),
+        value: value.clone(),
+    }
 }

@@ -188,7 +188,10 @@ impl NodeArgs {
             reactor.node().with(|node, hub| node.join(hub, contacts));
         }
         reactor.run()?;
-        ensure!(!reactor.into_service().join_failed(), "the ring did not let us join; see the log");
+        ensure!(
+            !reactor.into_service().join_failed(),
+            "the ring did not let us join; see the log"
+        );
         Ok(Answer::Yes)
     }
 }

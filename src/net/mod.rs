@@ -31,7 +31,7 @@ use listener::Listener;
 use sockets::Sockets;
 use worker::Worker;
 
-pub use files::raise_file_limit;
+pub use files::{raise_file_limit, survive_file_size_limit};
 pub use listener::Bound;
 
 /// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256

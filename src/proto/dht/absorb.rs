@@ -47,7 +47,9 @@ enum Phase {
     Verify,
     Receive,
     /// The announced next is told, and the worker commits.
-    Update { told: bool },
+    Update {
+        told: bool,
+    },
 }
 
 /// Received entries on their way to the disk.
@@ -131,13 +133,17 @@ impl DhtNode {
 
     /// Gives up a DISCONNECT of the leaver that now sends another one.
     pub(super) fn supersede_absorb(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
-        let Transfer::Absorb(absorb) = &self.transfer else { return };
+        let Transfer::Absorb(absorb) = &self.transfer else {
+            return;
+        };
         let conn = absorb.conn;
         let same_next = match next {
             NextNode::Addr(addr) => absorb.next.is_some_and(|next| next.addr == addr),
             NextNode::Key(id) => absorb.next.is_some_and(|next| next.id == id),
         };
-        let same_peer = cx.peer_of(conn).is_none_or(|peer| peer.ip() == cx.peer().ip());
+        let same_peer = cx
+            .peer_of(conn)
+            .is_none_or(|peer| peer.ip() == cx.peer().ip());
         if same_next && same_peer {
             cx.close_conn(conn);
             self.give_up_absorb(cx);
@@ -167,8 +173,12 @@ impl DhtNode {
     ) {
         let (me, next) = (self.me(), self.routing.next());
         // RELIABILITY.md A11: the protocol has no better proof of who speaks.
-        let own_ip = hub.peer_of(conn).is_some_and(|peer| peer.ip() == next.addr.ip());
-        let Some(absorb) = self.absorb(conn) else { return };
+        let own_ip = hub
+            .peer_of(conn)
+            .is_some_and(|peer| peer.ip() == next.addr.ip());
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         match (absorb.phase, result) {
             (Phase::Name, Ok(Outcome::Located(addr))) => {
                 let named = Member::at(addr);
@@ -182,16 +192,17 @@ impl DhtNode {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
                 }
             }
-            (Phase::Verify, Ok(Outcome::Located(addr))) 
+            (Phase::Verify, Ok(Outcome::Located(addr)))
                 if addr == next.addr && next != me && own_ip =>
             {
                 absorb.phase = Phase::Receive;
                 hub.resume(conn);
             }
             // A plain leaver may answer nobody while it leaves; then it has to come from next's address.
-            (Phase::Verify, Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }))
-                if addr == next.addr && own_ip =>
-            {
+            (
+                Phase::Verify,
+                Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }),
+            ) if addr == next.addr && own_ip => {
                 absorb.phase = Phase::Receive;
                 hub.resume(conn);
             }
@@ -221,9 +232,13 @@ impl DhtNode {
         let Some(absorb) = self.absorb(id) else {
             return Err(Violation::us("the transfer is over"));
         };
-        let Some(next) = absorb.next else { return Err(Violation::us("no next")) };
+        let Some(next) = absorb.next else {
+            return Err(Violation::us("no next"));
+        };
         let Some((received, used)) =
-            absorb.receiving.read(input.bytes, input.seen, value_bytes_max)?
+            absorb
+                .receiving
+                .read(input.bytes, input.seen, value_bytes_max)?
         else {
             return Ok(Step::More);
         };
@@ -251,7 +266,9 @@ impl DhtNode {
     }
 
     fn stage(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         if let Some(changes) = absorb.staging.take()
             && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
         {
@@ -262,7 +279,9 @@ impl DhtNode {
     /// All entries are here: the announced next is to take us as its prev.
     fn tell_next(&mut self, hub: &mut Hub<Self>, next: Member) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Transfer::Absorb(absorb) = &mut self.transfer else { return };
+        let Transfer::Absorb(absorb) = &mut self.transfer else {
+            return;
+        };
         // Of a ring of two we are what stays: nobody to tell.
         absorb.phase = Phase::Update { told: next == me };
         let conn = absorb.conn;
@@ -279,7 +298,9 @@ impl DhtNode {
         conn: ConnId,
         result: Result<Outcome, Failure>,
     ) {
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         match result {
             Ok(_) => {
                 absorb.phase = Phase::Update { told: true };
@@ -293,7 +314,9 @@ impl DhtNode {
     }
 
     pub(super) fn absorb_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
-        let Some(absorb) = self.absorb(conn) else { return };
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
         absorb.staging.came_back(committed);
         self.commit_absorb(hub);
     }
@@ -301,8 +324,13 @@ impl DhtNode {
     /// Takes the range, once the next was told and everything is committed.
     fn commit_absorb(&mut self, hub: &mut Hub<Self>) {
         let leaver = self.routing.next();
-        let Transfer::Absorb(Absorb { conn, phase, next: Some(next), staging, .. }) =
-            &self.transfer
+        let Transfer::Absorb(Absorb {
+            conn,
+            phase,
+            next: Some(next),
+            staging,
+            ..
+        }) = &self.transfer
         else {
             return;
         };
@@ -332,7 +360,9 @@ impl DhtNode {
     }
 
     fn give_up_absorb(&mut self, hub: &mut Hub<Self>) {
-        let Transfer::Absorb(absorb) = &self.transfer else { return };
+        let Transfer::Absorb(absorb) = &self.transfer else {
+            return;
+        };
         match absorb.next {
             Some(next) if !absorb.repeated => self.sweep(hub, self.routing.next().id, next.id),
             _ => self.transfer_over(hub),

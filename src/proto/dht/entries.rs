@@ -60,10 +60,19 @@ impl Entries {
         self.value_bytes + self.map.len() as u64 * ENTRY_OVERHEAD_BYTES
     }
 
+    /// The same once `key` has `value`, in place of what it has now.
+    pub fn memory_bytes_with(&self, key: Id, value: &Bytes) -> u64 {
+        self.memory_bytes() - self.get(key).map_or(0, entry_bytes) + entry_bytes(value)
+    }
+
     /// The entries of `[start, end)` clockwise, in that order; all of them when the two are the same.
     pub fn arc(&self, start: Id, end: Id) -> impl Iterator<Item = (Id, &Bytes)> {
         let wraps = start >= end;
-        let first = if wraps { (Included(start), Unbounded) } else { (Included(start), Excluded(end)) };
+        let first = if wraps {
+            (Included(start), Unbounded)
+        } else {
+            (Included(start), Excluded(end))
+        };
         let second = wraps.then(|| self.map.range((Unbounded, Excluded(end))));
         let entries = self.map.range(first).chain(second.into_iter().flatten());
         entries.map(|(key, value)| (*key, value))
@@ -78,6 +87,11 @@ impl Entries {
         }
         removed.len() - first == count
     }
+}
+
+/// Roughly what an entry with this value takes in memory.
+pub fn entry_bytes(value: &Bytes) -> u64 {
+    value.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -100,7 +114,10 @@ mod tests {
                 }
                 let all = entries.value_bytes;
                 let in_arc = |n: &u8| id(*n).in_arc(id(start), id(end));
-                let walked: Vec<Id> = entries.arc(id(start), id(end)).map(|(key, _)| key).collect();
+                let walked: Vec<Id> = entries
+                    .arc(id(start), id(end))
+                    .map(|(key, _)| key)
+                    .collect();
                 let mut want: Vec<u8> = (0..12).step_by(2).filter(in_arc).collect();
                 want.sort_by_key(|n| (n + 12 - start) % 12);
                 assert_eq!(walked, want.iter().map(|n| id(*n)).collect::<Vec<_>>());

@@ -38,7 +38,9 @@ pub(super) struct HandOver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Writes that the worker had before may still change the range, until as many have come back.
-    Settling { submitted: u64 },
+    Settling {
+        submitted: u64,
+    },
     Sending,
     Answer,
 }
@@ -66,8 +68,16 @@ impl DhtNode {
         wire::put_ack(cx.out(), true);
         *expect = Expect::Joiner;
         let sending = Sending::new(joiner, next.id);
-        let phase = Phase::Settling { submitted: self.submitted };
-        self.transfer = Transfer::HandOver(HandOver { conn, joiner, next, phase, sending });
+        let phase = Phase::Settling {
+            submitted: self.submitted,
+        };
+        self.transfer = Transfer::HandOver(HandOver {
+            conn,
+            joiner,
+            next,
+            phase,
+            sending,
+        });
         cx.notify(conn, Note::Go);
         true
     }
@@ -75,7 +85,9 @@ impl DhtNode {
     /// Goes on with the joiner of this connection, as far as there is room.
     pub(super) fn hand_over_some(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
-        let Transfer::HandOver(hand_over) = &mut self.transfer else { return };
+        let Transfer::HandOver(hand_over) = &mut self.transfer else {
+            return;
+        };
         if hand_over.conn != id {
             return;
         }
@@ -103,8 +115,11 @@ impl DhtNode {
 
     /// A write came back from the worker.
     pub(super) fn hand_over_settled(&mut self, hub: &mut Hub<Self>) {
-        if let Transfer::HandOver(HandOver { conn, phase: Phase::Settling { submitted }, .. }) =
-            self.transfer
+        if let Transfer::HandOver(HandOver {
+            conn,
+            phase: Phase::Settling { submitted },
+            ..
+        }) = self.transfer
             && self.written >= submitted
         {
             hub.notify(conn, Note::Go);
@@ -126,7 +141,9 @@ impl DhtNode {
         };
         let member = Member::at(addr);
         if member.id != joiner {
-            return Err(Violation::peer("a joiner's id is not the SHA-1 of its address"));
+            return Err(Violation::peer(
+                "a joiner's id is not the SHA-1 of its address",
+            ));
         }
         *expect = Expect::Request;
         log::info!("{addr} joined; it is our next");
@@ -137,15 +154,35 @@ impl DhtNode {
     }
 
     pub(super) fn hand_over_late(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Transfer::HandOver(hand_over) = &self.transfer else { return };
+        let Transfer::HandOver(hand_over) = &self.transfer else {
+            return;
+        };
         if hand_over.conn == conn {
             hub.close_conn(conn);
         }
     }
 
+    /// Our next wants to leave (RELIABILITY.md A2): a joiner that does not know it yet can come again afterwards,
+    /// and the leaver serves nobody while it waits.
+    pub(super) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
+        if let Transfer::HandOver(HandOver {
+            conn, next, phase, ..
+        }) = self.transfer
+            && phase != Phase::Answer
+            && cx.peer().ip() == next.addr.ip()
+        {
+            cx.close_conn(conn);
+        }
+    }
+
     /// The joiner's connection is over before it gave its address.
     pub(super) fn hand_over_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Transfer::HandOver(HandOver { conn, next, phase, .. }) = self.transfer else { return };
+        let Transfer::HandOver(HandOver {
+            conn, next, phase, ..
+        }) = self.transfer
+        else {
+            return;
+        };
         if conn != id {
             return;
         }

@@ -40,6 +40,12 @@ impl Held {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+
+    /// As if so much were held that nothing more is.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        self.bytes = HELD_BYTES_MAX;
+    }
 }
 
 impl HeldWrite {
@@ -70,7 +76,12 @@ impl DhtNode {
         key: Id,
         value: Option<Bytes>,
     ) -> bool {
-        let write = HeldWrite { conn, key, value, until: hub.now() + HELD_FOR };
+        let write = HeldWrite {
+            conn,
+            key,
+            value,
+            until: hub.now() + HELD_FOR,
+        };
         let cost_bytes = write.cost_bytes();
         if self.held.bytes + cost_bytes > HELD_BYTES_MAX
             || (self.held.queue.is_empty() && hub.arm(HELD_FOR, Timer::Held).is_none())
@@ -92,7 +103,9 @@ impl DhtNode {
                 self.held.queue.push_back(write);
                 continue;
             }
-            let HeldWrite { conn, key, value, .. } = write;
+            let HeldWrite {
+                conn, key, value, ..
+            } = write;
             if !self.write_or_forward(hub, conn, key, value) {
                 acknowledge(hub, conn, false);
             }

@@ -121,13 +121,17 @@ impl DhtNode {
     /// Begins a try, or asks once more whether it came to its end.
     pub(super) fn join_step(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let mut contacts = join.contacts.clone();
         match join.phase {
-            // The owner knows first; it may leave meanwhile.
+            // It knows first.
             Phase::Confirm { .. } => contacts.insert(0, join.owner.addr),
             _ => join.phase = Phase::Locate,
         }
+        // If we have joined, our contacts and the owner may have left since, and the way round begins at our next.
+        contacts.extend(join.given.map(|next| next.addr));
         let operation = Operation::new(Verb::Locate, me.id, contacts, bounds).until(me.addr);
         client::start(self, hub, operation, Tag::Join);
     }
@@ -135,7 +139,9 @@ impl DhtNode {
     /// What came of an operation of our join.
     pub(super) fn join_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         match (join.phase, result) {
             (Phase::Locate | Phase::Confirm { .. }, Ok(Outcome::Located(addr)))
                 if addr == me.addr && join.given.is_some() =>
@@ -244,13 +250,20 @@ impl DhtNode {
 
     /// The entries of another try are removed.
     pub(super) fn join_swept(&mut self, hub: &mut Hub<Self>) {
-        if let Role::Joining(Join { phase: Phase::Receive, conn: Some(conn), .. }) = self.role {
+        if let Role::Joining(Join {
+            phase: Phase::Receive,
+            conn: Some(conn),
+            ..
+        }) = self.role
+        {
             hub.resume(conn);
         }
     }
 
     fn stage_join(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         if let Some(changes) = join.staging.take()
             && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
         {
@@ -272,7 +285,9 @@ impl DhtNode {
     /// Once all entries are here and committed, the next is told.
     fn join_committed(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let Some(next) = join.next else { return };
         if join.phase != Phase::Commit || !join.staging.is_settled() {
             return;
@@ -292,7 +307,9 @@ impl DhtNode {
     /// The step with which ownership moves.
     fn give_address(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let Some(out) = join.conn.and_then(|conn| hub.output_of(conn)) else {
             self.try_again(hub, "the owner closed the connection");
             return;
@@ -309,7 +326,9 @@ impl DhtNode {
     }
 
     pub(super) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         if join.conn != Some(id) {
             return;
         }
@@ -320,7 +339,9 @@ impl DhtNode {
     }
 
     fn try_again(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         join.phase = Phase::Pause;
         join.tries += 1;
         join.next = None;
@@ -344,7 +365,9 @@ impl DhtNode {
     }
 
     fn joined(&mut self, hub: &mut Hub<Self>) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         let Some(next) = join.given else { return };
         let (owner, conn, leaves) = (join.owner, join.conn.take(), join.leaves);
         if let Some(conn) = conn {
@@ -365,7 +388,9 @@ impl DhtNode {
 
     /// Asked to leave in the middle of it: at once, unless the ring may count on us.
     pub(super) fn leave_after_join(&mut self, hub: &mut Hub<Self>) {
-        let Role::Joining(join) = &mut self.role else { return };
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
         join.leaves = join.given.is_some();
         if !join.leaves {
             hub.stop();

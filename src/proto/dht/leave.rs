@@ -22,8 +22,9 @@ use super::routing::Member;
 use super::transfer::{Sending, Sent};
 use super::wire::{self, NextNode, Request};
 
-/// For how long we try; then the process ends with its range, which a durable node still has on its disk.
-const LEAVE_WITHIN: Ticks = Ticks::from_secs(30);
+/// For how long we try; then the process ends with its range, which a durable node still has on its disk. The
+/// heir may have a joiner that died, for which it waits 30 s before it takes us, and then another one.
+const LEAVE_WITHIN: Ticks = Ticks::from_secs(120);
 
 /// The pause before another try is drawn below this.
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(400).0;
@@ -96,7 +97,9 @@ impl DhtNode {
     /// Begins a try, or asks again what came of the last one.
     pub(super) fn leave_step(&mut self, hub: &mut Hub<Self>) {
         let (me, next, bounds) = (self.me(), self.routing.next(), self.bounds());
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         let (key, contacts) = match leave.phase {
             Phase::Confirm => (me.id, vec![leave.heir.addr, next.addr]),
             _ if self.routing.is_alone() => {
@@ -118,12 +121,16 @@ impl DhtNode {
     pub(super) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
         let busy = !matches!(self.transfer, Transfer::None);
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         match (leave.phase, result) {
             (Phase::Find, Ok(Outcome::Located(addr))) if addr != me.addr && !busy => {
                 leave.heir = Member::at(addr);
                 leave.sending = Sending::new(me.id, self.routing.next().id);
-                leave.phase = Phase::Settle { submitted: self.submitted };
+                leave.phase = Phase::Settle {
+                    submitted: self.submitted,
+                };
                 self.leave_settled(hub);
             }
             (Phase::Confirm, Ok(Outcome::Located(addr))) if addr != me.addr => {
@@ -161,7 +168,9 @@ impl DhtNode {
     /// Sends entries as far as there is room.
     pub(super) fn leave_some(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         if leave.conn != Some(id) || leave.phase != Phase::Send {
             return;
         }
@@ -198,7 +207,9 @@ impl DhtNode {
     }
 
     pub(super) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         if leave.conn != Some(id) {
             return;
         }
@@ -215,7 +226,9 @@ impl DhtNode {
 
     /// Another try, after a pause; the range is ours meanwhile, unless that is uncertain.
     fn pause_leave(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         log::info!("leaving takes another try: {why}");
         leave.phase = Phase::Pause;
         if let Some(conn) = leave.conn.take() {
@@ -228,18 +241,25 @@ impl DhtNode {
     }
 
     fn arm_leave(&mut self, hub: &mut Hub<Self>) {
-        let Role::Leaving(leave) = &self.role else { return };
+        let Role::Leaving(leave) = &self.role else {
+            return;
+        };
         let late = leave.until <= hub.now();
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
         if late || hub.arm(pause, Timer::Leave).is_none() {
-            log::error!("nobody takes our {} entries; leaving without", self.entries.len());
+            log::error!(
+                "nobody takes our {} entries; leaving without",
+                self.entries.len()
+            );
             hub.stop();
         }
     }
 
     /// The range is the heir's.
     fn gone(&mut self, hub: &mut Hub<Self>) {
-        let Role::Leaving(leave) = &mut self.role else { return };
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
         let (heir, conn) = (leave.heir, leave.conn.take());
         log::info!("left; {} has our {} entries", heir.addr, self.entries.len());
         if let Some(conn) = conn {

@@ -9,7 +9,8 @@
 //! crash could still take back. A write into a range that is being handed over is held: see [`super::held`].
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
-//! unfinished values hold; a connection has at most one write under way; there is at most one [`Transfer`] at a time;
+//! unfinished values hold, `writing_bytes` that of what durable writes of peers under way will add at most; a
+//! connection has at most one write under way; there is at most one [`Transfer`] at a time;
 //! a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use std::net::SocketAddrV4;
@@ -20,7 +21,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violatio
 
 use super::absorb::Absorb;
 use super::client::{self, Host, OpId, Operations};
-use super::entries::Entries;
+use super::entries::{self, Entries};
 use super::handover::HandOver;
 use super::held::Held;
 use super::id::Id;
@@ -43,7 +44,7 @@ pub struct Config {
     pub value_bytes_max: u64,
     /// Bytes of values that are being received and not complete, over all connections.
     pub staged_bytes_max: u64,
-    /// Memory of all entries; a write beyond it is answered `0`.
+    /// Memory of all entries, writes under way included; a write beyond it is answered `0`.
     pub entries_bytes_max: u64,
 }
 
@@ -66,7 +67,10 @@ impl Config {
     pub fn fit(&self, limits: Limits) -> Limits {
         let answer = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX / 2);
         let least = limits.output_bytes_high + answer + wire::LINE_BYTES_MAX;
-        Limits { output_bytes_max: limits.output_bytes_max.max(least), ..limits }
+        Limits {
+            output_bytes_max: limits.output_bytes_max.max(least),
+            ..limits
+        }
     }
 }
 
@@ -220,6 +224,7 @@ pub struct DhtNode {
     pub(super) routing: Routing,
     pub(super) entries: Entries,
     pub(super) staged_bytes: u64,
+    writing_bytes: u64,
     pub(super) role: Role,
     pub(super) transfer: Transfer,
     pub(super) parked: Parked,
@@ -245,6 +250,7 @@ impl DhtNode {
             routing,
             entries,
             staged_bytes: 0,
+            writing_bytes: 0,
             role: Role::Member,
             transfer: Transfer::None,
             parked: Parked::default(),
@@ -374,8 +380,11 @@ impl DhtNode {
             *expect = Expect::Request;
             return Ok(self.write(cx, key, Some(Bytes::new()), used));
         }
-        *expect =
-            Expect::Value(Box::new(Incoming { key, left_bytes: length_bytes, bytes: Vec::new() }));
+        *expect = Expect::Value(Box::new(Incoming {
+            key,
+            left_bytes: length_bytes,
+            bytes: Vec::new(),
+        }));
         Ok(Step::Took(used))
     }
 
@@ -385,8 +394,12 @@ impl DhtNode {
         expect: &mut Expect,
         bytes: &[u8],
     ) -> Result<Step, Violation> {
-        let Expect::Value(incoming) = expect else { unreachable!("called in this state only") };
-        let take = usize::try_from(incoming.left_bytes).unwrap_or(usize::MAX).min(bytes.len());
+        let Expect::Value(incoming) = expect else {
+            unreachable!("called in this state only")
+        };
+        let take = usize::try_from(incoming.left_bytes)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         incoming.left_bytes -= take as u64;
         if incoming.left_bytes > 0 {
             if self.staged_bytes + take as u64 > self.config.staged_bytes_max {
@@ -411,17 +424,14 @@ impl DhtNode {
 
     /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
     /// or at the node that owns the key by now.
-    fn write(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        key: Id,
-        value: Option<Bytes>,
-        used: usize,
-    ) -> Step {
-        let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        if more_bytes > 0 && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
+    fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
+        if let Some(value) = &value
+            && self.is_full_for(key, value)
         {
-            log::warn!("{} refused a value: the entries are at entries_bytes_max", cx.id());
+            log::warn!(
+                "{} refused a value: the entries are at entries_bytes_max",
+                cx.id()
+            );
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
@@ -456,7 +466,10 @@ impl DhtNode {
         if !self.owns(key) {
             let contact = self.closest(key).addr;
             let verb = value.map_or(Verb::Remove, Verb::Insert);
-            let bounds = Bounds { unknown_is_final: true, ..self.bounds() };
+            let bounds = Bounds {
+                unknown_is_final: true,
+                ..self.bounds()
+            };
             let operation = Operation::new(verb, key, vec![contact], bounds);
             client::start(self, hub, operation, Tag::Forward(conn));
             return true;
@@ -471,9 +484,24 @@ impl DhtNode {
 
     /// Gives changes to the worker; false at its limit.
     pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
+        let adds_bytes = adds_bytes(&changes);
         let submitted = hub.submit(Write { changes, then }).is_ok();
-        self.submitted += u64::from(submitted);
+        if submitted {
+            self.submitted += 1;
+            self.writing_bytes += adds_bytes;
+        }
         submitted
+    }
+
+    /// Storing `value` would pass entries_bytes_max.
+    fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
+        let room_bytes = self
+            .config
+            .entries_bytes_max
+            .saturating_sub(self.writing_bytes);
+        // What it replaces is looked up only where it can matter.
+        self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
+            && self.entries.memory_bytes_with(key, value) > room_bytes
     }
 
     pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
@@ -484,7 +512,18 @@ impl DhtNode {
     }
 
     pub(super) fn bounds(&self) -> Bounds {
-        Bounds { value_bytes_max: self.config.value_bytes_max, ..Bounds::default() }
+        Bounds {
+            value_bytes_max: self.config.value_bytes_max,
+            ..Bounds::default()
+        }
+    }
+}
+
+/// What a write of a peer will add to the entries at most. A transfer's are in memory already.
+fn adds_bytes(changes: &Changes) -> u64 {
+    match changes {
+        Changes::One(_, Some(value)) => entries::entry_bytes(value),
+        Changes::One(_, None) | Changes::Many(_) => 0,
     }
 }
 
@@ -639,7 +678,11 @@ impl Service for DhtNode {
 
     fn on_done(&mut self, hub: &mut Hub<Self>, done: Written) {
         self.written += 1;
-        let Written { write: Write { changes, then }, committed } = done;
+        let Written {
+            write: Write { changes, then },
+            committed,
+        } = done;
+        self.writing_bytes -= adds_bytes(&changes);
         match (then, changes) {
             (Then::Acknowledge(conn), Changes::One(key, value)) => {
                 if committed {
@@ -690,3 +733,6 @@ impl Host for DhtNode {
         self.swept(hub);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,10 @@ pub struct Member {
 
 impl Member {
     pub fn at(addr: SocketAddrV4) -> Member {
-        Member { id: Id::of_addr(addr), addr }
+        Member {
+            id: Id::of_addr(addr),
+            addr,
+        }
     }
 }
 
@@ -33,7 +36,12 @@ pub struct Routing {
 impl Routing {
     /// A ring of one.
     pub fn alone(me: Member) -> Routing {
-        Routing { me, next: me, prev: None, fingers: Vec::new() }
+        Routing {
+            me,
+            next: me,
+            prev: None,
+            fingers: Vec::new(),
+        }
     }
 
     pub fn me(&self) -> Member {
@@ -60,7 +68,8 @@ impl Routing {
         self.next = next;
         // A finger before our next is gone, and would be named for keys beyond it.
         let me = self.me;
-        self.fingers.retain(|finger| *finger != next && !finger.id.in_arc(me.id, next.id));
+        self.fingers
+            .retain(|finger| *finger != next && !finger.id.in_arc(me.id, next.id));
         if self.is_alone() {
             self.fingers.clear();
             self.prev = None;
@@ -70,7 +79,8 @@ impl Routing {
     /// Somebody says that `claimant` is before us: the closer of the two is kept. False when it is the old one.
     pub fn claim_prev(&mut self, claimant: Member) -> bool {
         let closer = self.prev.is_none_or(|prev| {
-            prev == self.me || claimant.id.distance_to(self.me.id) <= prev.id.distance_to(self.me.id)
+            prev == self.me
+                || claimant.id.distance_to(self.me.id) <= prev.id.distance_to(self.me.id)
         });
         if closer && claimant != self.me {
             self.prev = Some(claimant);
@@ -89,7 +99,9 @@ impl Routing {
             return;
         }
         let distance = self.me.id.distance_to(owner.id);
-        let at = self.fingers.partition_point(|f| self.me.id.distance_to(f.id) < distance);
+        let at = self
+            .fingers
+            .partition_point(|f| self.me.id.distance_to(f.id) < distance);
         self.fingers.insert(at, owner);
         self.fingers.truncate(Id::BITS);
     }
@@ -113,7 +125,9 @@ impl Routing {
             return self.me;
         }
         let reach = self.me.id.distance_to(key);
-        let before = self.fingers.partition_point(|f| self.me.id.distance_to(f.id) <= reach);
+        let before = self
+            .fingers
+            .partition_point(|f| self.me.id.distance_to(f.id) <= reach);
         let finger = before.checked_sub(1).map(|last| self.fingers[last]);
         finger.unwrap_or(self.next)
     }

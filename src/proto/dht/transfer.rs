@@ -47,7 +47,14 @@ pub trait Sink {
 
 impl Sending {
     pub fn new(start: Id, end: Id) -> Sending {
-        Sending { start, end, at: start, count: 0, counted: false, left: 0 }
+        Sending {
+            start,
+            end,
+            at: start,
+            count: 0,
+            counted: false,
+            left: 0,
+        }
     }
 
     pub fn count(&self) -> u64 {
@@ -159,17 +166,27 @@ impl Receiving {
     ) -> Result<Option<(Received, usize)>, Malformed> {
         let (next, received, used) = match &mut self.expect {
             Expect::Count => {
-                let Some((count, used)) = wire::number(input, seen)? else { return Ok(None) };
+                let Some((count, used)) = wire::number(input, seen)? else {
+                    return Ok(None);
+                };
                 self.left = count;
-                let received = if count == 0 { Received::None } else { Received::Part };
+                let received = if count == 0 {
+                    Received::None
+                } else {
+                    Received::Part
+                };
                 (Expect::Key, received, used)
             }
             Expect::Key => {
-                let Some((key, used)) = wire::key(input, seen)? else { return Ok(None) };
+                let Some((key, used)) = wire::key(input, seen)? else {
+                    return Ok(None);
+                };
                 (Expect::Length { key }, Received::Part, used)
             }
             Expect::Length { key } => {
-                let Some((length, used)) = wire::number(input, seen)? else { return Ok(None) };
+                let Some((length, used)) = wire::number(input, seen)? else {
+                    return Ok(None);
+                };
                 if length > value_bytes_max {
                     return Err(Malformed::Number);
                 }
@@ -177,12 +194,22 @@ impl Receiving {
                     self.left -= 1;
                     (Expect::Key, Received::Entry(*key, Bytes::new()), used)
                 } else {
-                    let value = Expect::Value { key: *key, left_bytes: length, bytes: Vec::new() };
+                    let value = Expect::Value {
+                        key: *key,
+                        left_bytes: length,
+                        bytes: Vec::new(),
+                    };
                     (value, Received::Part, used)
                 }
             }
-            Expect::Value { key, left_bytes, bytes } => {
-                let take = usize::try_from(*left_bytes).unwrap_or(usize::MAX).min(input.len());
+            Expect::Value {
+                key,
+                left_bytes,
+                bytes,
+            } => {
+                let take = usize::try_from(*left_bytes)
+                    .unwrap_or(usize::MAX)
+                    .min(input.len());
                 *left_bytes -= take as u64;
                 if *left_bytes > 0 {
                     bytes.extend_from_slice(&input[..take]);

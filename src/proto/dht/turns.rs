@@ -55,6 +55,7 @@ impl DhtNode {
     ) -> Step {
         if let Request::Disconnect(next) = request {
             self.supersede_absorb(cx, next);
+            self.yield_to_leaver(cx);
         }
         if !matches!(self.transfer, Transfer::None) && self.may_take_part(&request) {
             if self.parked.queue.len() < PARKED_MAX && self.park(cx) {
@@ -84,7 +85,9 @@ impl DhtNode {
 
     /// The turn of a parked connection came.
     pub(super) fn turn_came(&mut self, cx: &mut Cx<'_, Self>, expect: &mut Expect) {
-        let Expect::Turn(request) = expect else { return };
+        let Expect::Turn(request) = expect else {
+            return;
+        };
         let request = **request;
         if !matches!(self.transfer, Transfer::None) && self.may_take_part(&request) {
             // Somebody was quicker.
@@ -104,7 +107,12 @@ impl DhtNode {
         }
     }
 
-    fn begin_turn(&mut self, cx: &mut Cx<'_, Self>, expect: &mut Expect, request: &Request) -> bool {
+    fn begin_turn(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        request: &Request,
+    ) -> bool {
         if !self.may_take_part(request) {
             return false;
         }
@@ -148,9 +156,13 @@ impl DhtNode {
     }
 
     pub(super) fn sweep_some(&mut self, hub: &mut Hub<Self>) {
-        let Transfer::Sweep(Sweep { start, end }) = self.transfer else { return };
+        let Transfer::Sweep(Sweep { start, end }) = self.transfer else {
+            return;
+        };
         let mut removed = Vec::new();
-        let more = self.entries.remove_some(start, end, SWEPT_PER_TURN, &mut removed);
+        let more = self
+            .entries
+            .remove_some(start, end, SWEPT_PER_TURN, &mut removed);
         if self.config.durable && !removed.is_empty() {
             let removals = removed.into_iter().map(|key| (key, None)).collect();
             // Behind everything that wrote these keys, and before whatever will.

@@ -1,7 +1,11 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
 //! exchanges against scripted peers ([`joins`], [`leaves`], [`lookups`]).
 
+mod joins;
+mod leaves;
+mod lookups;
 mod ring;
+mod script;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -18,7 +22,9 @@ use super::node::{Changes, Config, DhtNode, Write, Written};
 
 /// Where node number `n` listens. Each has an IP of its own, as members of a ring usually do.
 fn addr(n: usize) -> SocketAddrV4 {
-    let n = u16::try_from(n).expect("a test has few nodes").to_be_bytes();
+    let n = u16::try_from(n)
+        .expect("a test has few nodes")
+        .to_be_bytes();
     SocketAddrV4::new(Ipv4Addr::new(10, 1, n[0], n[1]), 5000)
 }
 
@@ -47,7 +53,10 @@ impl Work for Commits {
                 Changes::One(key, value) => change(*key, value),
                 Changes::Many(many) => many.iter().for_each(|(key, value)| change(*key, value)),
             }
-            done.push(Written { write, committed: true });
+            done.push(Written {
+                write,
+                committed: true,
+            });
         }
     }
 }
@@ -60,7 +69,10 @@ fn add(world: &mut World<DhtNode>, n: usize) -> NodeId {
 }
 
 fn add_durable(world: &mut World<DhtNode>, n: usize, delay: Span) -> (NodeId, Disk) {
-    let config = Config { durable: true, ..Config::new(addr(n)) };
+    let config = Config {
+        durable: true,
+        ..Config::new(addr(n))
+    };
     let limits = config.fit(Limits::default());
     let id = world.add(addr(n), DhtNode::new(config, Entries::default()), limits);
     let disk = Disk::default();
