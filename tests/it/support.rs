@@ -153,6 +153,9 @@ pub struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            println!("{} said:\n{}", self.addr, self.log());
+        }
     }
 }
 
