@@ -168,7 +168,9 @@ impl NodeArgs {
         let bound = Bound::bind(self.listen)
             .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
         let advertise = advertised(self.advertise, bound.addr())?;
+        let own_ip = Some(*bound.addr().ip()).filter(|ip| !ip.is_unspecified());
         let config = Config {
+            dial_from: own_ip.map(|ip| SocketAddrV4::new(ip, 0)),
             durable: committer.is_some(),
             value_bytes_max: self.value_max,
             staged_bytes_max: Config::new(advertise).staged_bytes_max.max(self.value_max),

@@ -155,7 +155,7 @@ impl DhtNode {
             && self.written >= submitted
         {
             leave.phase = Phase::Send;
-            leave.conn = Some(hub.dial(leave.heir.addr, None, Conn::Leave));
+            leave.conn = Some(hub.dial(leave.heir.addr, self.config.dial_from, Conn::Leave));
         }
     }
 

@@ -39,6 +39,9 @@ use super::wire::{self, Request};
 pub struct Config {
     /// The address that others reach this node at; its id is the SHA-1 of it.
     pub advertise: SocketAddrV4,
+    /// The local address that a leaver dials from, so that its heir sees who it is (RELIABILITY.md A11); `None`:
+    /// what the kernel chooses.
+    pub dial_from: Option<SocketAddrV4>,
     /// Writes are acknowledged once the worker has committed them.
     pub durable: bool,
     /// Longest value that is stored. 64 MiB as the specification has it.
@@ -56,6 +59,7 @@ impl Config {
     pub fn new(advertise: SocketAddrV4) -> Config {
         Config {
             advertise,
+            dial_from: None,
             durable: false,
             value_bytes_max: VALUE_BYTES_MAX,
             // Eight of the largest values at once: what a small machine can spare.

@@ -14,9 +14,10 @@ use super::entries::Entries;
 use super::id::Id;
 use super::wire::{self, Malformed};
 
-/// Entries counted in one turn, and written in one: about 30 us each, which is what others then wait.
-const COUNTED_PER_TURN: u64 = 4096;
-const SENT_PER_TURN: usize = 64;
+/// Entries counted in one turn, and written in one: about 30 us each, which is what others then wait. Few in tests,
+/// as there are few.
+const COUNTED_PER_TURN: u64 = if cfg!(test) { 3 } else { 4096 };
+const SENT_PER_TURN: usize = if cfg!(test) { 2 } else { 64 };
 
 /// A transfer that takes long says this often how far it is.
 const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);

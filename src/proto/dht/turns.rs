@@ -17,8 +17,9 @@ const PARKED_FOR: Ticks = Ticks::from_secs(5);
 /// A burst of joiners at one node; more are told `0` at once.
 const PARKED_MAX: usize = 64;
 
-/// Entries removed in one turn: about 30 us, which is what others then wait.
-const SWEPT_PER_TURN: usize = 128;
+/// Entries removed in one turn: about 30 us, which is what others then wait. Few in tests, where a sweep is to take
+/// several turns.
+const SWEPT_PER_TURN: usize = if cfg!(test) { 2 } else { 128 };
 
 /// Connections that wait for their turn, longest first.
 #[derive(Debug, Default)]
