@@ -4,9 +4,9 @@
 //! Name ──▶ Verify ──the leaver is our next──▶ Receive ──all entries──▶ Update ──its next took us as prev──▶ ours
 //! ```
 //! DISCONNECT names no leaver. It is the node before the announced next: when the ring says that this is our next, we
-//! go on; when it is somebody else's, or nobody's, the answer is `0` and nothing changes. The entries are put
-//! where they will be, unseen, as the range is not ours until the end; when the leaver dies before that they are
-//! swept out again.
+//! go on; when it is another member's, [`super::relay`] passes it on; else the answer is `0` and nothing changes. The
+//! entries are put where they will be, unseen, as the range is not ours until the end; when the leaver dies before that
+//! they are swept out again.
 //!
 //! A DISCONNECT whose next is ours already is a leaver that did not get our `1`: it gets it now. One that comes
 //! while another with the same next goes on takes its place: the leaver lost the first connection, and counts on
@@ -205,6 +205,11 @@ impl DhtNode {
             ) if addr == next.addr && own_ip => {
                 absorb.phase = Phase::Receive;
                 hub.resume(conn);
+            }
+            (Phase::Verify, Ok(Outcome::Located(addr))) if addr != next.addr && addr != me.addr => {
+                if let Some(announced) = absorb.next {
+                    self.begin_relay(hub, conn, Member::at(addr), announced);
+                }
             }
             (_, result) => {
                 log::info!("a DISCONNECT is refused: not from our next ({result:?})");

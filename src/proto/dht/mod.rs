@@ -24,6 +24,7 @@ mod join;
 mod leave;
 pub mod node;
 pub mod operation;
+mod relay;
 pub mod routing;
 pub mod stat;
 #[cfg(test)]

@@ -28,6 +28,7 @@ use super::id::Id;
 use super::join::{self, Join};
 use super::leave::Leave;
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::relay::Relay;
 use super::routing::{Member, Routing};
 use super::stat::{self, Stat};
 use super::transfer::Sink;
@@ -122,6 +123,8 @@ pub enum Conn {
     Join(join::Expect),
     /// To the node that takes our range.
     Leave,
+    /// To the node that takes the range of a leaver which asked us.
+    Relay,
 }
 
 /// What is expected next from a peer that connected to us.
@@ -166,6 +169,8 @@ pub(super) enum Transfer {
     None,
     HandOver(HandOver),
     Absorb(Absorb),
+    /// A DISCONNECT that is for another member.
+    Relay(Relay),
     /// Entries that are not ours (any more) are removed in pieces.
     Sweep(Sweep),
 }
@@ -208,6 +213,8 @@ pub enum Tag {
     Forward(ConnId),
     /// Who owns the key before the announced next of a leaver.
     WhoLeaves(ConnId),
+    /// Who is before a leaver that is not our next.
+    Relay(ConnId),
     /// The announced next of a leaver takes us as its prev.
     Absorbed(ConnId),
     /// Next takes us back after a joiner failed.
@@ -587,6 +594,7 @@ impl Service for DhtNode {
             Conn::Operation(op) => client::dialled(self, cx, *op),
             Conn::Join(_) => self.join_dialled(cx),
             Conn::Leave => self.leave_dialled(cx),
+            Conn::Relay => self.relay_dialled(cx),
             Conn::Peer(_) => {}
         }
     }
@@ -602,6 +610,7 @@ impl Service for DhtNode {
             Conn::Operation(op) => return client::input(self, cx, *op, input),
             Conn::Join(expect) => return self.join_input(cx, expect, input),
             Conn::Leave => return self.leave_input(cx, input),
+            Conn::Relay => return self.relay_answer(cx, input),
         };
         let Input { bytes, seen } = input;
         match expect {
@@ -624,6 +633,9 @@ impl Service for DhtNode {
             }
             Expect::Value(_) => self.value(cx, expect, bytes),
             Expect::Joiner => self.hand_over_input(cx, expect, input),
+            Expect::Leaver if matches!(self.transfer, Transfer::Relay(_)) => {
+                self.relay_input(cx, input)
+            }
             Expect::Leaver => self.absorb_input(cx, input),
             Expect::Turn(_) => Err(Violation::us("input while a turn is waited for")),
         }
@@ -633,6 +645,7 @@ impl Service for DhtNode {
         match conn {
             Conn::Peer(Expect::Joiner) => self.hand_over_some(cx),
             Conn::Leave => self.leave_some(cx),
+            Conn::Relay => self.relay_room(cx),
             _ => {}
         }
     }
@@ -666,13 +679,17 @@ impl Service for DhtNode {
             Conn::Operation(op) => client::ended(self, hub, id, op, end),
             Conn::Join(_) => self.join_ended(hub, id),
             Conn::Leave => self.leave_ended(hub, id),
+            Conn::Relay => self.relay_ended(hub, id),
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.bytes.len() as u64,
             Conn::Peer(Expect::Turn(_)) => {
                 self.parked.forget(id);
                 self.next_turn(hub);
             }
             Conn::Peer(Expect::Joiner) => self.hand_over_ended(hub, id),
-            Conn::Peer(Expect::Leaver) => self.absorb_ended(hub, id),
+            Conn::Peer(Expect::Leaver) => {
+                self.absorb_ended(hub, id);
+                self.relay_ended(hub, id);
+            }
             Conn::Peer(Expect::Request | Expect::Length { .. }) => {}
         }
     }
@@ -738,6 +755,7 @@ impl Host for DhtNode {
         match tag {
             Tag::Forward(conn) => acknowledge(hub, conn, result.is_ok()),
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
+            Tag::Relay(conn) => self.heir_found(hub, conn, result),
             Tag::Absorbed(conn) => self.absorb_told(hub, conn, result),
             Tag::TakeBack => {}
             Tag::Join => self.join_told(hub, result),

@@ -129,7 +129,7 @@ fn a_leaver_that_ends_at_any_byte_stays_a_member() {
 
 #[test]
 fn a_leaver_waits_for_a_joiner_and_is_judged_by_the_ring_of_then() {
-    for joins in [true, false] {
+    for (joins, verdict) in [(true, "1\n"), (true, "0\n"), (false, "1\n")] {
         let (mut world, nodes) = three(4);
         let [prev, leaver, next] = nodes;
         let service = world.service(prev);
@@ -152,16 +152,26 @@ fn a_leaver_waits_for_a_joiner_and_is_judged_by_the_ring_of_then() {
         if joins {
             let mut member = Member::at(&mut world, joiner);
             world.peer(first).send(format!("{joiner}\n").as_bytes());
-            let mut answer = |command: &str, key: &str| {
-                let key: Id = key.parse().expect("a key");
-                assert_eq!(command, "LOCATE");
-                let own = key.in_arc(Id::of_addr(joiner), Id::of_addr(from));
-                Then::Say(format!("{}\n", if own { joiner } else { from }))
+            // The leaver is the joiner's next by now, so the joiner gets all that it says.
+            let (announced, last) = (world.addr(next), world.service(prev).me().id);
+            let mut answer = |command: &str, argument: &str| match command {
+                "LOCATE" => {
+                    let key: Id = argument.parse().expect("a key");
+                    let own = key.in_arc(Id::of_addr(joiner), Id::of_addr(from));
+                    Then::Say(format!("{}\n", if own { joiner } else { from }))
+                }
+                "DISCONNECT" => {
+                    assert_eq!(argument, announced.to_string());
+                    Then::Silence
+                }
+                _ if argument.ends_with(&last.to_string()) => Then::Say(verdict.into()),
+                _ => Then::Silence,
             };
             run_with(&mut world, &mut member, secs(10), &mut answer, &mut |w| {
                 !w.peer(peer).received().is_empty()
             });
-            hears(&mut world, peer, "0\n");
+            assert!(member.heard.len() > 4 && text.starts_with("DISCONNECT"));
+            hears(&mut world, peer, verdict);
             assert_eq!(next_of(&world, prev), joiner);
         } else {
             world.peer(first).reset();

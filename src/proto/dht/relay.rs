@@ -1,0 +1,173 @@
+//! We pass a DISCONNECT on: the leaver is another member's next, so that member should have been asked.
+//!
+//! ```text
+//! Find ──the member before the leaver──▶ Pass ──all entries──▶ its ack, passed back
+//! ```
+//! A leaver of ours would look for the right member itself when it is told `0`; a plain one repeats its DISCONNECT at
+//! once and for ever (invariant 10 of the specification). Nothing of ours changes and nothing is kept: entries go
+//! through as they come, no faster than the other side takes them. It is a transfer like others, one at a time.
+
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
+
+use super::client;
+use super::node::{Conn, DhtNode, Note, Tag, Transfer};
+use super::operation::{Failure, Operation, Outcome, Verb};
+use super::routing::Member;
+use super::transfer::Receiving;
+use super::wire::{self, NextNode, Request};
+
+#[derive(Debug)]
+pub(super) struct Relay {
+    /// The leaver's connection.
+    from: ConnId,
+    /// Ours to the member before it, once that is known.
+    to: Option<ConnId>,
+    /// The leaver's next.
+    next: Member,
+    /// Tells where the entries end.
+    receiving: Receiving,
+}
+
+impl DhtNode {
+    /// `leaver`, on connection `from`, is not our next.
+    pub(super) fn begin_relay(
+        &mut self,
+        hub: &mut Hub<Self>,
+        from: ConnId,
+        leaver: Member,
+        next: Member,
+    ) {
+        self.transfer = Transfer::Relay(Relay {
+            from,
+            to: None,
+            next,
+            receiving: Receiving::default(),
+        });
+        let key = leaver.id.pred();
+        let contacts = vec![self.routing.closest(key).addr];
+        let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
+        client::start(self, hub, operation, Tag::Relay(from));
+    }
+
+    fn relay(&mut self) -> Option<&mut Relay> {
+        match &mut self.transfer {
+            Transfer::Relay(relay) => Some(relay),
+            _ => None,
+        }
+    }
+
+    /// Who is before the leaver.
+    pub(super) fn heir_found(
+        &mut self,
+        hub: &mut Hub<Self>,
+        from: ConnId,
+        result: Result<Outcome, Failure>,
+    ) {
+        let me = self.me();
+        let Some(relay) = self.relay().filter(|relay| relay.from == from) else {
+            return;
+        };
+        match result {
+            Ok(Outcome::Located(heir)) if heir != me.addr => {
+                relay.to = Some(hub.dial(heir, None, Conn::Relay));
+            }
+            _ => self.end_relay(hub, Note::Refused),
+        }
+    }
+
+    pub(super) fn relay_dialled(&mut self, cx: &mut Cx<'_, Self>) {
+        let id = cx.id();
+        let Some(relay) = self.relay().filter(|relay| relay.to == Some(id)) else {
+            return;
+        };
+        let (next, from) = (NextNode::Addr(relay.next.addr), relay.from);
+        wire::put_request(cx.out(), &Request::Disconnect(next));
+        cx.resume(from);
+    }
+
+    /// The leaver's entries.
+    pub(super) fn relay_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let (from, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
+        let Some(relay) = self.relay().filter(|relay| relay.from == from) else {
+            return Err(Violation::us("the transfer is over"));
+        };
+        let read = relay
+            .receiving
+            .read(input.bytes, input.seen, value_bytes_max)?;
+        let Some((_, used)) = read else {
+            return Ok(Step::More);
+        };
+        let Some(to) = relay.to else {
+            return Err(Violation::us("nobody to pass it to"));
+        };
+        let whole = relay.receiving.is_complete();
+        let Some(out) = cx.output_of(to) else {
+            return Err(Violation::us("the other side is gone"));
+        };
+        out.extend_from_slice(&input.bytes[..used]);
+        // Goes on when there is room, see `relay_room`.
+        let rests = whole || cx.room_of(to) == 0;
+        Ok(if rests {
+            Step::Wait(used)
+        } else {
+            Step::Took(used)
+        })
+    }
+
+    pub(super) fn relay_room(&mut self, cx: &mut Cx<'_, Self>) {
+        let id = cx.id();
+        if let Some(relay) = self.relay()
+            && relay.to == Some(id)
+            && !relay.receiving.is_complete()
+        {
+            let from = relay.from;
+            cx.resume(from);
+        }
+    }
+
+    /// The ack of the member before the leaver.
+    pub(super) fn relay_answer(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let Some((yes, used)) = wire::ack(input.bytes, input.seen)? else {
+            return Ok(Step::More);
+        };
+        let id = cx.id();
+        let Some(relay) = self.relay().filter(|relay| relay.to == Some(id)) else {
+            return Err(Violation::us("the transfer is over"));
+        };
+        if yes && !relay.receiving.is_complete() {
+            return Err(Violation::peer("it takes what was not sent"));
+        }
+        self.end_relay(cx, if yes { Note::Go } else { Note::Refused });
+        Ok(Step::Done(used))
+    }
+
+    /// A connection of a relay is over: its other one goes too.
+    pub(super) fn relay_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if let Some(relay) = self.relay()
+            && (relay.from == id || relay.to == Some(id))
+        {
+            self.end_relay(hub, Note::Refused);
+        }
+    }
+
+    fn end_relay(&mut self, hub: &mut Hub<Self>, note: Note) {
+        let Some(Relay { from, to, .. }) = self.relay() else {
+            return;
+        };
+        let (from, to) = (*from, *to);
+        log::info!("passed a DISCONNECT on: {note:?}");
+        hub.notify(from, note);
+        if let Some(to) = to {
+            hub.close_conn(to);
+        }
+        self.transfer_over(hub);
+    }
+}
