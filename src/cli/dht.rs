@@ -390,7 +390,8 @@ impl Report {
                 stored: Some(true),
                 ..report
             },
-            Outcome::PrevUpdated | Outcome::Told(_) => report,
+            // What nodes ask each other.
+            Outcome::PrevUpdated | Outcome::After { .. } | Outcome::Told(_) => report,
             Outcome::Removed => Report {
                 removed: Some(true),
                 ..report

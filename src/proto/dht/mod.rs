@@ -15,6 +15,7 @@
 
 mod absorb;
 pub mod client;
+mod data;
 pub mod entries;
 mod fingers;
 mod handover;

@@ -26,6 +26,9 @@ pub enum Verb {
     Locate,
     /// What one node answers to LOCATE, without following it.
     Closest,
+    /// Who owns the position after the key, says the owner of the key. For a node's own id less one, this is what
+    /// the ring holds of the node, and no finger to it has a say.
+    After,
     Contains,
     Get,
     Insert(Bytes),
@@ -48,6 +51,11 @@ impl Verb {
 pub enum Outcome {
     /// The owner of the key, or who a single node takes for it.
     Located(SocketAddrV4),
+    /// The owner of the key, and whom it takes for the owner of what follows.
+    After {
+        before: SocketAddrV4,
+        owner: SocketAddrV4,
+    },
     Contains(bool),
     /// `None`: there is no entry. An empty value is `Some`.
     Got(Option<Bytes>),
@@ -201,8 +209,8 @@ pub struct Operation {
     distance: Option<Id>,
     /// Who named the node that is asked, and its own distance.
     via: Option<(SocketAddrV4, Option<Id>)>,
-    /// When LOCATE names this node, it is not asked itself.
-    until: Option<SocketAddrV4>,
+    /// Why a detour is made: what is said if there is none.
+    detour: Option<Failure>,
     value: Vec<u8>,
 }
 
@@ -224,16 +232,8 @@ impl Operation {
             attempts: 0,
             distance: None,
             via: None,
-            until: None,
+            detour: None,
             value: Vec::new(),
-        }
-    }
-
-    /// LOCATE ends as soon as somebody names `addr`: a node that asks for its own id need not ask itself.
-    pub fn until(self, addr: SocketAddrV4) -> Operation {
-        Operation {
-            until: Some(addr),
-            ..self
         }
     }
 
@@ -291,16 +291,7 @@ impl Operation {
     pub fn ended(&mut self, end: End) -> Next {
         let addr = self.at;
         let closed_between_commands = !self.answered && !self.is_locating();
-        if self.stage == Stage::Locate
-            && matches!(end, End::Unreachable(_) | End::Timeout(Deadline::Dial))
-            && let Some((via, distance)) = self.via.take()
-        {
-            self.stage = Stage::Detour { dead: addr };
-            self.expect = Expect::Nothing;
-            (self.at, self.distance) = (via, distance);
-            return Next::Dial(via);
-        }
-        self.fail(match end {
+        let failure = match end {
             // A peer that closes after each command did so after LOCATE (or after GET); dial it again. Once:
             // the command is then the first on its connection, and its end a failure.
             End::Eof | End::Broken(_) if closed_between_commands => {
@@ -316,7 +307,11 @@ impl Operation {
             End::Timeout(_) => Failure::TimedOut { addr },
             End::Limit(limit) => Failure::Limit { limit },
             End::Eof | End::Broken(_) | End::Closed | End::Violation(_) => Failure::CutOff { addr },
-        })
+        };
+        match failure {
+            Failure::Unreachable { .. } => self.go_round(failure),
+            _ => self.fail(failure),
+        }
     }
 
     /// Writes the request of this stage.
@@ -329,6 +324,7 @@ impl Operation {
             }
             (Stage::GetAgain, _) => (Request::Get(key), Expect::Owned),
             (Stage::TellEmpty, _) => (Request::Contains(key), Expect::Owned),
+            (Stage::Command, Verb::After) => (Request::Locate(key.succ()), Expect::Location),
             (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
             (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
             (Stage::Command, Verb::Remove) => (Request::Remove(key), Expect::Owned),
@@ -385,13 +381,19 @@ impl Operation {
         }
         if let Stage::Detour { dead } = self.stage {
             self.stage = Stage::Locate;
-            if addr == self.at || addr == dead {
+            if (addr == self.at || addr == dead)
+                && let Some(failure) = self.detour.take()
+            {
                 // Nobody between the two, so there is no way round.
-                let kind = ErrorKind::HostUnreachable;
-                return self.fail(Failure::Unreachable { addr: dead, kind });
+                return self.fail(failure);
             }
-        } else if self.until == Some(addr) {
-            return Next::Finished(Ok(Outcome::Located(addr)));
+        }
+        if self.verb == Verb::After && self.stage == Stage::Command {
+            let before = self.at;
+            return Next::Finished(Ok(Outcome::After {
+                before,
+                owner: addr,
+            }));
         }
         if addr == self.at {
             if self.verb == Verb::Locate {
@@ -403,7 +405,7 @@ impl Operation {
         let distance = Id::of_addr(addr).distance_to(self.key);
         // The first node may know itself by another address than we do, so only answers are compared.
         if self.distance.is_some_and(|before| distance >= before) {
-            return self.fail(Failure::Misrouted {
+            return self.go_round(Failure::Misrouted {
                 addr: self.at,
                 to: addr,
             });
@@ -417,6 +419,22 @@ impl Operation {
         self.at = addr;
         self.expect = Expect::Nothing;
         Next::Dial(addr)
+    }
+
+    /// The node that is asked is of no use: whoever named it may know another one before it.
+    fn go_round(&mut self, failure: Failure) -> Next {
+        let Some((via, distance)) = self.via.take().filter(|_| self.stage == Stage::Locate) else {
+            return self.fail(failure);
+        };
+        self.hops += 1;
+        if self.hops > self.bounds.hops_max {
+            return self.fail(failure);
+        }
+        self.stage = Stage::Detour { dead: self.at };
+        self.detour = Some(failure);
+        self.expect = Expect::Nothing;
+        (self.at, self.distance) = (via, distance);
+        Next::Dial(via)
     }
 
     fn is_locating(&self) -> bool {
@@ -435,7 +453,8 @@ impl Operation {
             return self.fail(Failure::NotOwner { addr: self.at });
         }
         let (expect, next) = match (self.stage, &self.verb) {
-            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate | Verb::Closest) => {
+            (Stage::TellEmpty, _)
+            | (_, Verb::Contains | Verb::Locate | Verb::Closest | Verb::After) => {
                 (Expect::Presence, Next::Wait)
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),

@@ -222,10 +222,10 @@ impl Lab {
             return;
         };
         line.heard.extend(peer.take());
-        // K is the key, D the position before B: what is asked for a way round B.
-        let before_b = Id::of_addr(addr(2)).pred().to_string();
-        let ask = ask.replace('K', &key().to_string()).replace('D', &before_b);
-        let ask = ask.into_bytes();
+        // `#` is the position before A, `@` that before B.
+        let before = |n| Id::of_addr(addr(n)).pred().to_string();
+        let ask = ask.replace('#', &before(1)).replace('@', &before(2));
+        let ask = ask.replace('K', &key().to_string()).into_bytes();
         let common = ask.len().min(line.heard.len());
         assert_eq!(
             line.heard[..common].escape_ascii().to_string(),
@@ -275,7 +275,6 @@ fn good() -> Vec<(Verb, Vec<Lines>, Outcome)> {
                 locate,
                 ("GET\nK\n", "1\n0\n"),
                 ("CONTAINS\nK\n", "1\n1\n"),
-                // It may have come after the first GET.
                 ("GET\nK\n", "1\n0\n"),
             ],
             got(""),
