@@ -3,7 +3,6 @@
 //! What the engine does for it: any number of connections, backpressure (who does not read is not read from),
 //! an idle timeout, a deadline per line, and a clean end on Ctrl-C.
 
-use std::io::Write;
 use std::net::SocketAddrV4;
 
 use peerloop::engine::{Cx, Input, Limits, NoJob, Service, Step, Ticks, Violation};
@@ -30,10 +29,8 @@ impl Service for Echo {
         (): &mut (),
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        match input.bytes[input.seen..]
-            .iter()
-            .position(|&byte| byte == b'\n')
-        {
+        let fresh = &input.bytes[input.seen..];
+        match fresh.iter().position(|&byte| byte == b'\n') {
             Some(at) => {
                 let line = &input.bytes[..=input.seen + at];
                 cx.out().extend(line.iter().map(u8::to_ascii_uppercase));
@@ -57,6 +54,5 @@ fn main() -> std::io::Result<()> {
     let address = reactor.listen(listen)?;
     reactor.catch_signals()?;
     println!("listening {address}");
-    std::io::stdout().flush()?;
     reactor.run()
 }

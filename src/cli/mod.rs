@@ -13,6 +13,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
 
+use peerloop::net::survive_file_size_limit;
+
 /// Peer-to-peer nodes with very many connections on one event loop.
 ///
 /// None of the protocols has authentication: run nodes on trusted networks only. Everything listens on
@@ -55,6 +57,9 @@ enum Answer {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     init_log(cli.verbose);
+    if let Err(e) = survive_file_size_limit() {
+        log::warn!("a file that reaches its size limit will end the program: {e}");
+    }
     let result = match cli.command {
         Command::Dht { command } => command.run(),
         Command::Stress { command } => command.run(),

@@ -239,6 +239,11 @@ impl<S: Service> Hub<S> {
         open.then_some(())
     }
 
+    /// What a service gets that is called for connection `id`.
+    pub(super) fn cx(&mut self, id: ConnId) -> Cx<'_, S> {
+        Cx { id, hub: self }
+    }
+
     /// Takes a slot.
     pub(super) fn open(&mut self, peer: SocketAddrV4, phase: Phase) -> ConnId {
         let generation = self.next_generation;

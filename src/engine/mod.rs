@@ -28,14 +28,17 @@ mod output;
 mod service;
 mod stats;
 pub mod time;
+mod transport;
+mod validate;
 pub mod wheel;
 
 pub use conn::ConnId;
 pub use hub::{Cx, Hub};
 pub use input::{Input, Step};
 pub use limits::Limits;
-pub use node::{Node, Readiness, Transport};
+pub use node::Node;
 pub use service::{Blame, Deadline, End, NoJob, Service, Violation, Work};
 pub use stats::Stats;
 pub use time::{Tick, Ticks};
+pub use transport::{Readiness, Transport};
 pub use wheel::{TimerId, Wheel};

@@ -5,38 +5,14 @@
 //! [`Node::next_deadline`], or not at all while [`Node::has_work`]. The reactor and the simulator do exactly this.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddrV4;
 
 use super::conn::{ConnId, Phase, Port, Watch};
 use super::hub::{Alarm, Cx, Dial, Hub};
 use super::input::{Input, Step};
 use super::service::{End, Service};
-use super::{Limits, Stats, Tick};
-
-/// What the engine needs of sockets. `slot` is [`ConnId::slot`]; calls for a slot stop with `close`.
-/// Nothing blocks: what cannot be done now is [`ErrorKind::WouldBlock`], and the driver reports with
-/// [`Node::ready`] when it can be tried again (an edge is enough).
-pub trait Transport {
-    fn read(&mut self, slot: usize, into: &mut [u8]) -> io::Result<usize>;
-    fn write(&mut self, slot: usize, from: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Begins to connect, from the local address `from` where one is given.
-    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()>;
-    /// Whether the connection of a dial is there; false when it is still under way.
-    fn dialled(&mut self, slot: usize) -> io::Result<bool>;
-    /// Nothing more will be written: the peer is to see the end of the stream.
-    fn finish(&mut self, slot: usize);
-    fn close(&mut self, slot: usize);
-}
-
-/// What a driver saw of a connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Readiness {
-    pub readable: bool,
-    pub writable: bool,
-    /// The peer closed its side or the connection broke: there is an end to be read.
-    pub hung_up: bool,
-}
+use super::{Limits, Readiness, Stats, Tick, Transport};
 
 /// A service on its engine.
 pub struct Node<S: Service> {
@@ -146,13 +122,7 @@ impl<S: Service> Node<S> {
         let id = self.hub.open(peer, Phase::Open);
         self.hub.stats.accepted += 1;
         self.hub.ports[id.slot()].writable = true;
-        let conn = self.service.on_accept(
-            &mut Cx {
-                id,
-                hub: &mut self.hub,
-            },
-            listener,
-        );
+        let conn = self.service.on_accept(&mut self.hub.cx(id), listener);
         self.place(id, conn);
         self.hub.watch(id.slot());
         id
@@ -289,10 +259,7 @@ impl<S: Service> Node<S> {
         let (used, seen) = offer(
             &mut self.service,
             conn,
-            &mut Cx {
-                id,
-                hub: &mut self.hub,
-            },
+            &mut self.hub.cx(id),
             bytes,
             seen,
             share,
@@ -345,13 +312,7 @@ impl<S: Service> Node<S> {
                 port.phase = Phase::Open;
                 port.writable = true;
                 if let Some(conn) = self.halves[slot].as_mut() {
-                    self.service.on_dialled(
-                        &mut Cx {
-                            id,
-                            hub: &mut self.hub,
-                        },
-                        conn,
-                    );
+                    self.service.on_dialled(&mut self.hub.cx(id), conn);
                 }
                 // An early answer came with the event that told of the connection.
                 if self.hub.ports[slot].phase == Phase::Open {
@@ -420,14 +381,7 @@ impl<S: Service> Node<S> {
                 .is_some_and(|port| port.phase == Phase::Open);
             match self.halves.get_mut(id.slot()) {
                 Some(Some(conn)) if open => {
-                    self.service.on_note(
-                        &mut Cx {
-                            id,
-                            hub: &mut self.hub,
-                        },
-                        conn,
-                        note,
-                    );
+                    self.service.on_note(&mut self.hub.cx(id), conn, note);
                     self.settle(id);
                 }
                 _ => self.hub.stats.stale += 1,
@@ -491,6 +445,8 @@ impl<S: Service> Node<S> {
     /// One write to one connection.
     fn flush(&mut self, id: ConnId, io: &mut impl Transport) {
         let slot = id.slot();
+        // What others wrote to it counts too.
+        pause_if_full(&mut self.hub, slot);
         let Hub {
             ports,
             queues,
@@ -543,13 +499,7 @@ impl<S: Service> Node<S> {
         if self.hub.ports[slot].phase == Phase::Open
             && let Some(conn) = self.halves[slot].as_mut()
         {
-            self.service.on_room(
-                &mut Cx {
-                    id,
-                    hub: &mut self.hub,
-                },
-                conn,
-            );
+            self.service.on_room(&mut self.hub.cx(id), conn);
             self.settle(id);
         }
     }
@@ -621,41 +571,9 @@ impl<S: Service> Node<S> {
 
     /// Asserts the invariants of the module docs. O(connections); for tests and the simulator.
     pub fn validate(&self) {
-        let hub = &self.hub;
-        hub.wheel.validate();
-        let listed = |list: &mut dyn Iterator<Item = &ConnId>, slot: usize| {
-            list.filter(|id| hub.port(**id).is_some() && id.slot() == slot)
-                .count()
-        };
-        for (slot, port) in &hub.ports {
-            assert_eq!(
-                listed(&mut hub.ready.iter(), slot),
-                usize::from(port.on_ready_list)
-            );
-            assert_eq!(
-                listed(&mut hub.dirty.iter(), slot),
-                usize::from(port.on_dirty_list)
-            );
-            assert!(!port.paused || port.output.len() > hub.limits.output_bytes_low);
-            assert!(port.stash.as_ref().is_none_or(|stash| stash.len() > 0));
-            let armed = port.alarm.and_then(|alarm| hub.wheel.deadline(alarm));
-            match port.deadline(&hub.limits) {
-                Some(deadline) => {
-                    assert!(armed.is_some_and(|at| at <= deadline.max(hub.now + ONE)))
-                }
-                None => assert!(port.watch == Watch::None),
-            }
-        }
-        let dialling = hub
-            .ports
-            .iter()
-            .filter(|(_, port)| port.phase == Phase::Dialling)
-            .count();
-        assert_eq!(dialling, hub.dials_under_way);
+        self.hub.validate();
     }
 }
-
-const ONE: super::Ticks = super::Ticks(1);
 
 /// Calls the service until it wants more, has to wait, or the share is used up. Returns how many bytes
 /// it used, and how many of the rest it has seen.

@@ -1,8 +1,11 @@
-//! The limit of open files, which is the limit of connections.
+//! The limit of open files, which is the limit of connections, and that of their size.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGXFSZ;
 
 /// Descriptors kept back from connections: listeners, the poll, logs, the database, a file being read.
 const FILES_KEPT_BACK: u64 = 32;
@@ -21,6 +24,14 @@ pub fn raise_file_limit() -> u64 {
         }
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// From now on a write beyond the limit of a file's size (`ulimit -f`) is an error like that of a full disk, which its
+/// writer reports. As the kernel has it by default, the write ends the process without a word.
+pub fn survive_file_size_limit() -> io::Result<()> {
+    // A handler that sets a flag which nobody reads: ignoring the signal itself takes `unsafe`.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
 }
 
 /// How many connections the file limit allows.

@@ -57,6 +57,8 @@ pub(super) struct Listener {
     /// Connections may wait.
     ready: bool,
     paused_until: Option<Tick>,
+    /// Descriptors ran out and nothing was accepted since: said once, not ten times a second.
+    starved: bool,
 }
 
 impl Listener {
@@ -67,6 +69,7 @@ impl Listener {
             socket,
             ready: false,
             paused_until: None,
+            starved: false,
         })
     }
 
@@ -105,6 +108,7 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok((stream, SocketAddr::V4(peer))) => {
+                    self.starved = false;
                     let id = node.accepted(peer, number);
                     if let Err(e) = sockets.insert(id, stream) {
                         log::warn!("cannot watch the connection of {peer}: {e}");
@@ -114,7 +118,10 @@ impl Listener {
                 Ok((_, SocketAddr::V6(_))) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
                 Err(e) if out_of_resources(&e) => {
-                    log::warn!("accepting pauses: {e}");
+                    if !self.starved {
+                        log::warn!("accepting pauses: {e}");
+                    }
+                    self.starved = true;
                     node.count_accept_pause();
                     self.paused_until = Some(now + PAUSE);
                 }

@@ -34,7 +34,7 @@ use sockets::Sockets;
 use worker::Worker;
 
 pub use calls::{Caller, Stopped};
-pub use files::raise_file_limit;
+pub use files::{raise_file_limit, survive_file_size_limit};
 pub use listener::Bound;
 
 /// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256

@@ -1,19 +1,24 @@
 //! The durable store: one redb file in the data directory.
 //!
-//! A commit is one redb transaction, written in two phases (pages and slot, fsync, switch,
-//! fsync). Two rather than one, because a crash leaves the last one-phase commit to be judged by
-//! its checksums: a flipped bit in it looks like a commit that never finished, and acknowledged
-//! entries would vanish without a word. After two phases it is damage, and refused. It also
-//! gives peers, who choose the bytes, no say in what passes for a finished commit. The second
-//! fsync takes a third off the rate of single changes and a twelfth off groups of 64 (3,050 and
-//! 520 commits/s on the 2-core virtual machine with ext4 where this was decided).
+//! A commit is one redb transaction. It writes its changes as one record of a log, which later
+//! commits carry into the tables, so it costs little more than its fsyncs.
+//!
+//! A transaction is written in two phases (pages and slot, fsync, switch, fsync). Two rather than
+//! one, because a crash leaves the last one-phase commit to be judged by its checksums: a flipped
+//! bit in it looks like a commit that never finished, and acknowledged entries would vanish
+//! without a word. After two phases it is damage, and refused. The checksums and numbers of the
+//! log's records cannot replace that: where redb goes back one commit, they are gone with it and
+//! all is in order; and a log outside of redb would end in a record that is either torn or
+//! damaged, the same question again. It also gives peers, who choose the bytes, no say in what
+//! passes for a finished commit.
 //!
 //! **Errors.** redb refuses everything after the first fault. What happens then depends on it:
 //! - No room (ENOSPC, EDQUOT, EFBIG on a write): the database is reopened, which recovers it as
 //!   after a crash. The commit may have landed nevertheless (the fault can come after the switch,
-//!   from the tidying up behind it). So every transaction also writes its number, and the number
-//!   found on reopening decides: ours means that the commit is there and was synced by the
-//!   recovery, and it is acknowledged; the one before means that nothing happened.
+//!   from the tidying up behind it). So every transaction writes its number, that of its record,
+//!   and the last one found on reopening decides: ours means that the commit is there and was
+//!   synced by the recovery, and it is acknowledged; the one before means that nothing happened.
+//!   What a commit folds of the log is part of its transaction, and shares its fate.
 //! - Anything else, and any error of fsync whatever its number: [`StoreError::Failed`], for good.
 //!   After a failed fsync the system's cache and the disk differ, and a second fsync succeeds
 //!   without writing: neither retrying nor reopening can find out what is safe. Somebody has to
@@ -30,7 +35,7 @@
 //! protect against a disk that acknowledges fsync and does not write.
 //!
 //! Invariants: the directory stays locked from `open` to drop, also while the database is
-//! reopened; `commits` in memory equals the number in the file whenever a handle is open; a
+//! reopened; the log in memory agrees with the one in the file whenever a handle is open; a
 //! database never has its name before it is complete.
 
 use std::cell::Cell;
@@ -42,14 +47,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ::redb::{
-    Builder, Database, Durability, Error, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, TableError,
+    Builder, Database, Durability, Error, ReadableDatabase, StorageBackend, TableDefinition,
+    TableError,
 };
 use bytes::Bytes;
 
 use super::{Change, Store, StoreError, Table, check_sizes};
+use log::{Bounds, Log};
 use medium::{DataDir, Fault, Medium, Operation, Watch, Watched};
 
+mod log;
 mod medium;
 #[cfg(test)]
 mod tests;
@@ -61,19 +68,18 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The format of the tables in the file. Goes up when a program that knows only the old one
 /// would misread the file.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// The format of the file below them, for messages: redb 4 reads only this one.
 const REDB_FORMAT: u64 = 3;
 
 /// What a commit may need on top of its values: copied inner pages, and the growth of the file.
+/// A slice of the log may need more, but the first commits after a full disk fold nothing.
 const ROOM_EXTRA_BYTES: usize = 1024 * 1024;
 
 /// The store's own table; the slash keeps it apart from every [`Table`].
 const META: TableDefinition<&str, u64> = TableDefinition::new("peerloop/meta");
 const META_FORMAT: &str = "format";
-/// Number of the last commit.
-const META_COMMITS: &str = "commits";
 
 /// What every redb database begins with.
 const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
@@ -81,6 +87,7 @@ const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 /// A durable store. See the module.
 pub struct Redb {
     state: State,
+    bounds: Bounds,
     /// Declared last: the lock outlives the database.
     medium: Box<dyn Medium>,
 }
@@ -96,8 +103,7 @@ enum State {
 struct Handle {
     database: Database,
     watch: Arc<Watch>,
-    /// Number of the last commit in the file.
-    commits: u64,
+    log: Log,
 }
 
 /// A transaction that ended in an error.
@@ -120,13 +126,14 @@ impl Redb {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let medium = DataDir::lock(dir)?;
         medium.create(|backend| Handle::create(medium.path(), backend))?;
-        Self::over(Box::new(medium))
+        Self::over(Box::new(medium), Bounds::default())
     }
 
-    fn over(medium: Box<dyn Medium>) -> Result<Self, StoreError> {
-        let handle = Handle::open(&*medium, Check::Everything)?;
+    fn over(medium: Box<dyn Medium>, bounds: Bounds) -> Result<Self, StoreError> {
+        let handle = Handle::open(&*medium, bounds, Check::Everything)?;
         Ok(Self {
             state: State::Open(handle),
+            bounds,
             medium,
         })
     }
@@ -158,7 +165,7 @@ impl Redb {
         if let Some(handle) = handle {
             return Ok(handle);
         }
-        match Handle::open(&*self.medium, Check::AsAfterCrash) {
+        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
             Ok(handle) => Ok(handle),
             Err(StoreError::Full { source, .. }) => Err(self.full(None, source)),
             Err(error) => Err(self.fail(format!("cannot be reopened: {error}"))),
@@ -167,21 +174,23 @@ impl Redb {
 
     /// After a transaction that did not go through: finds out what became of it.
     fn settle(&mut self, handle: Handle, attempt: Attempt) -> Result<(), StoreError> {
-        let before = handle.commits;
+        let before = handle.log.commits();
         let fault = handle.watch.take_fault();
         // Closes the file, without a write: redb refuses them since the fault.
         drop(handle);
         let Some(fault) = fault.filter(|fault| fault.is_full()) else {
             return Err(self.fail(cause(fault, &attempt.error)));
         };
-        match Handle::open(&*self.medium, Check::AsAfterCrash) {
-            Ok(handle) if handle.commits == before + 1 => {
+        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
+            Ok(handle) if handle.log.commits() == before + 1 => {
                 self.state = State::Full(Some(handle));
                 Ok(())
             }
-            Ok(handle) if handle.commits == before => Err(self.full(Some(handle), fault.error())),
+            Ok(handle) if handle.log.commits() == before => {
+                Err(self.full(Some(handle), fault.error()))
+            }
             Ok(handle) => {
-                let found = handle.commits;
+                let found = handle.log.commits();
                 Err(self.fail(format!("holds commit {found} where {before} was the last")))
             }
             Err(StoreError::Full { source, .. }) if !attempt.may_have_landed => {
@@ -228,7 +237,8 @@ impl Store for Redb {
 
     fn load(&mut self, table: Table, each: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), StoreError> {
         let handle = self.take(0)?;
-        match handle.load(table, each) {
+        // Not guarded: the file was checked, and a panic of the closure is the caller's.
+        match handle.log.load(&handle.database, table, each) {
             Ok(()) => {
                 self.state = State::Open(handle);
                 Ok(())
@@ -261,11 +271,7 @@ impl Handle {
                 .create_with_backend(watched)?;
             let mut transaction = database.begin_write()?;
             transaction.set_two_phase_commit(true);
-            {
-                let mut meta = transaction.open_table(META)?;
-                meta.insert(META_FORMAT, FORMAT)?;
-                meta.insert(META_COMMITS, 0)?;
-            }
+            transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
             Ok(transaction.commit()?)
         };
         let filled = fill();
@@ -278,7 +284,7 @@ impl Handle {
     }
 
     /// Opens the database on a medium, recovering it if it was not closed.
-    fn open(medium: &dyn Medium, check: Check) -> Result<Self, StoreError> {
+    fn open(medium: &dyn Medium, bounds: Bounds, check: Check) -> Result<Self, StoreError> {
         let path = medium.path();
         let watch = Arc::new(Watch::default());
         let backend = medium.backend();
@@ -295,28 +301,39 @@ impl Handle {
 
         let opened = guarded(|| {
             let database = open_checked(path, watched, check)?;
-            let meta = read_meta(&database)?;
-            Ok((database, meta))
+            let format = read_format(&database)?;
+            let owed_bytes = match check {
+                // What was owed when the database was closed is less than this.
+                Check::Everything => bounds.slice_bytes_min,
+                // There may be room for a record, but hardly for a slice.
+                Check::AsAfterCrash => 0,
+            };
+            let log = match format {
+                Some(FORMAT) => Some(Log::read(&database, bounds, owed_bytes)?),
+                _ => None,
+            };
+            Ok((database, format, log))
         });
-        let (database, meta) =
+        let (database, format, log) =
             opened.map_err(|error| open_error(path, watch.take_fault(), error))?;
         let path = path.to_owned();
-        match meta {
-            None => Err(StoreError::Foreign { path }),
-            Some((FORMAT, commits)) => Ok(Self {
+        match (format, log) {
+            (_, Some(log)) => Ok(Self {
                 database,
                 watch,
-                commits,
+                log,
             }),
-            Some((found, _)) => Err(StoreError::Version {
+            (Some(found), None) => Err(StoreError::Version {
                 path,
                 found,
                 known: FORMAT,
             }),
+            (None, None) => Err(StoreError::Foreign { path }),
         }
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), Attempt> {
+        let plan = self.log.plan(changes);
         let syncs = Cell::new(None);
         let result = guarded(|| {
             let mut transaction = self.database.begin_write()?;
@@ -324,16 +341,13 @@ impl Handle {
             transaction
                 .set_durability(Durability::Immediate)
                 .map_err(Error::from)?;
-            apply(&transaction, changes)?;
-            transaction
-                .open_table(META)?
-                .insert(META_COMMITS, self.commits + 1)?;
+            self.log.write(&transaction, &plan, changes)?;
             syncs.set(Some(self.watch.syncs()));
             Ok(transaction.commit()?)
         });
         match result {
             Ok(()) => {
-                self.commits += 1;
+                self.log.committed(plan, changes);
                 Ok(())
             }
             // The switch to the new state comes after the first sync of a two-phase commit.
@@ -343,49 +357,10 @@ impl Handle {
             }),
         }
     }
-
-    /// Not guarded: the file was checked, and a panic of the caller's closure is the caller's.
-    fn load(&self, table: Table, each: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), Error> {
-        let transaction = self.database.begin_read()?;
-        let table = match transaction.open_table(definition(table)) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            table => table?,
-        };
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            each(key.value(), Bytes::copy_from_slice(value.value()));
-        }
-        Ok(())
-    }
 }
 
-fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-    TableDefinition::new(table.name())
-}
-
-/// Applies a group in its order, opening each table once.
-fn apply(transaction: &::redb::WriteTransaction, changes: &[Change]) -> Result<(), Error> {
-    // A node has a handful of tables: looking through them beats hashing their names.
-    let mut tables = Vec::new();
-    for change in changes {
-        let position = tables.iter().position(|(table, _)| *table == change.table);
-        let at = match position {
-            Some(at) => at,
-            None => {
-                tables.push((
-                    change.table,
-                    transaction.open_table(definition(change.table))?,
-                ));
-                tables.len() - 1
-            }
-        };
-        let entries = &mut tables[at].1;
-        match &change.value {
-            Some(value) => drop(entries.insert(change.key.as_slice(), &value[..])?),
-            None => drop(entries.remove(change.key.as_slice())?),
-        }
-    }
-    Ok(())
+fn definition(table: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table)
 }
 
 fn open_checked(path: &Path, watched: Watched, check: Check) -> Result<Database, Error> {
@@ -398,7 +373,7 @@ fn open_checked(path: &Path, watched: Watched, check: Check) -> Result<Database,
     // A recovery has checked everything already.
     let unchecked = check == Check::Everything && !recovered.get();
     if unchecked && !database.check_integrity()? {
-        log::warn!(
+        ::log::warn!(
             "{}: the record of free pages was rebuilt; all entries are whole",
             path.display()
         );
@@ -406,16 +381,14 @@ fn open_checked(path: &Path, watched: Watched, check: Check) -> Result<Database,
     Ok(database)
 }
 
-/// Format and number of the last commit; `None` if the database was not written by a peerloop.
-fn read_meta(database: &Database) -> Result<Option<(u64, u64)>, Error> {
+/// The format; `None` if the database was not written by a peerloop.
+fn read_format(database: &Database) -> Result<Option<u64>, Error> {
     let meta = match database.begin_read()?.open_table(META) {
         Err(TableError::Storage(error)) => return Err(error.into()),
         Err(_) => return Ok(None),
         Ok(meta) => meta,
     };
-    let format = meta.get(META_FORMAT)?.map(|value| value.value());
-    let commits = meta.get(META_COMMITS)?.map(|value| value.value());
-    Ok(format.zip(commits))
+    Ok(meta.get(META_FORMAT)?.map(|value| value.value()))
 }
 
 /// Tells an empty file and somebody else's from a damaged database, and keeps redb from making

@@ -65,6 +65,11 @@ impl Entries {
         self.value_bytes + self.map.len() as u64 * ENTRY_OVERHEAD_BYTES
     }
 
+    /// The same once `key` has `value`, in place of what it has now.
+    pub fn memory_bytes_with(&self, key: Id, value: &Bytes) -> u64 {
+        self.memory_bytes() - self.get(key).map_or(0, entry_bytes) + entry_bytes(value)
+    }
+
     /// The entries of `[start, end)` clockwise, in that order; all of them when the two are the same.
     pub fn arc(&self, start: Id, end: Id) -> impl Iterator<Item = (Id, &Bytes)> {
         let wraps = start >= end;
@@ -87,6 +92,11 @@ impl Entries {
         }
         removed.len() - first == count
     }
+}
+
+/// Roughly what an entry with this value takes in memory.
+pub fn entry_bytes(value: &Bytes) -> u64 {
+    value.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@
 //! crash could still take back. A write into a range that is being handed over is held: see [`super::held`].
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
-//! unfinished values hold; a connection has at most one write under way; there is at most one [`Transfer`] at a time;
+//! unfinished values hold, `writing_bytes` that of what durable writes of peers under way will add at most; a
+//! connection has at most one write under way; there is at most one [`Transfer`] at a time;
 //! a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use std::net::SocketAddrV4;
@@ -20,7 +21,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violatio
 
 use super::absorb::Absorb;
 use super::client::{self, Host, OpId, Operations};
-use super::entries::Entries;
+use super::entries::{self, Entries};
 use super::handover::HandOver;
 use super::held::Held;
 use super::id::Id;
@@ -44,7 +45,7 @@ pub struct Config {
     pub value_bytes_max: u64,
     /// Bytes of values that are being received and not complete, over all connections.
     pub staged_bytes_max: u64,
-    /// Memory of all entries; a write beyond it is answered `0`.
+    /// Memory of all entries, writes under way included; a write beyond it is answered `0`.
     pub entries_bytes_max: u64,
 }
 
@@ -224,6 +225,7 @@ pub struct DhtNode {
     pub(super) routing: Routing,
     pub(super) entries: Entries,
     pub(super) staged_bytes: u64,
+    writing_bytes: u64,
     pub(super) role: Role,
     pub(super) transfer: Transfer,
     pub(super) parked: Parked,
@@ -249,6 +251,7 @@ impl DhtNode {
             routing,
             entries,
             staged_bytes: 0,
+            writing_bytes: 0,
             role: Role::Member,
             transfer: Transfer::None,
             parked: Parked::default(),
@@ -434,9 +437,8 @@ impl DhtNode {
     /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
     /// or at the node that owns the key by now.
     fn write(&mut self, cx: &mut Cx<'_, Self>, key: Id, value: Option<Bytes>, used: usize) -> Step {
-        let more_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        if more_bytes > 0
-            && self.entries.memory_bytes() + more_bytes > self.config.entries_bytes_max
+        if let Some(value) = &value
+            && self.is_full_for(key, value)
         {
             log::warn!(
                 "{} refused a value: the entries are at entries_bytes_max",
@@ -494,9 +496,24 @@ impl DhtNode {
 
     /// Gives changes to the worker; false at its limit.
     pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
+        let adds_bytes = adds_bytes(&changes);
         let submitted = hub.submit(Write { changes, then }).is_ok();
-        self.submitted += u64::from(submitted);
+        if submitted {
+            self.submitted += 1;
+            self.writing_bytes += adds_bytes;
+        }
         submitted
+    }
+
+    /// Storing `value` would pass entries_bytes_max.
+    fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
+        let room_bytes = self
+            .config
+            .entries_bytes_max
+            .saturating_sub(self.writing_bytes);
+        // What it replaces is looked up only where it can matter.
+        self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
+            && self.entries.memory_bytes_with(key, value) > room_bytes
     }
 
     pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
@@ -511,6 +528,14 @@ impl DhtNode {
             value_bytes_max: self.config.value_bytes_max,
             ..Bounds::default()
         }
+    }
+}
+
+/// What a write of a peer will add to the entries at most. A transfer's are in memory already.
+fn adds_bytes(changes: &Changes) -> u64 {
+    match changes {
+        Changes::One(_, Some(value)) => entries::entry_bytes(value),
+        Changes::One(_, None) | Changes::Many(_) => 0,
     }
 }
 
@@ -669,6 +694,7 @@ impl Service for DhtNode {
             write: Write { changes, then },
             committed,
         } = done;
+        self.writing_bytes -= adds_bytes(&changes);
         match (then, changes) {
             (Then::Acknowledge(conn), Changes::One(key, value)) => {
                 if committed {
@@ -719,3 +745,6 @@ impl Host for DhtNode {
         self.swept(hub);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,9 +93,9 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Trying again would end the same way.
+    /// Trying again would end the same way, or take as long again.
     fn is_final(&self) -> bool {
-        matches!(self, Failure::TooLarge { .. })
+        matches!(self, Failure::TooLarge { .. } | Failure::TimedOut { .. })
     }
 }
 
@@ -173,6 +173,7 @@ enum Stage {
     /// LOCATE of the position before a node that cannot be reached, at the one that named it.
     Detour {
         dead: SocketAddrV4,
+        kind: ErrorKind,
     },
     Command,
     /// GET again: there is an entry now, and there may have been none when GET answered 0.
@@ -295,7 +296,11 @@ impl Operation {
             && matches!(end, End::Unreachable(_) | End::Timeout(Deadline::Dial))
             && let Some((via, distance)) = self.via.take()
         {
-            self.stage = Stage::Detour { dead: addr };
+            let kind = match end {
+                End::Unreachable(kind) => kind,
+                _ => ErrorKind::TimedOut,
+            };
+            self.stage = Stage::Detour { dead: addr, kind };
             self.expect = Expect::Nothing;
             (self.at, self.distance) = (via, distance);
             return Next::Dial(via);
@@ -324,7 +329,7 @@ impl Operation {
         let key = self.key;
         let (request, expect) = match (self.stage, &self.verb) {
             (Stage::Locate, _) => (Request::Locate(key), Expect::Location),
-            (Stage::Detour { dead }, _) => {
+            (Stage::Detour { dead, .. }, _) => {
                 (Request::Locate(Id::of_addr(dead).pred()), Expect::Location)
             }
             (Stage::GetAgain, _) => (Request::Get(key), Expect::Owned),
@@ -350,26 +355,32 @@ impl Operation {
         out: &mut Vec<u8>,
     ) -> Result<Option<(Step, Next)>, Violation> {
         let Input { bytes, seen } = input;
-        let before = self.expect;
-        let read =
-            match before {
-                Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
-                Expect::Location => wire::address(bytes, seen)?
-                    .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
-                Expect::Owned => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Took(used), self.owned(yes, out))),
-                Expect::Presence => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
-                Expect::Accepted => wire::ack(bytes, seen)?
-                    .map(|(yes, used)| (Step::Done(used), self.accepted(yes))),
-                Expect::Stat => stat::read(bytes)?.map(|(stat, used)| {
-                    (Step::Done(used), Next::Finished(Ok(Outcome::Told(stat))))
-                }),
-                Expect::Length => wire::number(bytes, seen)?
-                    .map(|(n, used)| (Step::Took(used), self.length(n, out))),
-                Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
-            };
-        self.answered |= read.is_some() && before != Expect::Location;
+        let stage = self.stage;
+        let read = match self.expect {
+            Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
+            Expect::Location => wire::address(bytes, seen)?
+                .map(|(addr, used)| (Step::Done(used), self.located(addr, out))),
+            Expect::Owned => wire::ack(bytes, seen)?.map(|(yes, used)| {
+                let next = self.owned(yes, out);
+                // An owner may hold back a write while its range moves: not a line that is late.
+                let is_write = self.expect == Expect::Accepted;
+                let step = if is_write { Step::Done } else { Step::Took };
+                (step(used), next)
+            }),
+            Expect::Presence => wire::ack(bytes, seen)?
+                .map(|(yes, used)| (Step::Done(used), self.present(yes, out))),
+            Expect::Accepted => {
+                wire::ack(bytes, seen)?.map(|(yes, used)| (Step::Done(used), self.accepted(yes)))
+            }
+            Expect::Stat => stat::read(bytes)?
+                .map(|(stat, used)| (Step::Done(used), Next::Finished(Ok(Outcome::Told(stat))))),
+            Expect::Length => {
+                wire::number(bytes, seen)?.map(|(n, used)| (Step::Took(used), self.length(n, out)))
+            }
+            Expect::Value { left_bytes } => Some(self.value(bytes, left_bytes)),
+        };
+        // What ended a stage is no answer to the command of the next one.
+        self.answered |= read.is_some() && self.stage == stage;
         Ok(read)
     }
 
@@ -377,11 +388,10 @@ impl Operation {
         if self.verb == Verb::Closest {
             return Next::Finished(Ok(Outcome::Located(addr)));
         }
-        if let Stage::Detour { dead } = self.stage {
+        if let Stage::Detour { dead, kind } = self.stage {
             self.stage = Stage::Locate;
             if addr == self.at || addr == dead {
                 // Nobody between the two, so there is no way round.
-                let kind = ErrorKind::HostUnreachable;
                 return self.fail(Failure::Unreachable { addr: dead, kind });
             }
         } else if self.until == Some(addr) {
@@ -525,3 +535,6 @@ impl Operation {
         Next::RetryAfter(Ticks(doubled.min(self.bounds.backoff_max.0)))
     }
 }
+
+#[cfg(test)]
+mod tests;

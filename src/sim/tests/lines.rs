@@ -13,6 +13,7 @@ pub(super) struct Lines {
     pub(super) opened: usize,
     pub(super) ends: Vec<End>,
     pub(super) dialled: Vec<ConnId>,
+    pub(super) accepted: Vec<ConnId>,
     pub(super) produced: usize,
     pub(super) refused: usize,
     pub(super) stamped: usize,
@@ -48,8 +49,9 @@ impl Service for Lines {
     type Job = ConnId;
     type Done = ConnId;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Lines>, _listener: usize) -> Conn {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Conn {
         self.opened += 1;
+        self.accepted.push(cx.id());
         Conn::Line
     }
 

@@ -107,3 +107,25 @@ fn a_peer_that_sends_and_never_reads_is_closed() {
     }
     assert_eq!(world.service(id).ends, [End::Timeout(Deadline::Drain)]);
 }
+
+/// Output that another connection or a timer wrote did not pause a connection, so that whoever relayed to it was never
+/// told of room.
+#[test]
+fn output_written_from_elsewhere_pauses_too() {
+    let (mut world, id) = one_server(2, Limits::default());
+    let peer = world.connect(addr(1));
+    world.until(secs(1), |w| w.peer(peer).is_connected());
+    world.peer(peer).send(b"echo a\n");
+    world.until(secs(1), |w| w.peer(peer).received() == b"A\n");
+    world.peer(peer).stop_reading();
+    let conn = world.service(id).accepted[0];
+    let much = bytes::Bytes::from(vec![b'x'; 400_000]);
+    world.with(id, |_, hub| assert!(hub.send_to(conn, &much)));
+    world.run_for(secs(1));
+    assert_eq!(world.node(id).stats().paused, 1);
+    world.peer(peer).send(b"echo b\n");
+    world.run_for(secs(1));
+    assert_eq!(world.node(id).stats().messages, 1, "input rests");
+    world.peer(peer).read_again();
+    world.until(secs(5), |w| w.peer(peer).received().ends_with(b"xB\n"));
+}

@@ -3,24 +3,32 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
 
 use super::*;
 use crate::store::{Key, Outcome, VALUE_BYTES_MAX};
 use disk::{Disk, Room};
 
-mod disk;
+pub(super) mod disk;
+mod rates;
 
-const A: Table = Table::new("a");
-const B: Table = Table::new("b");
+pub(super) const A: Table = Table::new("a");
+pub(super) const B: Table = Table::new("b");
 
-type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+/// So that the workload fills logs, folds them in several slices and has direct values.
+pub(super) const SMALL: Bounds = Bounds {
+    log_bytes_max: 8 << 10,
+    slice_bytes_min: 2 << 10,
+    logged_bytes_max: 16 << 10,
+    record_bytes_max: 24 << 10,
+};
+
+pub(super) type Entries = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
 fn put(table: Table, key: u8, value: impl Into<Bytes>) -> Change {
     Change::put(table, [key; 20], value)
 }
 
-fn read(store: &mut Redb) -> Result<Entries, StoreError> {
+pub(super) fn read(store: &mut Redb) -> Result<Entries, StoreError> {
     let mut entries = Entries::new();
     for table in [A, B] {
         let mut last = None;
@@ -33,7 +41,7 @@ fn read(store: &mut Redb) -> Result<Entries, StoreError> {
     Ok(entries)
 }
 
-fn apply_to(entries: &mut Entries, changes: &[Change]) {
+pub(super) fn apply_to(entries: &mut Entries, changes: &[Change]) {
     for change in changes {
         let key = (change.table, change.key.as_slice().to_vec());
         match &change.value {
@@ -44,7 +52,7 @@ fn apply_to(entries: &mut Entries, changes: &[Change]) {
 }
 
 /// A few groups with every kind of change, small and beyond a page.
-fn workload() -> Vec<Vec<Change>> {
+pub(super) fn workload() -> Vec<Vec<Change>> {
     let big = |byte| vec![byte; 20_000];
     vec![
         vec![put(A, 1, "one"), put(A, 2, big(2)), put(B, 1, "")],
@@ -65,15 +73,27 @@ fn workload() -> Vec<Vec<Change>> {
             put(A, 4, big(4)),
             Change::remove(B, [9; 20]),
         ],
+        // The rest of the first log is folded, and the second one is full.
+        (20..70).map(|key| put(A, key, vec![key; 90])).collect(),
+        // Direct over logged, logged over direct, in both logs.
+        vec![
+            put(A, 69, big(69)),
+            put(A, 4, "small"),
+            put(A, 60, "older"),
+            put(A, 60, big(60)),
+            put(A, 61, big(61)),
+            put(A, 61, "newer"),
+        ],
+        (70..78).map(|key| put(B, key, vec![key; 90])).collect(),
     ]
 }
 
-fn over(disk: &Disk) -> Result<Redb, StoreError> {
-    Redb::over(Box::new(disk.clone()))
+pub(super) fn over(disk: &Disk) -> Result<Redb, StoreError> {
+    Redb::over(Box::new(disk.clone()), SMALL)
 }
 
 /// A disk with an empty database.
-fn blank() -> Disk {
+pub(super) fn blank() -> Disk {
     let disk = Disk::default();
     Handle::create(disk.path(), disk.backend().unwrap()).unwrap();
     disk
@@ -160,29 +180,21 @@ fn a_database_of_another_program_or_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("peerloop.redb");
     let database = Database::create(&file).unwrap();
-    let write = |key, value| {
+    let write = |database: &Database, key| {
         let transaction = database.begin_write().unwrap();
-        transaction
-            .open_table(META)
-            .unwrap()
-            .insert(key, value)
-            .unwrap();
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert(key, 7).unwrap();
+        drop(meta);
         transaction.commit().unwrap();
     };
-    write(META_FORMAT, 7);
+    write(&database, "other");
     drop(database);
     assert!(matches!(
         Redb::open(dir.path()),
         Err(StoreError::Foreign { .. })
     ));
     let database = Database::create(&file).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction
-        .open_table(META)
-        .unwrap()
-        .insert(META_COMMITS, 1)
-        .unwrap();
-    transaction.commit().unwrap();
+    write(&database, META_FORMAT);
     drop(database);
     let error = Redb::open(dir.path()).err();
     assert!(matches!(
@@ -526,36 +538,6 @@ fn every_bit_is_refused_or_without_effect() {
     }
 }
 
-/// Prints what a commit costs on this machine's disk. Run by hand, in release:
-/// `cargo test --release --lib commit_rates -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn commit_rates() {
-    let dir = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
-    let mut store = Redb::open(dir.path()).unwrap();
-    for size in [1, 64] {
-        let (mut commits, start) = (0_u32, Instant::now());
-        while start.elapsed().as_secs() < 5 {
-            let key = |i: u32| {
-                let mut key = [0; 20];
-                key[..4]
-                    .copy_from_slice(&(commits * size + i).wrapping_mul(0x9E37_79B9).to_be_bytes());
-                key
-            };
-            let group: Vec<_> = (0..size)
-                .map(|i| Change::put(A, key(i), vec![7; 200]))
-                .collect();
-            store.commit(&group).unwrap();
-            commits += 1;
-        }
-        let rate = f64::from(commits) / start.elapsed().as_secs_f64();
-        println!(
-            "{size} changes: {rate:.0} commits/s, {:.0} changes/s",
-            rate * f64::from(size)
-        );
-    }
-}
-
 /// On a real file system of a few MiB, mounted for it:
 /// `PEERLOOP_SMALL_DIR=/mnt/small cargo test --lib small_file_system -- --ignored --nocapture`
 #[test]
@@ -567,7 +549,8 @@ fn a_small_file_system_fills_up_and_recovers() {
     let mut known = read(&mut store).unwrap();
     let ballast = dir.join("ballast");
     for round in 0..3_u8 {
-        fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+        // Less each time: the file uses its room again, but may keep what it grew by meanwhile.
+        fs::write(&ballast, vec![1; (6 << 20) - (usize::from(round) << 21)]).unwrap();
         let mut full = 0;
         for key in 0..=255 {
             let group = [put(A, key, vec![round; 100_000]), put(B, key, vec![key])];
