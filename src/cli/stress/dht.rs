@@ -15,7 +15,7 @@ use peerloop::proto::dht::workload::Workload;
 use crate::cli::{Answer, print};
 
 use super::load::{Load, Times};
-use super::ring::{LOOK_EVERY, Ring};
+use super::ring::{Ring, pause};
 
 /// Lost keys that are named; a run that loses more has one cause for all.
 const LOST_SHOWN_MAX: usize = 10;
@@ -164,7 +164,7 @@ impl DhtArgs {
             }
             extremes.least = extremes.least.min(ring.members());
             extremes.most = extremes.most.max(ring.members());
-            std::thread::sleep(LOOK_EVERY);
+            pause();
         }
         Ok(extremes)
     }

@@ -28,10 +28,15 @@ use crate::cli::dht;
 const CONTACTS_MAX: usize = 3;
 
 /// Between two looks at who has joined or left.
-pub(in crate::cli) const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// No join or leave takes longer, unless something is wrong: both give up by themselves after 30 s.
 const SETTLE_WITHIN: Duration = Duration::from_secs(45);
+
+/// Until the next look at a condition that is waited for.
+pub(in crate::cli) fn pause() {
+    std::thread::park_timeout(LOOK_EVERY);
+}
 
 /// A node that we started and that ends with this value.
 pub(in crate::cli) struct Node {
@@ -319,7 +324,7 @@ impl Ring {
                 self.leaving.len()
             );
             go_on()?;
-            std::thread::sleep(LOOK_EVERY);
+            pause();
         }
     }
 }
