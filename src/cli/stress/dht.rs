@@ -136,7 +136,9 @@ impl DhtArgs {
         for wrong in workload.wrong_reads().iter().take(LOST_SHOWN_MAX) {
             eprintln!("wrong read: {wrong}");
         }
-        let held = workload.lost().is_empty() && workload.wrong_reads().is_empty();
+        let held = workload.lost().is_empty()
+            && workload.wrong_reads().is_empty()
+            && ring.leaves.failed == 0;
         Ok(if held { Answer::Yes } else { Answer::No })
     }
 
