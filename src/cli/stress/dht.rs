@@ -182,8 +182,10 @@ impl DhtArgs {
                 Ok(())
             };
         }
-        ring.leave()?;
-        load.set_contacts(ring.contacts())
+        if ring.leave()? {
+            load.set_contacts(ring.contacts())?;
+        }
+        Ok(())
     }
 
     fn summary(

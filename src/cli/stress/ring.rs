@@ -42,6 +42,8 @@ pub(in crate::cli) fn pause() {
 pub(in crate::cli) struct Node {
     pub(in crate::cli) addr: SocketAddrV4,
     body: Body,
+    /// The members that it was told of.
+    contacts: Vec<SocketAddrV4>,
 }
 
 enum Body {
@@ -58,18 +60,20 @@ impl Node {
         if processes {
             Node::process(contacts)
         } else {
-            Node::thread(contacts.to_vec())
+            Node::thread(contacts)
         }
     }
 
-    fn thread(contacts: Vec<SocketAddrV4>) -> Result<Node> {
+    fn thread(contacts: &[SocketAddrV4]) -> Result<Node> {
         let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let addr = bound.addr();
         let config = Config::new(addr);
         let limits = config.fit(Limits::default());
         let mut reactor = Reactor::new(DhtNode::new(config, Entries::default()), limits)?;
         reactor.accept_from(bound)?;
+        let contacts = contacts.to_vec();
         if !contacts.is_empty() {
+            let contacts = contacts.clone();
             reactor.node().with(|node, hub| node.join(hub, contacts));
         }
         let (handle, caller) = (reactor.handle(), reactor.caller());
@@ -85,6 +89,7 @@ impl Node {
             })?;
         Ok(Node {
             addr,
+            contacts,
             body: Body::Thread {
                 handle,
                 caller,
@@ -114,6 +119,7 @@ impl Node {
         let mut node = Node {
             addr: unknown,
             body: Body::Process(child),
+            contacts: contacts.to_vec(),
         };
         let mut line = String::new();
         BufReader::new(stdout.context("no pipe")?).read_line(&mut line)?;
@@ -266,15 +272,31 @@ impl Ring {
         Ok(())
     }
 
-    /// A member drawn at random begins to leave. There must be another one.
-    pub(in crate::cli) fn leave(&mut self) -> Result<()> {
-        let mut node = self
-            .members
-            .swap_remove(rand::rng().random_range(0..self.members.len()));
+    /// A member drawn at random begins to leave; false when there is none that could be spared.
+    pub(in crate::cli) fn leave(&mut self) -> Result<bool> {
+        let spare: Vec<usize> = (0..self.members.len())
+            .filter(|number| self.can_spare(*number))
+            .collect();
+        if spare.is_empty() {
+            return Ok(false);
+        }
+        let number = spare[rand::rng().random_range(0..spare.len())];
+        let mut node = self.members.swap_remove(number);
         node.leave()
             .with_context(|| format!("cannot tell {} to leave", node.addr))?;
         self.leaving.push((node, Instant::now()));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether there is another member, and whoever is joining knows another one: a node all of whose contacts have left
+    /// cannot find the ring, and that is nobody's fault.
+    fn can_spare(&self, number: usize) -> bool {
+        let others = || {
+            let members = self.members.iter().enumerate();
+            members.filter(move |(other, _)| *other != number)
+        };
+        let knows = |joiner: &Node| others().any(|(_, node)| joiner.contacts.contains(&node.addr));
+        others().next().is_some() && self.joining.iter().all(|(joiner, _)| knows(joiner))
     }
 
     /// Looks who has joined and left; true when somebody has.
