@@ -25,10 +25,10 @@ use super::{Answer, dht, print};
 /// Operations under way at once: enough for commits to be shared.
 const AT_ONCE: usize = 64;
 
-/// The ring of the second part, its clients, and how long they write before, between and after its changes.
+/// The ring of the second part, its clients, and what they do before, between and after its changes.
 const RING_NODES: usize = 5;
 const RING_CLIENTS: usize = 8;
-const RING_PAUSE: Duration = Duration::from_millis(250);
+const RING_OPERATIONS: u64 = 500;
 
 /// Bounds on what is put through, should the demo be started in a large folder.
 const FILES_MAX: usize = 2_000;
@@ -183,13 +183,13 @@ fn ring(table: &mut Table) -> Result<()> {
         Ring::start(RING_NODES, false, &mut go_on)
     })?;
     let load = Load::start(ring.contacts(), RING_CLIENTS)?;
-    std::thread::sleep(RING_PAUSE);
+    load.run_for(RING_OPERATIONS)?;
     table.time("join", "one more node, under writes".into(), || {
         ring.join()?;
         ring.settle(&mut go_on)
     })?;
     load.set_contacts(ring.contacts())?;
-    std::thread::sleep(RING_PAUSE);
+    load.run_for(RING_OPERATIONS)?;
     table.time("leave", "one node, under writes".into(), || {
         ring.leave()?;
         load.set_contacts(ring.contacts())?;
@@ -199,7 +199,7 @@ fn ring(table: &mut Table) -> Result<()> {
         (ring.joins.done, ring.leaves.done) == (1, 1),
         "one node should have joined and one have left; see the log"
     );
-    std::thread::sleep(RING_PAUSE);
+    load.run_for(RING_OPERATIONS)?;
     load.drain(&mut go_on)?;
     let start = Instant::now();
     let workload = load.check(&mut go_on)?;

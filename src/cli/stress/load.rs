@@ -12,7 +12,7 @@ use peerloop::net::{Caller, Reactor};
 use peerloop::proto::dht::operation::Bounds;
 use peerloop::proto::dht::workload::{Finished, Kind, Meter, Workload};
 
-use super::ring::LOOK_EVERY;
+use super::ring::pause;
 
 /// Keys of each client: some thousand in all, so that every member holds some and the check is short.
 const KEYS_EACH: usize = 200;
@@ -131,12 +131,26 @@ impl Load {
             .call(|workload, _| workload.set_contacts(contacts))?)
     }
 
+    /// Waits until so many more operations are over.
+    pub(in crate::cli) fn run_for(&self, operations: u64) -> Result<()> {
+        // Given up counts as well: every operation ends, so this does.
+        let over = || {
+            self.caller
+                .call(|workload, _| workload.meter().done() + workload.meter().given_up)
+        };
+        let until = over()? + operations;
+        while over()? < until {
+            pause();
+        }
+        Ok(())
+    }
+
     /// Lets what is under way end and begins nothing new.
     pub(in crate::cli) fn drain(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.caller.call(|workload, _| workload.drain())?;
         while !self.caller.call(|workload, _| workload.is_idle())? {
             go_on()?;
-            std::thread::sleep(LOOK_EVERY);
+            pause();
         }
         Ok(())
     }
@@ -149,7 +163,7 @@ impl Load {
         self.caller.call(|workload, hub| workload.check(hub))?;
         while !self.thread.is_finished() {
             go_on()?;
-            std::thread::sleep(LOOK_EVERY);
+            pause();
         }
         let workload = self
             .thread

@@ -11,7 +11,7 @@ use super::Answer;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost
+    /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost, or a node cannot leave
     Dht(dht::DhtArgs),
 }
 
