@@ -24,8 +24,8 @@ use super::routing::Member;
 use super::transfer::{Received, Receiving};
 use super::wire::{self, NextNode};
 
-/// Entries that a durable node gives to the worker at once.
-pub(super) const STAGED_PER_JOB: usize = 1024;
+/// Entries that a durable node gives to the worker at once. Few in tests, as there are few.
+pub(super) const STAGED_PER_JOB: usize = if cfg!(test) { 2 } else { 1024 };
 
 #[derive(Debug)]
 pub(super) struct Absorb {

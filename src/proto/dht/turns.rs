@@ -17,8 +17,8 @@ const PARKED_FOR: Ticks = Ticks::from_secs(5);
 /// A burst of joiners at one node; more are told `0` at once.
 const PARKED_MAX: usize = 64;
 
-/// Entries removed in one go: about a millisecond.
-const SWEPT_PER_TURN: usize = 4096;
+/// Entries removed in one go: about a millisecond. Few in tests, where a sweep is to take several turns.
+const SWEPT_PER_TURN: usize = if cfg!(test) { 2 } else { 4096 };
 
 /// Connections that wait for their turn, longest first.
 #[derive(Debug, Default)]
