@@ -12,7 +12,8 @@ use peerloop::proto::dht::operation::{Outcome, Verb};
 use crate::plain_peer::{Last, PlainPeer};
 use crate::plain_wire::{Conversation, Entries, Key, between, id_of, key_of, locate};
 use crate::ring_support::{
-    Python, across, ask, check, first, join, leave, range, read, settled, some, store, task,
+    Python, across, ask, check, first, join, join_at_once, leave, leave_at_once, range, read,
+    settled, some, store, task,
 };
 use crate::support::{DEADLINE, Server, noise, wait_until};
 
@@ -161,6 +162,38 @@ fn writes_go_on_while_many_come_and_go_at_once() {
             }
         });
     });
+}
+
+#[test]
+fn writes_by_way_of_a_plain_peer_while_ours_come_and_go_at_once() {
+    let base = PlainPeer::alone();
+    let ours = || {
+        for _ in 0..3 {
+            leave(joined(base.addr()));
+        }
+    };
+    no_write_is_lost(base.addr(), || {
+        std::thread::scope(|scope| {
+            for change in [scope.spawn(ours), scope.spawn(ours)] {
+                change.join().expect("no panic");
+            }
+        });
+    });
+    assert_eq!((base.prev(), base.next()), (base.addr(), base.addr()));
+}
+
+/// SIGTERM before, in the middle of and after a join, as it happens.
+#[test]
+fn told_to_leave_as_soon_as_they_join() {
+    let base = PlainPeer::alone();
+    let all = some(0..60, "kept");
+    store(base.addr(), &all);
+    for _ in 0..3 {
+        leave_at_once(join_at_once(base.addr(), 3));
+        base.settle();
+        settled(&[base.addr()]);
+        assert_eq!(base.entries(), all);
+    }
 }
 
 /// One of ours that is a member already.

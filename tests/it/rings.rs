@@ -212,6 +212,24 @@ fn all_of_ours_leave_at_once_and_a_plain_one_stays() {
 }
 
 #[test]
+fn all_of_ours_leave_at_once_and_two_plain_ones_stay() {
+    let Some(python) = Python::start(None) else {
+        return;
+    };
+    let all = some(0..80, "kept");
+    store(python.addr, &all);
+    let mut ours = join_at_once(python.addr, 2);
+    let plain = PlainPeer::join(python.addr, Last::Address);
+    ours.extend(join_at_once(plain.addr(), 2));
+    let both = [python.addr, plain.addr()];
+    settled(&members(&ours, both));
+    leave_at_once(ours);
+    settled(&both);
+    check(&both, &all);
+    assert_eq!((plain.prev(), plain.next()), (python.addr, python.addr));
+}
+
+#[test]
 fn a_whole_ring_of_ours_leaves_at_once() {
     let mut ours = vec![first()];
     ours.extend(join_at_once(ours[0].addr, 3));
