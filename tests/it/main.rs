@@ -13,6 +13,7 @@ mod limits;
 mod plain_peer;
 mod plain_wire;
 mod ring;
+mod ring_churn;
 mod ring_cli;
 mod ring_support;
 mod rings;

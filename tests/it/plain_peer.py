@@ -284,8 +284,12 @@ class Peer:
                 with Conversation.dial(before) as peer:
                     peer.say("DISCONNECT", self.next)
                     peer.say_entries(everything)
-                    if peer.ack():
-                        break
+                    if not peer.ack():
+                        continue
+                # What the one before us has done already, and does no harm.
+                if self.next != before:
+                    ask(self.next, "UPDATE_PREV", before)
+                break
             except (OSError, EOFError):
                 time.sleep(0.05)
         with self.state:

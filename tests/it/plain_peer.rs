@@ -239,12 +239,12 @@ impl Shared {
     ) -> io::Result<SocketAddrV4> {
         peer.say(entries.len())?;
         let middle = entries.len() / 2;
-        for (i, (key, value)) in entries.iter().enumerate() {
-            if i == middle {
-                self.stop_at(Step::ConnectEntries, peer);
-            }
-            peer.say(key)?;
-            peer.say_value(value)?;
+        for (key, value) in entries.iter().take(middle) {
+            peer.say_entry(key, value)?;
+        }
+        self.stop_at(Step::ConnectEntries, peer);
+        for (key, value) in entries.iter().skip(middle) {
+            peer.say_entry(key, value)?;
         }
         self.stop_at(Step::ConnectNext, peer);
         peer.say(next)?;

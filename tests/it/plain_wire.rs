@@ -120,10 +120,14 @@ impl Conversation {
     pub fn say_entries(&mut self, entries: &Entries) -> io::Result<()> {
         self.say(entries.len())?;
         for (key, value) in entries {
-            self.say(key)?;
-            self.say_value(value)?;
+            self.say_entry(key, value)?;
         }
         Ok(())
+    }
+
+    pub fn say_entry(&mut self, key: &Key, value: &[u8]) -> io::Result<()> {
+        self.say(key)?;
+        self.say_value(value)
     }
 
     /// Waits until the other side is gone.

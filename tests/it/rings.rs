@@ -1,22 +1,17 @@
 //! Rings of our nodes and of plain peers, which are written from the specification alone: one in this process
-//! ([`PlainPeer`]), one in Python.
+//! ([`PlainPeer`]), one in Python. One change at a time; see [`crate::ring_churn`] for several.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerloop::proto::dht::operation::{Outcome, Verb};
 use ruint::aliases::U160;
 
 use crate::plain_peer::{Last, PlainPeer, Step};
-use crate::plain_wire::{
-    Conversation, Entries, Key, between, distance, get, id_of, insert, key_of, locate_at,
-};
+use crate::plain_wire::{Conversation, Entries, between, distance, get, id_of, insert, locate_at};
 use crate::ring_support::{
-    Python, across, ask, check, first, join, join_at_once, leave, leave_at_once, members, range,
-    read, settled, some, store, task,
+    Python, across, check, first, join, join_at_once, leave, leave_at_once, members, range,
+    settled, some, store,
 };
-use crate::support::{DEADLINE, noise, wait_until};
+use crate::support::{DEADLINE, wait_until};
 
 /// A plain peer joins us in either order, serves its range, and gets ours when we leave.
 #[track_caller]
@@ -217,130 +212,30 @@ fn all_of_ours_leave_at_once_and_a_plain_one_stays() {
 }
 
 #[test]
+fn all_of_ours_leave_at_once_and_two_plain_ones_stay() {
+    let Some(python) = Python::start(None) else {
+        return;
+    };
+    let all = some(0..80, "kept");
+    store(python.addr, &all);
+    let mut ours = join_at_once(python.addr, 2);
+    let plain = PlainPeer::join(python.addr, Last::Address);
+    ours.extend(join_at_once(plain.addr(), 2));
+    let both = [python.addr, plain.addr()];
+    settled(&members(&ours, both));
+    leave_at_once(ours);
+    settled(&both);
+    check(&both, &all);
+    assert_eq!((plain.prev(), plain.next()), (python.addr, python.addr));
+}
+
+#[test]
 fn a_whole_ring_of_ours_leaves_at_once() {
     let mut ours = vec![first()];
     ours.extend(join_at_once(ours[0].addr, 3));
     settled(&members(&ours, []));
     store(ours[0].addr, &some(0..40, "lost in the end"));
     leave_at_once(ours);
-}
-
-/// What a writer knows of a key: the last version that was acknowledged, and those whose fate is unknown.
-type Written = BTreeMap<Key, (u32, Vec<u32>)>;
-
-/// Writes version after version of `keys` until it is told to stop.
-fn write_on(contact: SocketAddrV4, keys: Vec<Key>, stop: &AtomicBool) -> Written {
-    let mut written: Written = keys.iter().map(|key| (*key, (0, Vec::new()))).collect();
-    for version in 1.. {
-        let verb = || Verb::Insert(version_bytes(version).into());
-        let tasks = keys.iter().map(|key| task(verb(), key)).collect();
-        for (key, result) in keys.iter().zip(ask(contact, tasks)) {
-            let (acked, unknown) = written.get_mut(key).expect("one of them");
-            match result {
-                Ok(_) => *acked = version,
-                Err(e) => {
-                    println!("version {version} of {key}: {e}");
-                    unknown.push(version);
-                }
-            }
-        }
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-    }
-    written
-}
-
-fn version_bytes(version: u32) -> Vec<u8> {
-    let mut bytes = format!("{version}\n").into_bytes();
-    bytes.extend(noise(version.into(), 500));
-    bytes
-}
-
-#[test]
-fn writes_go_on_through_joins_and_leaves() {
-    let base = first();
-    // Something to hand over, so that it takes its time.
-    let ballast: Entries = (0..2000)
-        .map(|i| (key_of(&format!("ballast {i}")), noise(i, 1000)))
-        .collect();
-    store(base.addr, &ballast);
-    let stop = AtomicBool::new(false);
-    let written: Vec<Written> = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..3)
-            .map(|writer| {
-                let name = |i| key_of(&format!("writer {writer} key {i}"));
-                let (keys, stop, at) = ((0..16).map(name).collect(), &stop, base.addr);
-                scope.spawn(move || write_on(at, keys, stop))
-            })
-            .collect();
-        // Tells the writers also when something here fails.
-        let over = StopOnDrop(&stop);
-        change_members(base.addr);
-        drop(over);
-        let done = writers.into_iter().map(|writer| writer.join());
-        done.map(|written| written.expect("no panic")).collect()
-    });
-    settled(&[base.addr]);
-    check(&[base.addr], &ballast);
-    for written in written {
-        let results = read(base.addr, written.keys().copied());
-        for ((key, (acked, unknown)), result) in written.iter().zip(results) {
-            assert!(*acked > 0, "no write of {key} was acknowledged");
-            let fits =
-                |version: &u32| result == Ok(Outcome::Got(Some(version_bytes(*version).into())));
-            assert!(
-                unknown.iter().chain([acked]).any(fits),
-                "{key}: version {acked} is acknowledged, {unknown:?} unknown, and there is {:?}",
-                result.map(|got| match got {
-                    Outcome::Got(Some(value)) => String::from_utf8_lossy(&value[..4]).into_owned(),
-                    other => format!("{other:?}"),
-                })
-            );
-        }
-    }
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Both kinds come and go; in the end `base` is alone again.
-fn change_members(base: SocketAddrV4) {
-    let plain = PlainPeer::join_where(base, Last::Address, across(base));
-    settled(&[base, plain.addr()]);
-    let one = join(plain.addr());
-    settled(&[base, plain.addr(), one.addr]);
-    let python = Python::start(Some(one.addr));
-    let in_python = python.iter().map(|peer| peer.addr);
-    let mut ring = vec![base, plain.addr(), one.addr];
-    ring.extend(in_python);
-    settled(&ring);
-    let two = join(base);
-    ring.push(two.addr);
-    settled(&ring);
-    ring.retain(|addr| *addr != plain.addr());
-    plain.leave();
-    settled(&ring);
-    ring.retain(|addr| *addr != one.addr);
-    leave(one);
-    settled(&ring);
-    let plain = PlainPeer::join(two.addr, Last::UpdatePrev);
-    ring.push(plain.addr());
-    settled(&ring);
-    if let Some(python) = python {
-        ring.retain(|addr| *addr != python.addr);
-        python.leave();
-        settled(&ring);
-    }
-    leave(two);
-    settled(&[base, plain.addr()]);
-    plain.leave();
-    settled(&[base]);
 }
 
 #[test]
