@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::dht::ring::{Found, Walk};
 
-const WIDTH: f64 = 960.0;
+const WIDTH: f64 = 1040.0;
 const HEIGHT_MIN: f64 = 600.0;
 const RADIUS: f64 = 220.0;
 /// Width of the arcs.
