@@ -1,16 +1,16 @@
 //! A DHT node: serves the commands of the specification to whoever connects, as a member of a ring.
 //!
-//! Here is what goes where. What is done stands in files of their own: [`super::data`] (GET, INSERT, REMOVE),
-//! [`super::handover`] (we serve CONNECT), [`super::absorb`] (we serve DISCONNECT), [`super::join`] and
-//! [`super::leave`] (we ask for them).
+//! Here is what goes where. What is done stands in files of their own: `data` (GET, INSERT, REMOVE),
+//! `handover` (we serve CONNECT), `absorb` (we serve DISCONNECT), `join` and
+//! `leave` (we ask for them).
 //!
 //! Reads are answered from memory at once. A write of a durable node is a job for the worker; memory changes and the
 //! peer is acknowledged when it is committed, in the order of the commits, so that nobody reads what a
-//! crash could still take back. A write into a range that is being handed over is held: see [`super::held`].
+//! crash could still take back. A write into a range that is being handed over is held: see `held`.
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
 //! unfinished values hold, `writing_bytes` that of what durable writes under way will add at most; a connection has
-//! at most one write under way; there is at most one [`Transfer`] at a time; a key that is not ours by
+//! at most one write under way; there is at most one `Transfer` at a time; a key that is not ours by
 //! [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use std::net::SocketAddrV4;
@@ -139,9 +139,9 @@ pub enum Expect {
     Value(Box<Incoming>),
     /// Nothing: its CONNECT or DISCONNECT waits for its turn.
     Turn(Box<Request>),
-    /// The joiner's address, once everything is handed over ([`Transfer::HandOver`]).
+    /// The joiner's address, once everything is handed over (`Transfer::HandOver`).
     Joiner,
-    /// The leaver's entries ([`Transfer::Absorb`]).
+    /// The leaver's entries (`Transfer::Absorb`).
     Leaver,
 }
 
