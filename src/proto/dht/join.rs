@@ -391,8 +391,13 @@ impl DhtNode {
         let Role::Joining(join) = &mut self.role else {
             return;
         };
-        join.leaves = join.given.is_some();
-        if !join.leaves {
+        join.leaves = true;
+        if join.given.is_none() {
+            // What else this turn has for us must not make us a member.
+            join.phase = Phase::Pause;
+            if let Some(conn) = join.conn.take() {
+                hub.close_conn(conn);
+            }
             hub.stop();
         }
     }
