@@ -391,13 +391,8 @@ impl DhtNode {
         let Role::Joining(join) = &mut self.role else {
             return;
         };
-        join.leaves = true;
-        if join.given.is_none() {
-            // What else this turn has for us must not make us a member.
-            join.phase = Phase::Pause;
-            if let Some(conn) = join.conn.take() {
-                hub.close_conn(conn);
-            }
+        join.leaves = join.given.is_some();
+        if !join.leaves {
             hub.stop();
         }
     }
