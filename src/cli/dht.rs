@@ -360,7 +360,8 @@ impl Report {
                 stored: Some(true),
                 ..report
             },
-            Outcome::PrevUpdated => report,
+            // What nodes ask each other.
+            Outcome::PrevUpdated | Outcome::After { .. } => report,
             Outcome::Removed => Report {
                 removed: Some(true),
                 ..report

@@ -60,6 +60,11 @@ impl<T> Operations<T> {
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
+
+    /// What each of them is for.
+    pub fn tags(&self) -> impl Iterator<Item = &T> {
+        self.running.values().map(|running| &running.tag)
+    }
 }
 
 /// Begins an operation; [`Host::on_outcome`] tells what came of it.

@@ -98,6 +98,11 @@ impl Id {
         Id(self.0.wrapping_add(U160::ONE.wrapping_shl(i)))
     }
 
+    /// The position just after this one.
+    pub fn succ(self) -> Id {
+        self.plus_power_of_two(0)
+    }
+
     /// The position just before this one: LOCATE of it finds a node's previous node.
     pub fn pred(self) -> Id {
         Id(self.0.wrapping_sub(U160::ONE))

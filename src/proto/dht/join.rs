@@ -132,7 +132,7 @@ impl DhtNode {
         }
         // If we have joined, our contacts and the owner may have left since, and the way round begins at our next.
         contacts.extend(join.given.map(|next| next.addr));
-        let operation = Operation::new(Verb::Locate, me.id, contacts, bounds).until(me.addr);
+        let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
         client::start(self, hub, operation, Tag::Join);
     }
 
@@ -143,17 +143,17 @@ impl DhtNode {
             return;
         };
         match (join.phase, result) {
-            (Phase::Locate | Phase::Confirm { .. }, Ok(Outcome::Located(addr)))
-                if addr == me.addr && join.given.is_some() =>
+            (Phase::Locate | Phase::Confirm { .. }, Ok(Outcome::After { owner, .. }))
+                if owner == me.addr && join.given.is_some() =>
             {
                 self.joined(hub);
             }
-            (Phase::Locate, Ok(Outcome::Located(addr))) if addr != me.addr => {
-                join.owner = Member::at(addr);
+            (Phase::Locate, Ok(Outcome::After { before, owner })) if owner == before => {
+                join.owner = Member::at(owner);
                 join.phase = Phase::Receive;
                 join.receiving = Receiving::default();
                 join.staging = Staging::default();
-                join.conn = Some(hub.dial(addr, None, Conn::Join(Expect::Ack)));
+                join.conn = Some(hub.dial(owner, None, Conn::Join(Expect::Ack)));
             }
             (Phase::Update, Ok(_)) => self.give_address(hub),
             (Phase::Confirm { tries }, _) if tries < CONFIRM_TRIES_MAX => {
@@ -235,7 +235,8 @@ impl DhtNode {
         if let Role::Joining(join) = &mut self.role {
             join.given = None;
             if join.leaves {
-                hub.stop();
+                self.drop_join(hub);
+                return Step::Wait(used);
             }
         }
         if matches!(self.transfer, Transfer::None) {
@@ -354,8 +355,7 @@ impl DhtNode {
             return;
         }
         if join.leaves && join.given.is_none() {
-            hub.stop();
-            return;
+            return self.drop_join(hub);
         }
         log::info!("try {} to join: {why}", join.tries);
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
@@ -393,7 +393,21 @@ impl DhtNode {
         };
         join.leaves = join.given.is_some();
         if !join.leaves {
-            hub.stop();
+            self.drop_join(hub);
         }
+    }
+
+    /// The process ends, and nobody counts on us. It still has its turns until all connections are drained: in none of
+    /// them may it go on to join.
+    fn drop_join(&mut self, hub: &mut Hub<Self>) {
+        let Role::Joining(join) = &mut self.role else {
+            return;
+        };
+        let (owner, conn) = (join.owner, join.conn.take());
+        self.role = Role::Gone(owner);
+        if let Some(conn) = conn {
+            hub.close_conn(conn);
+        }
+        hub.stop();
     }
 }

@@ -3,13 +3,14 @@
 //! ```text
 //! Find ─▶ Settle ─▶ Send ─▶ Await ──1──▶ gone
 //!   ▲        └──────┴────0──┘ │ no answer
-//!   └── Pause ◀──── no ── Confirm ──yes──▶ gone
+//!   └── Pause ◀───────────────┘
 //! ```
 //! Writes are held from Settle on. From Await on the range may be the heir's already, so we serve it no more until
-//! it says `0`; when the connection breaks before the ack, the ring tells who owns our id. Us, as far as it knows: then
-//! the heir may still be about to take it, and we serve nothing until it answered another DISCONNECT, with which it
-//! gives up the first. In a pause we are an ordinary
-//! member that takes no joiner, so that of two neighbours which leave at once one takes the other's range.
+//! it says `0`. When the connection breaks before the ack we are uncertain: the node before us tells whether it owns
+//! our id (then we are gone). If not, it may still be about to take our range, so we serve nothing and send
+//! another DISCONNECT, for which it gives up the first. When that one is answered `0` and the node before us
+//! still names us, the range stayed ours. In a pause that is not uncertain we are an ordinary member that takes no
+//! joiner, so that of two neighbours which leave at once one takes the other's range.
 
 use rand::RngExt;
 
@@ -39,6 +40,8 @@ pub(super) struct Leave {
     sending: Sending,
     /// All was sent once, and nobody said what came of it.
     uncertain: bool,
+    /// A later DISCONNECT was refused, so that nothing of the first is under way any more.
+    refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +55,13 @@ enum Phase {
     Send,
     /// Everything is sent.
     Await,
-    /// Who owns our id now?
-    Confirm,
     Pause,
 }
 
 impl Leave {
     /// Reads and new writes are still ours to answer.
     pub(super) fn serves(&self) -> bool {
-        !self.uncertain && !matches!(self.phase, Phase::Await | Phase::Confirm)
+        !self.uncertain && self.phase != Phase::Await
     }
 
     /// Writes are held.
@@ -90,6 +91,7 @@ impl DhtNode {
             conn: None,
             sending: Sending::new(me.id, me.id),
             uncertain: false,
+            refused: false,
         });
         self.leave_step(hub);
     }
@@ -100,21 +102,20 @@ impl DhtNode {
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
-        let (key, contacts) = match leave.phase {
-            Phase::Confirm => (me.id, vec![leave.heir.addr, next.addr]),
-            _ if self.routing.is_alone() => {
-                // A joiner saves what we have.
-                return match self.transfer {
-                    Transfer::HandOver(_) => self.pause_leave(hub, "somebody joins here"),
-                    _ => hub.stop(),
-                };
-            }
-            _ => {
-                leave.phase = Phase::Find;
-                (me.id.pred(), vec![next.addr])
-            }
-        };
-        let operation = Operation::new(Verb::Locate, key, contacts, bounds).until(me.addr);
+        if self.routing.is_alone() {
+            // A joiner saves what we have.
+            return match self.transfer {
+                Transfer::HandOver(_) => self.pause_leave(hub, "somebody joins here"),
+                _ => hub.stop(),
+            };
+        }
+        leave.phase = Phase::Find;
+        let contacts = vec![next.addr, leave.heir.addr];
+        let contacts = contacts
+            .into_iter()
+            .filter(|addr| *addr != me.addr)
+            .collect();
+        let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
         client::start(self, hub, operation, Tag::Leave);
     }
 
@@ -124,27 +125,26 @@ impl DhtNode {
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
-        match (leave.phase, result) {
-            (Phase::Find, Ok(Outcome::Located(addr))) if addr != me.addr && !busy => {
-                leave.heir = Member::at(addr);
+        match result {
+            Ok(Outcome::After { before, owner }) if owner == before && leave.uncertain => {
+                leave.heir = Member::at(before);
+                self.gone(hub);
+            }
+            Ok(Outcome::After { owner, .. }) if owner == me.addr && leave.refused => {
+                (leave.uncertain, leave.refused) = (false, false);
+                self.pause_leave(hub, "the heir gave up");
+            }
+            Ok(_) if busy => self.pause_leave(hub, "somebody joins or leaves here"),
+            Ok(Outcome::After { before, owner }) if owner == me.addr && before != me.addr => {
+                leave.heir = Member::at(before);
                 leave.sending = Sending::new(me.id, self.routing.next().id);
                 leave.phase = Phase::Settle {
                     submitted: self.submitted,
                 };
                 self.leave_settled(hub);
             }
-            (Phase::Confirm, Ok(Outcome::Located(addr))) if addr != me.addr => {
-                leave.heir = Member::at(addr);
-                self.gone(hub);
-            }
-            (Phase::Confirm, Ok(_)) => self.pause_leave(hub, "the heir broke off"),
-            (Phase::Confirm, Err(failure)) => {
-                log::info!("nobody says who owns our range: {failure}");
-                self.arm_leave(hub);
-            }
-            (Phase::Find, _) if busy => self.pause_leave(hub, "somebody joins or leaves here"),
-            (_, Ok(_)) => self.pause_leave(hub, "the ring knows nobody before us"),
-            (_, Err(failure)) => self.pause_leave(hub, failure),
+            Ok(_) => self.pause_leave(hub, "the ring knows nobody before us"),
+            Err(failure) => self.pause_leave(hub, failure),
         }
     }
 
@@ -199,7 +199,7 @@ impl DhtNode {
             (true, Phase::Await) => self.gone(cx),
             (true, _) => return Err(Violation::peer("it takes what was not sent")),
             (false, _) => {
-                leave.uncertain = false;
+                leave.refused = leave.uncertain;
                 self.pause_leave(cx, "the heir says no");
             }
         }
@@ -214,14 +214,10 @@ impl DhtNode {
             return;
         }
         leave.conn = None;
-        match leave.phase {
-            Phase::Await => {
-                leave.phase = Phase::Confirm;
-                leave.uncertain = true;
-                self.leave_step(hub);
-            }
-            _ => self.pause_leave(hub, "the heir broke off"),
+        if leave.phase == Phase::Await {
+            (leave.uncertain, leave.refused) = (true, false);
         }
+        self.pause_leave(hub, "the heir broke off");
     }
 
     /// Another try, after a pause; the range is ours meanwhile, unless that is uncertain.
@@ -251,6 +247,8 @@ impl DhtNode {
                 "nobody takes our {} entries; leaving without",
                 self.entries.len()
             );
+            // For the turns until all connections are drained.
+            self.role = Role::Gone(self.routing.next());
             hub.stop();
         }
     }
@@ -273,7 +271,12 @@ impl DhtNode {
 
     /// A sweep is over: the last thing that a node does which has left.
     pub(super) fn swept(&mut self, hub: &mut Hub<Self>) {
-        let quiet = self.operations.is_empty() && matches!(self.transfer, Transfer::None);
+        // Somebody waits for these; a finger that is looked up serves nobody any more.
+        let forwards = self
+            .operations
+            .tags()
+            .any(|tag| matches!(tag, Tag::Forward(_)));
+        let quiet = !forwards && matches!(self.transfer, Transfer::None);
         if matches!(self.role, Role::Gone(_)) && quiet {
             hub.stop();
         }

@@ -13,6 +13,7 @@
 
 mod absorb;
 pub mod client;
+mod data;
 pub mod entries;
 mod fingers;
 mod handover;

@@ -23,6 +23,9 @@ use super::wire::{self, Request};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     Locate,
+    /// Who owns the position after the key, says the owner of the key. For a node's own id less one, this is what
+    /// the ring holds of the node, and no finger to it has a say.
+    After,
     Contains,
     Get,
     Insert(Bytes),
@@ -36,6 +39,11 @@ pub enum Verb {
 pub enum Outcome {
     /// The owner of the key.
     Located(SocketAddrV4),
+    /// The owner of the key, and whom it takes for the owner of what follows.
+    After {
+        before: SocketAddrV4,
+        owner: SocketAddrV4,
+    },
     Contains(bool),
     /// `None`: there is no entry. An empty value is `Some`.
     Got(Option<Bytes>),
@@ -158,7 +166,6 @@ enum Stage {
     /// LOCATE of the position before a node that cannot be reached, at the one that named it.
     Detour {
         dead: SocketAddrV4,
-        kind: ErrorKind,
     },
     Command,
     /// GET again: there is an entry now, and there may have been none when GET answered 0.
@@ -187,8 +194,8 @@ pub struct Operation {
     distance: Option<Id>,
     /// Who named the node that is asked, and its own distance.
     via: Option<(SocketAddrV4, Option<Id>)>,
-    /// When LOCATE names this node, it is not asked itself.
-    until: Option<SocketAddrV4>,
+    /// Why a detour is made: what is said if there is none.
+    detour: Option<Failure>,
     value: Vec<u8>,
 }
 
@@ -209,16 +216,8 @@ impl Operation {
             attempts: 0,
             distance: None,
             via: None,
-            until: None,
+            detour: None,
             value: Vec::new(),
-        }
-    }
-
-    /// LOCATE ends as soon as somebody names `addr`: a node that asks for its own id need not ask itself.
-    pub fn until(self, addr: SocketAddrV4) -> Operation {
-        Operation {
-            until: Some(addr),
-            ..self
         }
     }
 
@@ -280,20 +279,7 @@ impl Operation {
     pub fn ended(&mut self, end: End) -> Next {
         let addr = self.at;
         let closed_between_commands = !self.answered && !self.is_locating();
-        if self.stage == Stage::Locate
-            && matches!(end, End::Unreachable(_) | End::Timeout(Deadline::Dial))
-            && let Some((via, distance)) = self.via.take()
-        {
-            let kind = match end {
-                End::Unreachable(kind) => kind,
-                _ => ErrorKind::TimedOut,
-            };
-            self.stage = Stage::Detour { dead: addr, kind };
-            self.expect = Expect::Nothing;
-            (self.at, self.distance) = (via, distance);
-            return Next::Dial(via);
-        }
-        self.fail(match end {
+        let failure = match end {
             // A peer that closes after each command did so after LOCATE (or after GET); dial it again. Once:
             // the command is then the first on its connection, and its end a failure.
             End::Eof | End::Broken(_) if closed_between_commands => {
@@ -309,7 +295,11 @@ impl Operation {
             End::Timeout(_) => Failure::TimedOut { addr },
             End::Limit(limit) => Failure::Limit { limit },
             End::Eof | End::Broken(_) | End::Closed | End::Violation(_) => Failure::CutOff { addr },
-        })
+        };
+        match failure {
+            Failure::Unreachable { .. } => self.go_round(failure),
+            _ => self.fail(failure),
+        }
     }
 
     /// Writes the request of this stage.
@@ -317,11 +307,12 @@ impl Operation {
         let key = self.key;
         let (request, expect) = match (self.stage, &self.verb) {
             (Stage::Locate, _) => (Request::Locate(key), Expect::Location),
-            (Stage::Detour { dead, .. }, _) => {
+            (Stage::Detour { dead }, _) => {
                 (Request::Locate(Id::of_addr(dead).pred()), Expect::Location)
             }
             (Stage::GetAgain, _) => (Request::Get(key), Expect::Owned),
             (Stage::TellEmpty, _) => (Request::Contains(key), Expect::Owned),
+            (Stage::Command, Verb::After) => (Request::Locate(key.succ()), Expect::Location),
             (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
             (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
             (Stage::Command, Verb::Remove) => (Request::Remove(key), Expect::Owned),
@@ -369,14 +360,21 @@ impl Operation {
     }
 
     fn located(&mut self, addr: SocketAddrV4, out: &mut Vec<u8>) -> Next {
-        if let Stage::Detour { dead, kind } = self.stage {
+        if let Stage::Detour { dead } = self.stage {
             self.stage = Stage::Locate;
-            if addr == self.at || addr == dead {
+            if (addr == self.at || addr == dead)
+                && let Some(failure) = self.detour.take()
+            {
                 // Nobody between the two, so there is no way round.
-                return self.fail(Failure::Unreachable { addr: dead, kind });
+                return self.fail(failure);
             }
-        } else if self.until == Some(addr) {
-            return Next::Finished(Ok(Outcome::Located(addr)));
+        }
+        if self.verb == Verb::After && self.stage == Stage::Command {
+            let before = self.at;
+            return Next::Finished(Ok(Outcome::After {
+                before,
+                owner: addr,
+            }));
         }
         if addr == self.at {
             if self.verb == Verb::Locate {
@@ -388,7 +386,7 @@ impl Operation {
         let distance = Id::of_addr(addr).distance_to(self.key);
         // The first node may know itself by another address than we do, so only answers are compared.
         if self.distance.is_some_and(|before| distance >= before) {
-            return self.fail(Failure::Misrouted {
+            return self.go_round(Failure::Misrouted {
                 addr: self.at,
                 to: addr,
             });
@@ -402,6 +400,22 @@ impl Operation {
         self.at = addr;
         self.expect = Expect::Nothing;
         Next::Dial(addr)
+    }
+
+    /// The node that is asked is of no use: whoever named it may know another one before it.
+    fn go_round(&mut self, failure: Failure) -> Next {
+        let Some((via, distance)) = self.via.take().filter(|_| self.stage == Stage::Locate) else {
+            return self.fail(failure);
+        };
+        self.hops += 1;
+        if self.hops > self.bounds.hops_max {
+            return self.fail(failure);
+        }
+        self.stage = Stage::Detour { dead: self.at };
+        self.detour = Some(failure);
+        self.expect = Expect::Nothing;
+        (self.at, self.distance) = (via, distance);
+        Next::Dial(via)
     }
 
     fn is_locating(&self) -> bool {
@@ -420,7 +434,7 @@ impl Operation {
             return self.fail(Failure::NotOwner { addr: self.at });
         }
         let (expect, next) = match (self.stage, &self.verb) {
-            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate) => {
+            (Stage::TellEmpty, _) | (_, Verb::Contains | Verb::Locate | Verb::After) => {
                 (Expect::Presence, Next::Wait)
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),

@@ -222,8 +222,9 @@ impl Lab {
             return;
         };
         line.heard.extend(peer.take());
-        // `@` is the position before B.
-        let ask = ask.replace('@', &Id::of_addr(addr(2)).pred().to_string());
+        // `#` is the position before A, `@` that before B.
+        let before = |n| Id::of_addr(addr(n)).pred().to_string();
+        let ask = ask.replace('#', &before(1)).replace('@', &before(2));
         let ask = ask.replace('K', &key().to_string()).into_bytes();
         let common = ask.len().min(line.heard.len());
         assert_eq!(

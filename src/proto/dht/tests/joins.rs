@@ -425,8 +425,8 @@ fn what_an_owner_gives_beyond_the_range_is_ignored() {
     s.join();
     let (mut told, mut given) = (false, false);
     s.world.until(secs(20), |w| {
-        owner.serve(w, &mut |command, _| match command {
-            "LOCATE" if given => Then::Say(format!("{me}\n")),
+        owner.serve(w, &mut |command, key| match command {
+            "LOCATE" if given && key == id.to_string() => Then::Say(format!("{me}\n")),
             "LOCATE" => Then::Say(format!("{first}\n")),
             "CONNECT" => {
                 given = true;
@@ -472,8 +472,8 @@ fn an_owner_that_ends_at_any_byte_is_asked_again() {
             &mut s.world,
             &mut owner,
             secs(60),
-            &mut |command, _| match command {
-                "LOCATE" if given => Then::Say(format!("{me}\n")),
+            &mut |command, key| match command {
+                "LOCATE" if given && key == id.to_string() => Then::Say(format!("{me}\n")),
                 "LOCATE" => Then::Say(format!("{first}\n")),
                 "CONNECT" => match cuts.pop() {
                     Some(0) => Then::Reset,
@@ -505,20 +505,18 @@ fn a_join_is_confirmed_before_it_counts_and_given_up_only_with_proof() {
         let mut connects = 0;
         let mut served_early = false;
         let mut locates = 0;
-        let mut answer = |command: &str, _: &str| match command {
-            // It does not know yet, for longer than we ask.
-            "LOCATE" if connects == 1 && locates < 20 || connects == 0 => {
-                locates += 1;
-                Then::Say(format!("{first}\n"))
-            }
-            "LOCATE" => Then::Say(format!(
-                "{}\n",
-                if connects == 3 && committed || connects > 3 {
+        let mut answer = |command: &str, key: &str| match command {
+            "LOCATE" => {
+                // The first time it does not know yet, for longer than we ask.
+                let knows = connects == 3 && committed || connects > 3;
+                locates += u32::from(connects == 1 && key == id.to_string());
+                let who = if knows && key == id.to_string() {
                     me
                 } else {
                     first
-                }
-            )),
+                };
+                Then::Say(format!("{who}\n"))
+            }
             "CONNECT" => {
                 connects += 1;
                 match (connects, committed) {

@@ -317,14 +317,18 @@ fn a_leaver_that_is_refused_serves_and_tries_again() {
         mut member,
     } = Scripted::new(9);
     let key = Id::of_addr(me);
+    let locate = |asked: &str| {
+        let who = if asked == key.to_string() { me } else { other };
+        Then::Say(format!("{who}\n"))
+    };
     world.shutdown(node);
     let mut refusals = 0;
     run_with(
         &mut world,
         &mut member,
         secs(10),
-        &mut |command, _| match command {
-            "LOCATE" => Then::Say(format!("{other}\n")),
+        &mut |command, asked| match command {
+            "LOCATE" => locate(asked),
             "DISCONNECT" => {
                 refusals += 1;
                 Then::Say("0\n".into())
@@ -344,8 +348,8 @@ fn a_leaver_that_is_refused_serves_and_tries_again() {
         "1\n5\nvalue"
     );
     world.until(secs(200), |w| {
-        member.serve(w, &mut |command, _| match command {
-            "LOCATE" => Then::Say(format!("{other}\n")),
+        member.serve(w, &mut |command, asked| match command {
+            "LOCATE" => locate(asked),
             _ => Then::Say("0\n".into()),
         });
         !w.is_up(node)

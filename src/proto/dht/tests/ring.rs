@@ -5,6 +5,8 @@
 //! last write that was acknowledged before the read began, or after any later one that was begun before it ended. A write
 //! of which nobody knows what came of it is the last of its key.
 
+mod checks;
+
 use rand::RngExt;
 
 use crate::engine::{Tick, Ticks};
@@ -157,6 +159,20 @@ impl Ring {
             let id = self.pick(&members);
             self.world.shutdown(id);
             self.done.leaves += 1;
+        }
+    }
+
+    /// A joiner is asked to leave before it knows that it has joined.
+    fn turn_joiner_away(&mut self) {
+        let role = |id: &NodeId| &self.world.service(*id).role;
+        let joiners: Vec<NodeId> = self
+            .up()
+            .filter(|id| matches!(role(id), Role::Joining(_)))
+            .collect();
+        // When it has, it leaves with all that goes with it; a member stays.
+        if !joiners.is_empty() && !self.members().is_empty() {
+            let id = self.pick(&joiners);
+            self.world.shutdown(id);
         }
     }
 
@@ -345,56 +361,6 @@ impl Ring {
         }
     }
 
-    /// No key has two owners: the start of no range lies in another one.
-    fn compare_ranges(&mut self) {
-        let serving = |node: &DhtNode| {
-            let next = node.routing().next().id;
-            (node.owns(node.me().id)).then_some(next)
-        };
-        let up: Vec<NodeId> = self.up().collect();
-        self.seen.resize(self.nodes.len() + 1, None);
-        let mut changed = Vec::new();
-        for id in &up {
-            let now = serving(self.world.service(*id));
-            let seen = &mut self.seen[self.nodes.iter().position(|node| node == id).unwrap_or(0)];
-            if *seen != now {
-                if self.trace {
-                    let node = self.world.service(*id);
-                    let (at, me, next) = (
-                        self.world.now().0,
-                        node.me().addr,
-                        node.routing().next().addr,
-                    );
-                    eprintln!(
-                        "{at}: {me} next {next} serves {} {:?} {:?}",
-                        now.is_some(),
-                        node.role,
-                        node.transfer
-                    );
-                }
-                *seen = now;
-                changed.push(*id);
-            }
-        }
-        for a in changed {
-            let a = self.world.service(a);
-            let start = a.me();
-            for b in &up {
-                let b = self.world.service(*b);
-                if start != b.me() {
-                    let both = a.owns(start.id) && b.owns(start.id)
-                        || b.owns(b.me().id) && a.owns(b.me().id);
-                    assert!(
-                        !both,
-                        "{} and {} own the same keys",
-                        start.addr,
-                        b.me().addr
-                    );
-                }
-            }
-        }
-    }
-
     fn run_for(&mut self, time: Ticks) {
         let end = self.world.now() + time;
         while self.world.now() < end {
@@ -407,70 +373,6 @@ impl Ring {
             });
             self.compare_ranges();
             self.hear();
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.open == 0
-            && self.up().all(|id| {
-                let node = self.world.service(id);
-                matches!(node.role, Role::Member) && matches!(node.transfer, Transfer::None)
-            })
-    }
-
-    /// The members' nexts are one round through all of them, so their ranges tile the ring.
-    fn check_ring(&self) {
-        let members = self.members();
-        assert_eq!(members.len(), self.up().count(), "who is up is a member");
-        let mut sorted: Vec<&DhtNode> = members.iter().map(|id| self.world.service(*id)).collect();
-        sorted.sort_by_key(|node| node.me().id);
-        for (i, node) in sorted.iter().enumerate() {
-            let next = sorted[(i + 1) % sorted.len()];
-            assert_eq!(
-                node.routing().next(),
-                next.me(),
-                "next of {}",
-                node.me().addr
-            );
-            if sorted.len() > 1 {
-                let prev = next.routing().prev();
-                assert_eq!(prev, Some(node.me()), "prev of {}", next.me().addr);
-            }
-            let stray = node.entries().arc(next.me().id, node.me().id).next();
-            if sorted.len() > 1 {
-                assert!(
-                    stray.is_none(),
-                    "{} holds {:?}, not its own",
-                    node.me().addr,
-                    stray
-                );
-            }
-        }
-        for (id, disk) in &self.disks {
-            if self.world.is_up(*id) {
-                let disk = disk.lock().expect("no panic in here");
-                let entries = self.world.service(*id).entries();
-                let memory: Vec<_> = entries
-                    .arc(Id::ZERO, Id::ZERO)
-                    .map(|(k, v)| (k, v.clone()))
-                    .collect();
-                let disk: Vec<_> = disk.iter().map(|(k, v)| (*k, v.clone())).collect();
-                assert_eq!(memory, disk, "memory and disk of {}", self.world.addr(*id));
-            }
-        }
-    }
-
-    /// Who was asked to leave is gone with its entries taken, or was the last.
-    fn check_leavers(&self) {
-        for id in self.nodes.iter().filter(|id| !self.world.is_up(**id)) {
-            let node = self.world.service(*id);
-            let taken = !matches!(node.role, Role::Leaving(_)) || node.routing().is_alone();
-            assert!(
-                taken,
-                "{} took its range with it: {:?}",
-                node.me().addr,
-                node.role
-            );
         }
     }
 
@@ -513,20 +415,6 @@ impl Ring {
                 "somebody waits"
             );
         }
-    }
-
-    fn describe(&self) -> String {
-        let nodes = self.up().map(|id| {
-            let node = self.world.service(id);
-            format!(
-                "\n{} next {} {:?} {:?}",
-                node.me().addr,
-                node.routing().next().addr,
-                node.role,
-                node.transfer
-            )
-        });
-        format!("{} operations open{}", self.open, nodes.collect::<String>())
     }
 }
 
@@ -582,6 +470,7 @@ fn storm(seed: u64, size: usize, steps: usize) -> Tally {
             0 | 1 if ring.up().count() < size + 4 => ring.join(),
             2 | 3 => ring.leave(),
             4 => ring.kill_joiner(),
+            5 => ring.turn_joiner_away(),
             _ => ring.ask(),
         }
         let pause = ring.world.rng().random_range(0..=pace_ms);

@@ -130,14 +130,21 @@ fn two_that_send_us_to_each_other() {
     for verb in [Verb::Locate, Verb::Get] {
         let run = Lab::one(verb)
             .server(addr(1), vec![talk(&[("LOCATE\nK\n", B)], Then::Close)])
-            .server(addr(2), vec![talk(&[("LOCATE\nK\n", A)], Then::Close)])
+            .server(
+                addr(2),
+                vec![
+                    talk(&[("LOCATE\nK\n", A)], Then::Close),
+                    // Whom else? Nobody.
+                    talk(&[("LOCATE\n#\n", B)], Then::Close),
+                ],
+            )
             .run();
         assert!(
             matches!(run.only(), Err(Failure::Misrouted { .. })),
             "{:?}",
             run.only()
         );
-        assert!(run.dials <= 3 * TRIES && run.took < Ticks::from_secs(5));
+        assert!(run.dials <= 4 * TRIES && run.took < Ticks::from_secs(5));
     }
 }
 

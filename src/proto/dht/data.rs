@@ -1,0 +1,209 @@
+//! GET, INSERT and REMOVE: what a peer does with one entry.
+//!
+//! A value is received whole before anything changes. Whether it is still ours to store is asked then and not
+//! when we said `1` to its key: the range may have gone meanwhile.
+
+use bytes::Bytes;
+
+use crate::engine::{ConnId, Cx, Hub, Step, Violation};
+
+use super::client;
+use super::entries;
+use super::id::Id;
+use super::node::{Changes, DhtNode, Expect, Tag, Then, Write, acknowledge};
+use super::operation::{Bounds, Operation, Verb};
+use super::wire;
+
+/// A value of which bytes are still to come.
+#[derive(Debug)]
+pub struct Incoming {
+    key: Id,
+    left_bytes: u64,
+    /// Grows with what arrives, never by what was announced.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl DhtNode {
+    pub(super) fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
+        if !self.owns(key) {
+            wire::put_ack(cx.out(), false);
+            return;
+        }
+        let out = cx.out();
+        wire::put_ack(out, true);
+        match self.entries.get(key) {
+            None => wire::put_number(out, 0),
+            Some(value) => {
+                wire::put_number(out, value.len() as u64);
+                cx.send(value);
+            }
+        }
+    }
+
+    pub(super) fn length(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        key: Id,
+        length_bytes: u64,
+        used: usize,
+    ) -> Result<Step, Violation> {
+        if length_bytes > self.config.value_bytes_max {
+            return Err(refuse(cx, "value over value_bytes_max"));
+        }
+        if length_bytes == 0 {
+            *expect = Expect::Request;
+            return Ok(self.write(cx, key, Some(Bytes::new()), used));
+        }
+        *expect = Expect::Value(Box::new(Incoming {
+            key,
+            left_bytes: length_bytes,
+            bytes: Vec::new(),
+        }));
+        Ok(Step::Took(used))
+    }
+
+    pub(super) fn value(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        bytes: &[u8],
+    ) -> Result<Step, Violation> {
+        let Expect::Value(incoming) = expect else {
+            unreachable!("called in this state only")
+        };
+        let take = usize::try_from(incoming.left_bytes)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        incoming.left_bytes -= take as u64;
+        if incoming.left_bytes > 0 {
+            if self.staged_bytes + take as u64 > self.config.staged_bytes_max {
+                return Err(refuse(cx, "staged_bytes_max reached"));
+            }
+            self.staged_bytes += take as u64;
+            incoming.bytes.extend_from_slice(&bytes[..take]);
+            return Ok(Step::Took(take));
+        }
+        self.staged_bytes -= incoming.bytes.len() as u64;
+        let value = if incoming.bytes.is_empty() {
+            Bytes::copy_from_slice(&bytes[..take])
+        } else {
+            incoming.bytes.extend_from_slice(&bytes[..take]);
+            // Boxed, so that the spare capacity of its growth is given back.
+            Bytes::from(std::mem::take(&mut incoming.bytes).into_boxed_slice())
+        };
+        let key = incoming.key;
+        *expect = Expect::Request;
+        Ok(self.write(cx, key, Some(value), take))
+    }
+
+    /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
+    /// or at the node that owns the key by now.
+    pub(super) fn write(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        key: Id,
+        value: Option<Bytes>,
+        used: usize,
+    ) -> Step {
+        if let Some(value) = &value
+            && self.is_full_for(key, value)
+        {
+            log::warn!(
+                "{} refused a value: the entries are at entries_bytes_max",
+                cx.id()
+            );
+            wire::put_ack(cx.out(), false);
+            return Step::Done(used);
+        }
+        let at_once = self.owns(key) && !self.is_moving(key) && !self.config.durable;
+        if at_once {
+            self.apply(key, value);
+            wire::put_ack(cx.out(), true);
+            return Step::Done(used);
+        }
+        let conn = cx.id();
+        let waits = if self.is_moving(key) {
+            self.hold(cx, conn, key, value)
+        } else {
+            self.write_or_forward(cx, conn, key, value)
+        };
+        if waits {
+            return Step::Wait(used);
+        }
+        wire::put_ack(cx.out(), false);
+        Step::Done(used)
+    }
+
+    /// Commits a write of `conn`, or passes it on when the key is another's by now. Where this returns true the
+    /// peer is acknowledged later; false: it could not be taken.
+    pub(super) fn write_or_forward(
+        &mut self,
+        hub: &mut Hub<Self>,
+        conn: ConnId,
+        key: Id,
+        value: Option<Bytes>,
+    ) -> bool {
+        if !self.owns(key) {
+            let contact = self.closest(key).addr;
+            let verb = value.map_or(Verb::Remove, Verb::Insert);
+            let bounds = Bounds {
+                unknown_is_final: true,
+                ..self.bounds()
+            };
+            let operation = Operation::new(verb, key, vec![contact], bounds);
+            client::start(self, hub, operation, Tag::Forward(conn));
+            return true;
+        }
+        if self.config.durable {
+            return self.submit(hub, Changes::One(key, value), Then::Acknowledge(conn));
+        }
+        self.apply(key, value);
+        acknowledge(hub, conn, true);
+        true
+    }
+
+    /// Gives changes to the worker; false at its limit.
+    pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
+        let adds_bytes = adds_bytes(&changes);
+        let submitted = hub.submit(Write { changes, then }).is_ok();
+        if submitted {
+            self.submitted += 1;
+            self.writing_bytes += adds_bytes;
+        }
+        submitted
+    }
+
+    /// Storing `value` would pass entries_bytes_max.
+    fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
+        let room_bytes = self
+            .config
+            .entries_bytes_max
+            .saturating_sub(self.writing_bytes);
+        // What it replaces is looked up only where it can matter.
+        self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
+            && self.entries.memory_bytes_with(key, value) > room_bytes
+    }
+
+    pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
+        match value {
+            Some(value) => self.entries.insert(key, value),
+            None => _ = self.entries.remove(key),
+        }
+    }
+}
+
+/// What a write of a peer will add to the entries at most. A transfer's are in memory already.
+pub(super) fn adds_bytes(changes: &Changes) -> u64 {
+    match changes {
+        Changes::One(_, Some(value)) => entries::entry_bytes(value),
+        Changes::One(_, None) | Changes::Many(_) => 0,
+    }
+}
+
+/// Writes the `0` of a refusal after which the connection closes.
+fn refuse(cx: &mut Cx<'_, DhtNode>, what: &'static str) -> Violation {
+    log::debug!("{} {}: {what}", cx.id(), cx.peer());
+    wire::put_ack(cx.out(), false);
+    Violation::limit(what)
+}
