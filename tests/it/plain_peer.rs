@@ -217,6 +217,7 @@ impl Shared {
         }
         match self.hand_over(peer, joiner, &entries, next) {
             Ok(addr) => {
+                println!("{}: {addr} joined before {next}", self.addr);
                 let mut state = self.state();
                 state.next = addr;
                 state.entries.retain(|key, _| !entries.contains_key(key));
@@ -265,6 +266,7 @@ impl Shared {
         let _move = self.begin_move()?;
         let leaver = self.state().next;
         if leaver == next {
+            println!("{}: somebody left before {next} once more", self.addr);
             return peer.say_ack(true);
         }
         // The one that leaves is the node before the one it names.
@@ -279,6 +281,7 @@ impl Shared {
             state.entries.extend(moved);
             state.next = next;
         }
+        println!("{}: {leaver} left before {next}", self.addr);
         self.tell_next();
         peer.say_ack(true)
     }

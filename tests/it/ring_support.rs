@@ -95,8 +95,7 @@ pub fn join(contact: SocketAddrV4) -> Server {
 #[track_caller]
 pub fn leave(mut server: Server) {
     server.signal(Signal::TERM);
-    let code = server.wait(DEADLINE);
-    assert_eq!(code, Some(0), "{} left", server.addr);
+    gone(&mut server);
 }
 
 /// Runs tasks with our client.
@@ -212,6 +211,14 @@ pub fn join_at_once(contact: SocketAddrV4, count: usize) -> Vec<Server> {
     })
 }
 
+/// It ends, as one that left.
+#[track_caller]
+fn gone(server: &mut Server) {
+    let code = server.wait(DEADLINE);
+    println!("{} ended:\n{}", server.addr, server.log());
+    assert_eq!(code, Some(0), "{} left", server.addr);
+}
+
 /// SIGTERM to all of ours, and their ends.
 #[track_caller]
 pub fn leave_at_once(mut ours: Vec<Server>) {
@@ -219,7 +226,6 @@ pub fn leave_at_once(mut ours: Vec<Server>) {
         server.signal(Signal::TERM);
     }
     for server in &mut ours {
-        let code = server.wait(DEADLINE);
-        assert_eq!(code, Some(0), "{} left", server.addr);
+        gone(server);
     }
 }
