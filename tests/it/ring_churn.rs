@@ -249,7 +249,6 @@ fn update_prev(at: SocketAddrV4, prev: SocketAddrV4) {
 
 /// It says DISCONNECT to another node than the one before it, which then passes it on.
 #[test]
-#[ignore = "invariant 10: a DISCONNECT for another member is refused, not yet relayed"]
 fn a_plain_leaver_with_a_wrong_prev() {
     let all = some(0..60, "kept");
     let (base, one, plain) = two_and_a_plain_one(&all);
