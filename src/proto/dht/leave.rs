@@ -18,7 +18,7 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::client;
 use super::node::{Conn, DhtNode, Role, Tag, Timer, Transfer};
-use super::operation::{Failure, Operation, Outcome, Verb};
+use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::Member;
 use super::transfer::{Sending, Sent};
 use super::wire::{self, NextNode, Request};
@@ -266,6 +266,16 @@ impl DhtNode {
         }
         self.role = Role::Gone(heir);
         self.release_held(hub);
+        let next = self.routing.next();
+        if next != heir {
+            // Some heirs leave this to the leaver; from others it has heard it already (RELIABILITY.md A19).
+            let once = Bounds {
+                attempts_max: 1,
+                ..self.bounds()
+            };
+            let operation = Operation::update_prev(heir.addr, next.addr, once);
+            client::start(self, hub, operation, Tag::TellNext);
+        }
         let all = self.me().id;
         self.sweep(hub, all, all);
     }
@@ -273,11 +283,11 @@ impl DhtNode {
     /// A sweep is over: the last thing that a node does which has left.
     pub(super) fn swept(&mut self, hub: &mut Hub<Self>) {
         // Somebody waits for these; a finger that is looked up serves nobody any more.
-        let forwards = self
+        let awaited = self
             .operations
             .tags()
-            .any(|tag| matches!(tag, Tag::Forward(_)));
-        let quiet = !forwards && matches!(self.transfer, Transfer::None);
+            .any(|tag| matches!(tag, Tag::Forward(_) | Tag::TellNext));
+        let quiet = !awaited && matches!(self.transfer, Transfer::None);
         if matches!(self.role, Role::Gone(_)) && quiet {
             hub.stop();
         }

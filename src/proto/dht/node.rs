@@ -211,6 +211,8 @@ pub enum Tag {
     Absorbed(ConnId),
     /// Next takes us back after a joiner failed.
     TakeBack,
+    /// Next hears who is before it, after we left.
+    TellNext,
     /// A step of our own join or leave.
     Join,
     Leave,
@@ -574,7 +576,7 @@ impl Host for DhtNode {
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
             Tag::Absorbed(conn) => self.absorb_told(hub, conn, result),
-            Tag::TakeBack => {}
+            Tag::TakeBack | Tag::TellNext => {}
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(result),
