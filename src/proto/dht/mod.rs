@@ -5,12 +5,15 @@
 //!   owns what, and the decimal digits a key is written with.
 //! - [`wire`]: the bytes of every line, in both directions. Pure functions: they hold no state, do
 //!   no I/O and allocate nothing.
-//! - [`routing`]: what a node knows of the ring, who owns a key.
-//! - [`entries`]: the entries of a node in memory.
-//! - [`node`]: the service of a node, one enum of what is expected next for each connection.
+//! - [`routing`]: what a node knows of the ring, who owns a key; `fingers` keeps it fresh.
+//! - [`entries`]: the entries of a node in memory; [`transfer`]: entries on the wire, sent and received in pieces.
+//! - [`node`]: the service of a node, one enum of what is expected next for each connection; `data`: GET, INSERT, REMOVE.
+//! - the sub-protocols that change the ring, a file each: `handover` (we serve CONNECT), `absorb` (we serve DISCONNECT),
+//!   `relay` (DISCONNECT for another member), `join` and `leave` (we ask for them); `turns`: one of them at a time;
+//!   `held`: writes that wait for one.
 //! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
-//! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
 //! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
+//! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
 //! - [`workload`]: clients that write and read without end and remember what must be there, for stress runs.
 
 mod absorb;
