@@ -12,16 +12,8 @@ use super::entries;
 use super::id::Id;
 use super::node::{Changes, DhtNode, Expect, Tag, Then, Write, acknowledge};
 use super::operation::{Bounds, Operation, Verb};
+use super::transfer::Incoming;
 use super::wire;
-
-/// A value of which bytes are still to come.
-#[derive(Debug)]
-pub struct Incoming {
-    key: Id,
-    left_bytes: u64,
-    /// Grows with what arrives, never by what was announced.
-    pub(super) bytes: Vec<u8>,
-}
 
 impl DhtNode {
     pub(super) fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
@@ -55,11 +47,7 @@ impl DhtNode {
             *expect = Expect::Request;
             return Ok(self.write(cx, key, Some(Bytes::new()), used));
         }
-        *expect = Expect::Value(Box::new(Incoming {
-            key,
-            left_bytes: length_bytes,
-            bytes: Vec::new(),
-        }));
+        *expect = Expect::Value(Box::new(Incoming::new(key, length_bytes)));
         Ok(Step::Took(used))
     }
 
@@ -72,29 +60,21 @@ impl DhtNode {
         let Expect::Value(incoming) = expect else {
             unreachable!("called in this state only")
         };
-        let take = usize::try_from(incoming.left_bytes)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        incoming.left_bytes -= take as u64;
-        if incoming.left_bytes > 0 {
-            if self.staged_bytes + take as u64 > self.config.staged_bytes_max {
+        if let Some(more_bytes) = incoming.stages(bytes.len()) {
+            if self.staged_bytes + more_bytes > self.config.staged_bytes_max {
                 return Err(refuse(cx, "staged_bytes_max reached"));
             }
-            self.staged_bytes += take as u64;
-            incoming.bytes.extend_from_slice(&bytes[..take]);
-            return Ok(Step::Took(take));
+            self.staged_bytes += more_bytes;
         }
-        self.staged_bytes -= incoming.bytes.len() as u64;
-        let value = if incoming.bytes.is_empty() {
-            Bytes::copy_from_slice(&bytes[..take])
-        } else {
-            incoming.bytes.extend_from_slice(&bytes[..take]);
-            // Boxed, so that the spare capacity of its growth is given back.
-            Bytes::from(std::mem::take(&mut incoming.bytes).into_boxed_slice())
+        let staged_bytes = incoming.staged_bytes();
+        let (used, value) = incoming.take(bytes);
+        let Some(value) = value else {
+            return Ok(Step::Took(used));
         };
+        self.staged_bytes -= staged_bytes;
         let key = incoming.key;
         *expect = Expect::Request;
-        Ok(self.write(cx, key, Some(value), take))
+        Ok(self.write(cx, key, Some(value), used))
     }
 
     /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,

@@ -21,7 +21,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violatio
 
 use super::absorb::Absorb;
 use super::client::{self, Host, OpId, Operations};
-use super::data::{Incoming, adds_bytes};
+use super::data::adds_bytes;
 use super::entries::Entries;
 use super::handover::HandOver;
 use super::held::Held;
@@ -32,7 +32,7 @@ use super::operation::{Bounds, Failure, Outcome};
 use super::relay::Relay;
 use super::routing::{Member, Routing};
 use super::stat::{self, Stat};
-use super::transfer::Sink;
+use super::transfer::{Incoming, Sink};
 use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
 
@@ -501,7 +501,7 @@ impl Service for DhtNode {
             Conn::Join(_) => self.join_ended(hub, id),
             Conn::Leave => self.leave_ended(hub, id),
             Conn::Relay => self.relay_ended(hub, id),
-            Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.bytes.len() as u64,
+            Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
             Conn::Peer(Expect::Turn(_)) => {
                 self.parked.forget(id);
                 self.next_turn(hub);

@@ -145,12 +145,56 @@ enum Expect {
     Length {
         key: Id,
     },
-    Value {
-        key: Id,
-        left_bytes: u64,
-        /// Grows with what arrives, never by what was announced.
-        bytes: Vec<u8>,
-    },
+    Value(Incoming),
+}
+
+/// A value of which bytes are still to come: an entry's, or an INSERT's.
+#[derive(Debug)]
+pub struct Incoming {
+    pub key: Id,
+    left_bytes: u64,
+    /// Grows with what arrives, never by what was announced.
+    bytes: Vec<u8>,
+}
+
+impl Incoming {
+    /// # Panics
+    /// If the length is 0: nothing is to come then.
+    pub fn new(key: Id, length_bytes: u64) -> Incoming {
+        assert!(length_bytes > 0, "an empty value is complete");
+        Incoming {
+            key,
+            left_bytes: length_bytes,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Bytes held.
+    pub fn staged_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// How many of `input_bytes` are the value's, when they are not its last ones.
+    pub fn stages(&self, input_bytes: usize) -> Option<u64> {
+        let input_bytes = input_bytes as u64;
+        (input_bytes < self.left_bytes).then_some(input_bytes)
+    }
+
+    /// Takes what is the value's from the front of `input`; says how many bytes, and the value once it is whole.
+    pub fn take(&mut self, input: &[u8]) -> (usize, Option<Bytes>) {
+        let take = usize::try_from(self.left_bytes)
+            .unwrap_or(usize::MAX)
+            .min(input.len());
+        self.left_bytes -= take as u64;
+        if self.left_bytes == 0 && self.bytes.is_empty() {
+            return (take, Some(Bytes::copy_from_slice(&input[..take])));
+        }
+        self.bytes.extend_from_slice(&input[..take]);
+        // Boxed, so that the spare capacity of its growth is given back.
+        let whole = (self.left_bytes == 0)
+            .then(|| Bytes::from(std::mem::take(&mut self.bytes).into_boxed_slice()));
+        (take, whole)
+    }
 }
 
 /// What [`Receiving::read`] made of its bytes.
@@ -167,14 +211,6 @@ impl Receiving {
     /// Every announced entry has come.
     pub fn is_complete(&self) -> bool {
         self.left == 0 && matches!(self.expect, Expect::Key)
-    }
-
-    /// Bytes held of a value that is not complete.
-    pub fn staged_bytes(&self) -> u64 {
-        match &self.expect {
-            Expect::Value { bytes, .. } => bytes.len() as u64,
-            _ => 0,
-        }
     }
 
     /// Reads the next piece and says how many bytes it took; `None` when more are needed. Not called once it
@@ -218,36 +254,17 @@ impl Receiving {
                     self.left -= 1;
                     (Expect::Key, Received::Entry(*key, Bytes::new()), used)
                 } else {
-                    let value = Expect::Value {
-                        key: *key,
-                        left_bytes: length,
-                        bytes: Vec::new(),
-                    };
-                    (value, Received::Part, used)
+                    let value = Incoming::new(*key, length);
+                    (Expect::Value(value), Received::Part, used)
                 }
             }
-            Expect::Value {
-                key,
-                left_bytes,
-                bytes,
-            } => {
-                let take = usize::try_from(*left_bytes)
-                    .unwrap_or(usize::MAX)
-                    .min(input.len());
-                *left_bytes -= take as u64;
-                if *left_bytes > 0 {
-                    bytes.extend_from_slice(&input[..take]);
-                    return Ok(Some((Received::Part, take)));
-                }
-                let value = if bytes.is_empty() {
-                    Bytes::copy_from_slice(&input[..take])
-                } else {
-                    bytes.extend_from_slice(&input[..take]);
-                    // Boxed, so that the spare capacity of its growth is given back.
-                    Bytes::from(std::mem::take(bytes).into_boxed_slice())
+            Expect::Value(incoming) => {
+                let (used, value) = incoming.take(input);
+                let Some(value) = value else {
+                    return Ok(Some((Received::Part, used)));
                 };
                 self.left -= 1;
-                (Expect::Key, Received::Entry(*key, value), take)
+                (Expect::Key, Received::Entry(incoming.key, value), used)
             }
         };
         self.expect = next;
