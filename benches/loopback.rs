@@ -21,7 +21,7 @@ use peerloop::engine::Limits;
 use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::id::Id;
-use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::node::{self, Config, DhtNode};
 use peerloop::proto::dht::wire::{self, Request};
 use peerloop::store::redb::Redb;
 use peerloop::store::{Change, Store, Table};
@@ -49,7 +49,7 @@ impl Server {
         Server::start(entries, Some(committer))
     }
 
-    fn start(entries: Entries, committer: Option<Committer<Redb>>) -> Server {
+    fn start(entries: Entries, committer: Option<Committer<Redb, node::Write>>) -> Server {
         // All of 127.0.0.0/8, see `Server::addr`.
         let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = bound.addr().port();

@@ -1,6 +1,9 @@
 //! What a process runs: services and what stands behind them, put together.
 //!
-//! Now: the worker of a durable DHT node, which turns its writes into commits of a [`Store`].
+//! A protocol knows no store. What it wants kept is a [`Durable`] write here, which the [`Committer`], the worker of a
+//! durable node, turns into commits.
+
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 
@@ -14,17 +17,41 @@ use crate::store::{Change, Store, StoreError, Table};
 /// store's order is the ring's.
 const ENTRIES: Table = Table::new("dht-entries");
 
-/// Commits the writes of a DHT node, all that came in since the last commit in one.
-pub struct Committer<S> {
+/// A write of a protocol that is acknowledged once it is on disk.
+pub trait Durable: Send + 'static {
+    /// What the protocol is told of it.
+    type Written: Send + 'static;
+
+    /// What it changes in the store.
+    fn changes(&self, changes: &mut Vec<Change>);
+
+    /// It is on disk, or it is not and the store is as it was before.
+    fn written(self, committed: bool) -> Self::Written;
+}
+
+/// Commits the writes of a node, all that came in since the last commit in one.
+pub struct Committer<S, W> {
     store: S,
     changes: Vec<Change>,
     /// The last commit failed; said once, not for every group while a disk stays full.
     failing: bool,
+    writes: PhantomData<fn(W)>,
 }
 
-impl<S: Store> Committer<S> {
-    /// Takes over `store` and reads the entries that are in it.
-    pub fn load(mut store: S) -> Result<(Committer<S>, Entries), StoreError> {
+impl<S: Store, W> Committer<S, W> {
+    pub fn new(store: S) -> Committer<S, W> {
+        Committer {
+            store,
+            changes: Vec::new(),
+            failing: false,
+            writes: PhantomData,
+        }
+    }
+}
+
+impl<S: Store> Committer<S, Write> {
+    /// Takes over `store` and reads the entries of a DHT node that are in it.
+    pub fn load(mut store: S) -> Result<(Self, Entries), StoreError> {
         let mut entries = Entries::default();
         let mut foreign = 0_u64;
         store.load(
@@ -37,31 +64,18 @@ impl<S: Store> Committer<S> {
         if foreign > 0 {
             log::warn!("{foreign} stored entries have keys that are no ids; they are ignored");
         }
-        Ok((
-            Committer {
-                store,
-                changes: Vec::new(),
-                failing: false,
-            },
-            entries,
-        ))
+        Ok((Committer::new(store), entries))
     }
 }
 
-impl<S: Store + 'static> Work for Committer<S> {
-    type Job = Write;
-    type Done = Written;
+impl<S: Store + 'static, W: Durable> Work for Committer<S, W> {
+    type Job = W;
+    type Done = W::Written;
 
-    fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
+    fn run(&mut self, jobs: &mut Vec<W>, done: &mut Vec<W::Written>) {
         self.changes.clear();
         for write in jobs.iter() {
-            match &write.changes {
-                Changes::One(key, value) => self.changes.push(change(*key, value)),
-                Changes::Many(many) => {
-                    self.changes
-                        .extend(many.iter().map(|(key, value)| change(*key, value)));
-                }
-            }
+            write.changes(&mut self.changes);
         }
         let result = self.store.commit(&self.changes);
         // Handles of the values; the loop has its own.
@@ -73,7 +87,27 @@ impl<S: Store + 'static> Work for Committer<S> {
             _ => {}
         }
         self.failing = !committed;
-        done.extend(jobs.drain(..).map(|write| Written { write, committed }));
+        done.extend(jobs.drain(..).map(|write| write.written(committed)));
+    }
+}
+
+impl Durable for Write {
+    type Written = Written;
+
+    fn changes(&self, changes: &mut Vec<Change>) {
+        match &self.changes {
+            Changes::One(key, value) => changes.push(change(*key, value)),
+            Changes::Many(many) => {
+                changes.extend(many.iter().map(|(key, value)| change(*key, value)));
+            }
+        }
+    }
+
+    fn written(self, committed: bool) -> Written {
+        Written {
+            write: self,
+            committed,
+        }
     }
 }
 

@@ -1,15 +1,16 @@
 //! `peerloop dht`: a node, and the commands that talk to one.
 
+mod draw;
 pub(super) mod ring;
 mod shell;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -24,8 +25,9 @@ use peerloop::proto::dht::node::{Config, DhtNode, VALUE_BYTES_MAX};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
 
+use super::addr::{advertised, resolve};
+use super::prompt::{self, NodePrompt};
 use super::{Answer, print};
-use shell::NodePrompt;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -213,7 +215,7 @@ impl NodeArgs {
 
 /// A prompt, where somebody sits who could use it; otherwise the node just runs, whatever becomes of stdin.
 fn prompt(reactor: &Reactor<DhtNode>, listening: SocketAddrV4) -> Result<Option<NodePrompt>> {
-    if !shell::is_interactive() {
+    if !prompt::is_interactive() {
         return Ok(None);
     }
     let ip = listening.ip();
@@ -223,7 +225,7 @@ fn prompt(reactor: &Reactor<DhtNode>, listening: SocketAddrV4) -> Result<Option<
         *ip
     };
     let at = SocketAddrV4::new(ip, listening.port());
-    NodePrompt::start(at, reactor.caller(), reactor.handle()).map(Some)
+    shell::inside(at, reactor.caller(), reactor.handle()).map(Some)
 }
 
 impl KeyArgs {
@@ -446,51 +448,4 @@ fn read(from: impl Read, max_bytes: u64) -> Result<Bytes> {
         bail!("the value is over the limit of {max_bytes} bytes (--value-max)");
     }
     Ok(value.into())
-}
-
-/// `IP:PORT`, or a name that resolves to an IPv4 address.
-fn resolve(text: &str) -> Result<SocketAddrV4> {
-    if let Ok(addr) = text.parse() {
-        return Ok(addr);
-    }
-    let found = text
-        .to_socket_addrs()
-        .map_err(|e| anyhow!("{e}; expected IP:PORT"))?;
-    let ipv4 = found.into_iter().find_map(|addr| match addr {
-        SocketAddr::V4(addr) => Some(addr),
-        SocketAddr::V6(_) => None,
-    });
-    ipv4.context("it has no IPv4 address")
-}
-
-/// The address that a node's id is made of: `--advertise`, else the listening one; when that is 0.0.0.0, the
-/// address of the interface with the default route, and loopback when there is none.
-fn advertised(told: Option<SocketAddrV4>, listening: SocketAddrV4) -> Result<SocketAddrV4> {
-    if let Some(told) = told {
-        ensure!(
-            !told.ip().is_unspecified() && told.port() != 0,
-            "--advertise {told} is no address that others can reach"
-        );
-        return Ok(told);
-    }
-    if !listening.ip().is_unspecified() {
-        return Ok(listening);
-    }
-    let ip = default_route_ip().unwrap_or_else(|| {
-        log::warn!("no default route: advertising loopback; --advertise IP:PORT says otherwise");
-        Ipv4Addr::LOCALHOST
-    });
-    Ok(SocketAddrV4::new(ip, listening.port()))
-}
-
-/// Asks the routing table; connecting a UDP socket sends nothing.
-fn default_route_ip() -> Option<Ipv4Addr> {
-    // An address of TEST-NET-1, which is nobody's and so takes the default route.
-    const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(ELSEWHERE).ok()?;
-    match socket.local_addr().ok()? {
-        SocketAddr::V4(addr) if !addr.ip().is_unspecified() => Some(*addr.ip()),
-        _ => None,
-    }
 }

@@ -2,10 +2,11 @@
 //!
 //! stdout is data, stderr is logs and messages. Exit codes: 0 done, 1 "no" (not found), 2 usage or error.
 
+mod addr;
 mod demo;
 mod dht;
-mod draw;
 mod print;
+mod prompt;
 mod stress;
 
 use std::process::ExitCode;

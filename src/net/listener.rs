@@ -34,6 +34,16 @@ pub struct Bound {
 impl Bound {
     /// Binds `addr` (port 0: any free one).
     pub fn bind(addr: SocketAddrV4) -> io::Result<Bound> {
+        Bound::with(addr, false)
+    }
+
+    /// The same, and the port can be dialled from too ([`crate::engine::Hub::dial`] with this address): for
+    /// protocols in which a peer is known by the address that its connections come from.
+    pub fn bind_to_dial_from(addr: SocketAddrV4) -> io::Result<Bound> {
+        Bound::with(addr, true)
+    }
+
+    fn with(addr: SocketAddrV4, shares_port: bool) -> io::Result<Bound> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -41,6 +51,8 @@ impl Bound {
         socket.set_tcp_nodelay(true)?;
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
+        // Not before: a second listener on the port would be let in, and get some of the connections.
+        socket.set_reuse_port(shares_port)?;
         let bound = socket.local_addr()?.as_socket_ipv4();
         let addr = bound.ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Bound { socket, addr })
@@ -138,4 +150,27 @@ fn out_of_resources(e: &io::Error) -> bool {
         Errno::from_io_error(e),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn dialled_from_and_not_listened_on_twice() {
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let elsewhere = Bound::bind(any).unwrap();
+        let bound = Bound::bind_to_dial_from(any).unwrap();
+        let second = Bound::bind_to_dial_from(bound.addr());
+        assert_eq!(second.err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        let dials = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        dials.set_reuse_address(true).unwrap();
+        dials.set_reuse_port(true).unwrap();
+        dials.bind(&bound.addr().into()).unwrap();
+        dials.connect(&elsewhere.addr().into()).unwrap();
+        let second = Bound::bind_to_dial_from(bound.addr());
+        assert_eq!(second.err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    }
 }

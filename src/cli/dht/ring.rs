@@ -17,8 +17,9 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::operation::{Bounds, Failure, Outcome, Verb};
 use peerloop::proto::dht::stat::Stat;
 
+use super::draw;
 use super::{resolve, run_tasks};
-use crate::cli::{Answer, draw, print};
+use crate::cli::{Answer, print};
 
 /// A walk ends here, should it never come back to its start: no ring that one program can walk in a minute has more.
 const MEMBERS_MAX: usize = 20_000;

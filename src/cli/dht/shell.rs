@@ -4,15 +4,11 @@
 //! node knows (its table, its keys) is read on its loop, by [`Caller::call`].
 
 use std::fmt::Write as _;
-use std::io::{BufRead, IsTerminal};
 use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
 
 use peerloop::net::{Caller, Handle};
 use peerloop::proto::dht::id::Id;
@@ -21,6 +17,7 @@ use peerloop::proto::dht::operation::{Outcome, Verb};
 use peerloop::proto::dht::routing::Member;
 
 use super::{Node, resolve};
+use crate::cli::prompt::{self, Commands, NodePrompt, Then, split_word};
 use crate::cli::{Answer, print};
 
 /// Keys that `keys` names; a node may hold millions.
@@ -59,52 +56,26 @@ pub(in crate::cli) struct ShellArgs {
 impl ShellArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let prompt = Prompt::new(self.contact, self.timeout, None);
-        if is_interactive() {
-            prompt.converse()?;
+        if prompt::is_interactive() {
+            prompt::converse(&prompt)?;
         } else {
-            prompt.work_off(std::io::stdin().lock())?;
+            prompt::work_off(&prompt, std::io::stdin().lock())?;
         }
         Ok(Answer::Yes)
     }
 }
 
-/// Somebody sits there.
-pub(super) fn is_interactive() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
-}
-
-/// The prompt of a running node, on a thread of its own. When this value is dropped, the terminal is as it was before,
-/// also when the thread is in the middle of a line.
-pub(super) struct NodePrompt {
-    before: Termios,
-}
-
-impl NodePrompt {
-    /// The node at `at` runs on the loop of `caller`.
-    pub(super) fn start(
-        at: SocketAddrV4,
-        caller: Caller<DhtNode>,
-        handle: Handle,
-    ) -> Result<NodePrompt> {
-        let before = tcgetattr(std::io::stdin()).context("the terminal")?;
-        let prompt = Prompt::new(at, PATIENCE_SECS, Some(Inside { caller, handle }));
-        // Not joined: it waits for a key, and ends with the process.
-        std::thread::Builder::new()
-            .name("prompt".into())
-            .spawn(move || {
-                if let Err(e) = prompt.converse() {
-                    log::error!("the prompt ended: {e:#}");
-                }
-            })?;
-        Ok(NodePrompt { before })
-    }
-}
-
-impl Drop for NodePrompt {
-    fn drop(&mut self) {
-        // Fails when the terminal is gone, and then nothing is to be restored.
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
-    }
+/// The prompt of the node at `at`, which runs on the loop of `caller`.
+pub(super) fn inside(
+    at: SocketAddrV4,
+    caller: Caller<DhtNode>,
+    handle: Handle,
+) -> Result<NodePrompt> {
+    NodePrompt::start(Prompt::new(
+        at,
+        PATIENCE_SECS,
+        Some(Inside { caller, handle }),
+    ))
 }
 
 /// The node that the prompt is part of.
@@ -118,67 +89,16 @@ struct Prompt {
     inside: Option<Inside>,
 }
 
-/// What follows a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Next,
-    End,
-}
-
-impl Prompt {
-    fn new(contact: SocketAddrV4, timeout: u64, inside: Option<Inside>) -> Prompt {
-        let node = Node {
-            contact,
-            timeout,
-            value_max: VALUE_BYTES_MAX,
-            json: false,
-        };
-        Prompt { node, inside }
+impl Commands for Prompt {
+    fn sign(&self) -> String {
+        format!("{}> ", self.node.contact)
     }
 
-    /// With a person: a line editor with history, and errors end nothing.
-    fn converse(&self) -> Result<()> {
-        let mut editor = DefaultEditor::new()?;
-        let sign = format!("{}> ", self.node.contact);
-        loop {
-            let line = match editor.readline(&sign) {
-                Ok(line) => line,
-                // In a raw terminal Ctrl-C is a key; to a node it means what it means without a prompt.
-                Err(ReadlineError::Interrupted) if self.inside.is_some() => "disconnect".into(),
-                Err(ReadlineError::Interrupted) => continue,
-                Err(ReadlineError::Eof) => return Ok(()),
-                Err(e) => return Err(e.into()),
-            };
-            if !line.trim().is_empty() {
-                editor.add_history_entry(line.trim())?;
-            }
-            match self.obey(&line) {
-                Ok(Then::Next) => {}
-                Ok(Then::End) => return Ok(()),
-                Err(e) => eprintln!("{e:#}"),
-            }
-        }
+    fn on_interrupt(&self) -> Option<&'static str> {
+        // To a node it means what it means without a prompt.
+        self.inside.is_some().then_some("disconnect")
     }
 
-    /// With a pipe: every line is obeyed, and one that failed makes the whole a failure.
-    fn work_off(&self, lines: impl BufRead) -> Result<()> {
-        let mut failed = 0_u64;
-        for line in lines.lines() {
-            match self.obey(&line.context("stdin")?) {
-                Ok(Then::Next) => {}
-                Ok(Then::End) => break,
-                Err(e) if print::is_broken_pipe(&e) => return Err(e),
-                Err(e) => {
-                    failed += 1;
-                    eprintln!("peerloop: {e:#}");
-                }
-            }
-        }
-        ensure!(failed == 0, "{failed} of the commands on stdin failed");
-        Ok(())
-    }
-
-    /// Does what a line says.
     fn obey(&self, line: &str) -> Result<Then> {
         let (word, rest) = split_word(line);
         let (name, value) = split_word(rest);
@@ -213,6 +133,18 @@ impl Prompt {
             (other, _) => bail!("there is no command {other:?}; help lists them"),
         }
         Ok(Then::Next)
+    }
+}
+
+impl Prompt {
+    fn new(contact: SocketAddrV4, timeout: u64, inside: Option<Inside>) -> Prompt {
+        let node = Node {
+            contact,
+            timeout,
+            value_max: VALUE_BYTES_MAX,
+            json: false,
+        };
+        Prompt { node, inside }
     }
 
     fn ask_name(&self, word: &str, verb: Verb, name: &str, more: &str) -> Result<()> {
@@ -294,13 +226,6 @@ impl Inside {
         }
         Ok(text)
     }
-}
-
-/// The first word, and the rest without the space between them.
-fn split_word(line: &str) -> (&str, &str) {
-    let line = line.trim();
-    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    (word, rest.trim_start())
 }
 
 fn row(what: &str, member: Member) -> String {

@@ -1,21 +1,22 @@
 //! `peerloop stress dht`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+pub(in crate::cli) mod load;
+pub(in crate::cli) mod ring;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use rand::RngExt;
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use peerloop::proto::dht::workload::Workload;
 
 use crate::cli::{Answer, print};
 
-use super::load::{Load, Times};
-use super::ring::{Ring, pause};
+use super::{Interrupt, Latency, pause};
+use load::{Load, Times};
+use ring::Ring;
 
 /// Lost keys that are named; a run that loses more has one cause for all.
 const LOST_SHOWN_MAX: usize = 10;
@@ -85,15 +86,6 @@ struct Summary {
     unreadable: usize,
 }
 
-#[derive(Serialize)]
-struct Latency {
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p99_9: f64,
-    max: f64,
-}
-
 /// Least and most members of the run.
 struct Extremes {
     least: usize,
@@ -102,18 +94,8 @@ struct Extremes {
 
 impl DhtArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, interrupted.clone())?;
-        }
-        // An error on the way drops the ring, and with it every node.
-        let mut go_on = || -> Result<()> {
-            ensure!(
-                !interrupted.load(Ordering::Relaxed),
-                "interrupted; the nodes are stopped"
-            );
-            Ok(())
-        };
+        let interrupt = Interrupt::catch()?;
+        let mut go_on = || interrupt.check();
         let mut ring = Ring::start(self.nodes as usize, self.processes, &mut go_on)?;
         let start = Instant::now();
         let load = Load::start(ring.contacts(), self.clients as usize)?;
@@ -210,13 +192,7 @@ impl DhtArgs {
             inserts: times.inserts,
             removes: times.removes,
             given_up: times.given_up,
-            latency_ms: Latency {
-                p50: times.percentile_ms(50.0),
-                p90: times.percentile_ms(90.0),
-                p99: times.percentile_ms(99.0),
-                p99_9: times.percentile_ms(99.9),
-                max: times.max_ms(),
-            },
+            latency_ms: Latency::of(&times.latency),
             hops_mean: times.hops_mean(),
             hops_max: times.hops_max,
             joins: ring.joins.done,
@@ -239,13 +215,6 @@ impl DhtArgs {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Latency {
-            p50,
-            p90,
-            p99,
-            p99_9,
-            max,
-        } = self.latency_ms;
         let kind = if self.processes {
             "processes"
         } else {
@@ -266,10 +235,7 @@ impl std::fmt::Display for Summary {
             "            {} get, {} insert, {} remove; {} given up",
             self.gets, self.inserts, self.removes, self.given_up
         )?;
-        writeln!(
-            f,
-            "latency ms  p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p99_9:.2}  max {max:.2}"
-        )?;
+        writeln!(f, "latency ms  {}", self.latency_ms)?;
         writeln!(
             f,
             "hops        mean {:.2}, max {}",

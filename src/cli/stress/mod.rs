@@ -1,13 +1,25 @@
 //! `peerloop stress`: many nodes on loopback under load, and whether everything that was promised held.
 
-mod dht;
-pub(super) mod load;
-pub(super) mod ring;
+pub(super) mod dht;
 
-use anyhow::Result;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use clap::Subcommand;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Answer;
+
+/// Between two looks at a condition.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Longest latency that is told from a longer one: over any operation's bounds.
+const LATENCY_MAX_US: u64 = 600_000_000;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -20,5 +32,73 @@ impl Command {
         match self {
             Command::Dht(args) => args.run(),
         }
+    }
+}
+
+/// Until the next look at a condition that is waited for.
+pub(super) fn pause() {
+    std::thread::park_timeout(LOOK_EVERY);
+}
+
+/// Whether SIGINT or SIGTERM came: a run ends then as by an error, and what it started is dropped with it.
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn catch() -> Result<Interrupt> {
+        let came = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, came.clone())?;
+        }
+        Ok(Interrupt(came))
+    }
+
+    fn check(&self) -> Result<()> {
+        let came = self.0.load(Ordering::Relaxed);
+        ensure!(!came, "interrupted; the nodes are stopped");
+        Ok(())
+    }
+}
+
+/// A histogram of times in microseconds.
+pub(super) fn histogram_us() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?)
+}
+
+/// Percentiles in milliseconds.
+#[derive(Debug, Serialize)]
+struct Latency {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p99_9: f64,
+    max: f64,
+}
+
+impl Latency {
+    fn of(times_us: &Histogram<u64>) -> Latency {
+        let at = |percent| times_us.value_at_percentile(percent) as f64 / 1000.0;
+        Latency {
+            p50: at(50.0),
+            p90: at(90.0),
+            p99: at(99.0),
+            p99_9: at(99.9),
+            max: times_us.max() as f64 / 1000.0,
+        }
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Latency {
+            p50,
+            p90,
+            p99,
+            p99_9,
+            max,
+        } = self;
+        write!(
+            f,
+            "p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p99_9:.2}  max {max:.2}"
+        )
     }
 }

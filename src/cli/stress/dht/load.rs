@@ -12,13 +12,10 @@ use peerloop::net::{Caller, Reactor};
 use peerloop::proto::dht::operation::Bounds;
 use peerloop::proto::dht::workload::{Finished, Kind, Meter, Workload};
 
-use super::ring::pause;
+use crate::cli::stress::{histogram_us, pause};
 
 /// Keys of each client: some thousand in all, so that every member holds some and the check is short.
 const KEYS_EACH: usize = 200;
-
-/// Longest latency that is told from a longer one: over any operation's bounds.
-const LATENCY_MAX_US: u64 = 600_000_000;
 
 /// What the clients measure.
 pub(in crate::cli) struct Times {
@@ -37,7 +34,7 @@ impl Times {
     fn new() -> Result<Times> {
         Ok(Times {
             start: Instant::now(),
-            latency: Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?,
+            latency: histogram_us()?,
             gets: 0,
             inserts: 0,
             removes: 0,
@@ -54,14 +51,6 @@ impl Times {
 
     pub(in crate::cli) fn hops_mean(&self) -> f64 {
         self.hops as f64 / self.done().max(1) as f64
-    }
-
-    pub(in crate::cli) fn percentile_ms(&self, percent: f64) -> f64 {
-        self.latency.value_at_percentile(percent) as f64 / 1000.0
-    }
-
-    pub(in crate::cli) fn max_ms(&self) -> f64 {
-        self.latency.max() as f64 / 1000.0
     }
 }
 

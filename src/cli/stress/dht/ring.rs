@@ -23,20 +23,13 @@ use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 
 use crate::cli::dht;
+use crate::cli::stress::pause;
 
 /// Members that a joiner is told of, should some be leaving.
 const CONTACTS_MAX: usize = 3;
 
-/// Between two looks at who has joined or left.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
 /// No join or leave takes longer, unless something is wrong: a node that leaves gives up by itself after 30 s.
 const SETTLE_WITHIN: Duration = Duration::from_secs(35);
-
-/// Until the next look at a condition that is waited for.
-pub(in crate::cli) fn pause() {
-    std::thread::park_timeout(LOOK_EVERY);
-}
 
 /// A node that we started and that ends with this value.
 pub(in crate::cli) struct Node {

@@ -1,0 +1,55 @@
+//! Addresses as a user gives them, and as others can reach them.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+/// `IP:PORT`, or a name that resolves to an IPv4 address.
+pub(super) fn resolve(text: &str) -> Result<SocketAddrV4> {
+    if let Ok(addr) = text.parse() {
+        return Ok(addr);
+    }
+    let found = text
+        .to_socket_addrs()
+        .map_err(|e| anyhow!("{e}; expected IP:PORT"))?;
+    let ipv4 = found.into_iter().find_map(|addr| match addr {
+        SocketAddr::V4(addr) => Some(addr),
+        SocketAddr::V6(_) => None,
+    });
+    ipv4.context("it has no IPv4 address")
+}
+
+/// The address that a node's id is made of: `--advertise`, else the listening one; when that is 0.0.0.0, the
+/// address of the interface with the default route, and loopback when there is none.
+pub(super) fn advertised(
+    told: Option<SocketAddrV4>,
+    listening: SocketAddrV4,
+) -> Result<SocketAddrV4> {
+    if let Some(told) = told {
+        ensure!(
+            !told.ip().is_unspecified() && told.port() != 0,
+            "--advertise {told} is no address that others can reach"
+        );
+        return Ok(told);
+    }
+    if !listening.ip().is_unspecified() {
+        return Ok(listening);
+    }
+    let ip = default_route_ip().unwrap_or_else(|| {
+        log::warn!("no default route: advertising loopback; --advertise IP:PORT says otherwise");
+        Ipv4Addr::LOCALHOST
+    });
+    Ok(SocketAddrV4::new(ip, listening.port()))
+}
+
+/// Asks the routing table; connecting a UDP socket sends nothing.
+fn default_route_ip() -> Option<Ipv4Addr> {
+    // An address of TEST-NET-1, which is nobody's and so takes the default route.
+    const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(ELSEWHERE).ok()?;
+    match socket.local_addr().ok()? {
+        SocketAddr::V4(addr) if !addr.ip().is_unspecified() => Some(*addr.ip()),
+        _ => None,
+    }
+}

@@ -1,0 +1,192 @@
+//! The DHT's part of the demo.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use bytes::Bytes;
+
+use peerloop::app::Committer;
+use peerloop::engine::Limits;
+use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::proto::dht::client::Task;
+use peerloop::proto::dht::id::Id;
+use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::store::redb::Redb;
+
+use super::Table;
+use crate::cli::dht;
+use crate::cli::stress::dht::load::Load;
+use crate::cli::stress::dht::ring::Ring;
+
+/// Operations under way at once: enough for commits to be shared.
+const AT_ONCE: usize = 64;
+
+/// The ring of the second part, its clients, and what they do before, between and after its changes.
+const RING_NODES: usize = 5;
+const RING_CLIENTS: usize = 8;
+const RING_OPERATIONS: u64 = 500;
+
+/// Stores files, reads them back, also after a restart, and removes them; then a ring that changes under writes.
+pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
+    table.protocol = "dht";
+    let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let data = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let node = DemoNode::start(data.path())?;
+    let (count, kib) = (files.len(), bytes / 1024);
+
+    let task = |verb: Verb, name: &str| Task {
+        verb,
+        key: Id::of(name.as_bytes()),
+    };
+    let inserts = files
+        .iter()
+        .map(|(name, bytes)| task(Verb::Insert(bytes.clone()), name));
+    let outcomes = table.time(
+        "insert",
+        format!("{count} files, {kib} KiB, on disk"),
+        || node.ask(inserts.collect()),
+    )?;
+    ensure!(
+        outcomes.iter().all(|o| *o == Outcome::Inserted),
+        "an INSERT came to nothing"
+    );
+
+    let compare = |outcomes: &[Outcome]| {
+        let same = files.iter().zip(outcomes).all(
+            |((_, bytes), outcome)| matches!(outcome, Outcome::Got(Some(got)) if got == bytes),
+        );
+        same.then_some(())
+            .context("what came back is not what was stored")
+    };
+    let gets = || {
+        files
+            .iter()
+            .map(|(name, _)| task(Verb::Get, name))
+            .collect()
+    };
+    let outcomes = table.time("get", format!("{count} files, same bytes"), || {
+        node.ask(gets())
+    })?;
+    compare(&outcomes)?;
+
+    node.stop()?;
+    let node = table.time("restart", "the node reads its disk".into(), || {
+        DemoNode::start(data.path())
+    })?;
+    let outcomes = table.time("get", format!("{count} files, same bytes"), || {
+        node.ask(gets())
+    })?;
+    compare(&outcomes)?;
+
+    let removes = files.iter().map(|(name, _)| task(Verb::Remove, name));
+    table.time("remove", format!("{count} files"), || {
+        node.ask(removes.collect())
+    })?;
+    let contains = files.iter().map(|(name, _)| task(Verb::Contains, name));
+    let outcomes = table.time("contains", "none is left".into(), || {
+        node.ask(contains.collect())
+    })?;
+    ensure!(
+        outcomes.iter().all(|o| *o == Outcome::Contains(false)),
+        "an entry is left"
+    );
+    node.stop()?;
+    ring(table)
+}
+
+/// A durable DHT node on a thread of its own.
+struct DemoNode {
+    addr: SocketAddrV4,
+    handle: Handle,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl DemoNode {
+    fn start(data: &Path) -> Result<DemoNode> {
+        let (committer, entries) = Committer::load(Redb::open(data)?)?;
+        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let addr = bound.addr();
+        let config = Config {
+            durable: true,
+            ..Config::new(addr)
+        };
+        let limits = config.fit(Limits::default());
+        let mut reactor = Reactor::new(DhtNode::new(config, entries), limits)?;
+        reactor.start_worker(committer)?;
+        reactor.accept_from(bound)?;
+        let handle = reactor.handle();
+        let thread = std::thread::Builder::new()
+            .name("dht node".into())
+            .spawn(move || reactor.run())?;
+        Ok(DemoNode {
+            addr,
+            handle,
+            thread,
+        })
+    }
+
+    fn ask(&self, tasks: Vec<Task>) -> Result<Vec<Outcome>> {
+        let results = dht::run_tasks(
+            self.addr,
+            tasks,
+            Bounds::default(),
+            Limits::default(),
+            AT_ONCE,
+        )?;
+        results
+            .into_iter()
+            .map(|result| Ok(result.context("interrupted")??))
+            .collect()
+    }
+
+    fn stop(self) -> Result<()> {
+        self.handle.shutdown();
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the node panicked"))??;
+        Ok(())
+    }
+}
+
+/// A node joins a ring and another one leaves it while clients write; then every acknowledged write is looked up.
+fn ring(table: &mut Table) -> Result<()> {
+    let mut go_on = || Ok(());
+    let mut ring = table.time("ring", format!("{RING_NODES} nodes"), || {
+        Ring::start(RING_NODES, false, &mut go_on)
+    })?;
+    let load = Load::start(ring.contacts(), RING_CLIENTS)?;
+    load.run_for(RING_OPERATIONS)?;
+    table.time("join", "one more node, under writes".into(), || {
+        ring.join()?;
+        ring.settle(&mut go_on)
+    })?;
+    load.set_contacts(ring.contacts())?;
+    load.run_for(RING_OPERATIONS)?;
+    table.time("leave", "one node, under writes".into(), || {
+        ring.leave()?;
+        load.set_contacts(ring.contacts())?;
+        ring.settle(&mut go_on)
+    })?;
+    ensure!(
+        (ring.joins.done, ring.leaves.done) == (1, 1),
+        "one node should have joined and one have left; see the log"
+    );
+    load.run_for(RING_OPERATIONS)?;
+    load.drain(&mut go_on)?;
+    let start = Instant::now();
+    let workload = load.check(&mut go_on)?;
+    let (operations, checked) = (workload.meter().done(), workload.checked());
+    table.push(
+        "check",
+        format!("{checked} keys after {operations} operations"),
+        start.elapsed(),
+    );
+    let wrong = workload.lost().iter().chain(workload.wrong_reads()).next();
+    wrong.map_or(Ok(()), |lost| {
+        Err(anyhow!("an acknowledged write is lost: {lost}"))
+    })
+}

@@ -1,0 +1,112 @@
+//! A prompt: lines of commands, from a person with history or from a pipe, alone or inside a running node.
+
+use std::io::{BufRead, IsTerminal};
+
+use anyhow::{Context, Result, ensure};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use super::print;
+
+/// What follows a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Next,
+    End,
+}
+
+/// What a prompt can be told.
+pub(super) trait Commands {
+    /// What stands before each line.
+    fn sign(&self) -> String;
+
+    /// What Ctrl-C means; in a raw terminal it is a key. `None`: forget the line.
+    fn on_interrupt(&self) -> Option<&'static str>;
+
+    /// Does what a line says; an empty line is nothing.
+    fn obey(&self, line: &str) -> Result<Then>;
+}
+
+/// Somebody sits there.
+pub(super) fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// With a person: a line editor with history, and errors end nothing.
+pub(super) fn converse(commands: &impl Commands) -> Result<()> {
+    let mut editor = DefaultEditor::new()?;
+    let sign = commands.sign();
+    loop {
+        let line = match editor.readline(&sign) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => match commands.on_interrupt() {
+                Some(command) => command.into(),
+                None => continue,
+            },
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        if !line.trim().is_empty() {
+            editor.add_history_entry(line.trim())?;
+        }
+        match commands.obey(&line) {
+            Ok(Then::Next) => {}
+            Ok(Then::End) => return Ok(()),
+            Err(e) => eprintln!("{e:#}"),
+        }
+    }
+}
+
+/// With a pipe: every line is obeyed, and one that failed makes the whole a failure.
+pub(super) fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<()> {
+    let mut failed = 0_u64;
+    for line in lines.lines() {
+        match commands.obey(&line.context("stdin")?) {
+            Ok(Then::Next) => {}
+            Ok(Then::End) => break,
+            Err(e) if print::is_broken_pipe(&e) => return Err(e),
+            Err(e) => {
+                failed += 1;
+                eprintln!("peerloop: {e:#}");
+            }
+        }
+    }
+    ensure!(failed == 0, "{failed} of the commands on stdin failed");
+    Ok(())
+}
+
+/// The prompt of a running node, on a thread of its own. When this value is dropped, the terminal is as it was before,
+/// also when the thread is in the middle of a line.
+pub(super) struct NodePrompt {
+    before: Termios,
+}
+
+impl NodePrompt {
+    pub(super) fn start(commands: impl Commands + Send + 'static) -> Result<NodePrompt> {
+        let before = tcgetattr(std::io::stdin()).context("the terminal")?;
+        // Not joined: it waits for a key, and ends with the process.
+        std::thread::Builder::new()
+            .name("prompt".into())
+            .spawn(move || {
+                if let Err(e) = converse(&commands) {
+                    log::error!("the prompt ended: {e:#}");
+                }
+            })?;
+        Ok(NodePrompt { before })
+    }
+}
+
+impl Drop for NodePrompt {
+    fn drop(&mut self) {
+        // Fails when the terminal is gone, and then nothing is to be restored.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// The first word, and the rest without the space between them.
+pub(super) fn split_word(line: &str) -> (&str, &str) {
+    let line = line.trim();
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    (word, rest.trim_start())
+}
