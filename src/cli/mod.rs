@@ -5,6 +5,7 @@
 mod addr;
 mod demo;
 mod dht;
+mod load;
 mod print;
 mod prompt;
 mod stress;
@@ -42,6 +43,11 @@ enum Command {
         #[command(subcommand)]
         command: stress::Command,
     },
+    /// Ask one node on many connections and measure how fast it answers
+    Load {
+        #[command(subcommand)]
+        command: load::Command,
+    },
     /// Start what there is on loopback, put real input through it, and clean up
     Demo(demo::Demo),
 }
@@ -64,6 +70,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Dht { command } => command.run(),
         Command::Stress { command } => command.run(),
+        Command::Load { command } => command.run(),
         Command::Demo(demo) => demo.run(),
     };
     match result {

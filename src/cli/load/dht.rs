@@ -1,0 +1,276 @@
+//! `peerloop load dht`: data commands on one node.
+
+use std::net::SocketAddrV4;
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+
+use peerloop::engine::{Input, Limits};
+use peerloop::proto::dht::client::Task;
+use peerloop::proto::dht::id::Id;
+use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::wire::{self, Malformed, Request};
+
+use super::generator::{Heard, Plan, Talk, Until};
+use super::{Common, load, run_to_end};
+use crate::cli::{Answer, dht};
+
+/// Keys whose requests are kept written: more would cost more memory than time.
+const WRITTEN_MAX: u64 = 65_536;
+
+/// Entries are put there over so many connections, with so many under way on each.
+const FILL_CONNECTIONS: usize = 16;
+const FILL_DEPTH: usize = 16;
+
+/// Draws for a key that the node owns, before it is taken for one that owns next to nothing.
+const DRAWS_MAX: u64 = 1_000_000;
+
+#[derive(Args)]
+pub(in crate::cli) struct DhtArgs {
+    #[command(flatten)]
+    common: Common,
+    /// What is asked
+    #[arg(long, value_enum, default_value_t = Command::Get)]
+    command: Command,
+    /// Entries that are asked for in turn; GET and CONTAINS store them first
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    keys: u64,
+    /// Bytes of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=64 << 20))]
+    value_bytes: u64,
+    /// Do not store the entries first: they are there from an earlier run
+    #[arg(long)]
+    filled: bool,
+    /// A connection for every request, as plain peers do it
+    #[arg(long)]
+    close: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Command {
+    Get,
+    Contains,
+    Insert,
+    Locate,
+}
+
+impl DhtArgs {
+    pub(super) fn run(self) -> Result<Answer> {
+        let addr = self.common.addr;
+        let arc = arc(addr)?;
+        if matches!(self.command, Command::Get | Command::Contains) && !self.filled {
+            let fill = DhtTalk::new(&self, Command::Insert, false, arc)?;
+            let plan = Plan {
+                connections: FILL_CONNECTIONS,
+                depth: FILL_DEPTH,
+                rate: None,
+                warm_up: std::time::Duration::ZERO,
+                until: Until::Requests(self.keys),
+            };
+            run_to_end(addr, fill, plan)?;
+        }
+        let talk = DhtTalk::new(&self, self.command, self.close, arc)?;
+        let request = format!(
+            "{} of {} bytes, {} keys",
+            format!("{:?}", self.command).to_uppercase(),
+            self.value_bytes,
+            self.keys
+        );
+        load(
+            &self.common,
+            "dht",
+            request,
+            talk,
+            if self.close { 1 } else { usize::MAX },
+        )
+    }
+}
+
+/// What the node owns, as far as it tells; a node that does not is asked for everything.
+fn arc(addr: SocketAddrV4) -> Result<(Id, Id)> {
+    let me = Id::of_addr(addr);
+    let task = Task {
+        verb: Verb::Stat,
+        key: me,
+    };
+    let bounds = Bounds {
+        attempts_max: 2,
+        ..Bounds::default()
+    };
+    let results = dht::run_tasks(addr, vec![task], bounds, Limits::default(), 1)?;
+    Ok(match results.into_iter().next().flatten() {
+        Some(Ok(Outcome::Told(stat))) => (me, Id::of_addr(stat.next)),
+        Some(Err(e)) => {
+            log::info!("{addr} does not tell what it owns: {e}");
+            (me, me)
+        }
+        _ => (me, me),
+    })
+}
+
+/// The requests of one run: keys that the node owns, one after the other.
+struct DhtTalk {
+    command: Command,
+    once: bool,
+    keys: u64,
+    arc: (Id, Id),
+    next: u64,
+    /// The first requests, whole.
+    written: Vec<Box<[u8]>>,
+    value: Bytes,
+}
+
+/// What comes next of an answer.
+#[derive(Debug, Default, Clone, Copy)]
+enum Reading {
+    #[default]
+    Ack,
+    Length,
+    Value {
+        left: u64,
+    },
+    Stored,
+}
+
+impl DhtTalk {
+    fn new(args: &DhtArgs, command: Command, once: bool, arc: (Id, Id)) -> Result<DhtTalk> {
+        let mut talk = DhtTalk {
+            command,
+            once,
+            keys: args.keys,
+            arc,
+            next: 0,
+            written: Vec::new(),
+            value: Bytes::from(vec![b'x'; args.value_bytes as usize]),
+        };
+        for number in 0..args.keys.min(WRITTEN_MAX) {
+            if talk.key(number).is_none() {
+                bail!(
+                    "{} owns next to nothing of its ring: ask another member",
+                    args.common.addr
+                );
+            }
+            let mut request = Vec::new();
+            talk.put(number, &mut request);
+            talk.written.push(request.into());
+        }
+        Ok(talk)
+    }
+
+    /// Key number `number` of those that the node owns.
+    fn key(&self, number: u64) -> Option<Id> {
+        let (start, end) = self.arc;
+        (0..DRAWS_MAX)
+            .map(|draw| {
+                let mut bytes = [0; 20];
+                for (place, chunk) in bytes.chunks_mut(8).enumerate() {
+                    let word = mixed(number ^ (draw << 40) ^ ((place as u64 + 1) << 60));
+                    chunk.copy_from_slice(&word.to_be_bytes()[..chunk.len()]);
+                }
+                Id::from_be_bytes(bytes)
+            })
+            .find(|key| key.in_arc(start, end))
+    }
+
+    fn put(&self, number: u64, out: &mut Vec<u8>) {
+        let key = self.key(number).unwrap_or(self.arc.0);
+        let request = match self.command {
+            Command::Get => Request::Get(key),
+            Command::Contains => Request::Contains(key),
+            Command::Insert => Request::Insert(key),
+            Command::Locate => Request::Locate(key),
+        };
+        wire::put_request(out, &request);
+        if self.command == Command::Insert {
+            wire::put_number(out, self.value.len() as u64);
+        }
+    }
+
+    /// The answer goes on with this many bytes less.
+    fn line<T>(
+        read: Result<Option<(T, usize)>, Malformed>,
+    ) -> Result<Option<(T, usize)>, &'static str> {
+        read.map_err(Malformed::what)
+    }
+}
+
+/// The finaliser of splitmix64: every bit of the input moves every bit of the output.
+fn mixed(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+impl Talk for DhtTalk {
+    type Reading = Reading;
+
+    fn is_once(&self) -> bool {
+        self.once
+    }
+
+    fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
+        let number = self.next;
+        self.next = (self.next + 1) % self.keys;
+        match self.written.get(number as usize) {
+            Some(request) => out.extend_from_slice(request),
+            None => self.put(number, out),
+        }
+        (self.command == Command::Insert).then(|| self.value.clone())
+    }
+
+    fn answer(&mut self, reading: &mut Reading, input: Input<'_>) -> Result<Heard, &'static str> {
+        let Input { bytes, seen } = input;
+        let answer = |used, yes| Ok(Heard::Answer { used, yes });
+        match (*reading, self.command) {
+            (Reading::Ack, Command::Locate) => match DhtTalk::line(wire::address(bytes, seen))? {
+                Some((_, used)) => answer(used, true),
+                None => Ok(Heard::More),
+            },
+            (Reading::Ack, command) => match DhtTalk::line(wire::ack(bytes, seen))? {
+                Some((yes, used)) if !yes || command == Command::Contains => answer(used, yes),
+                Some((_, used)) => {
+                    *reading = if command == Command::Insert {
+                        Reading::Stored
+                    } else {
+                        Reading::Length
+                    };
+                    Ok(Heard::Took(used))
+                }
+                None => Ok(Heard::More),
+            },
+            (Reading::Length, _) => match DhtTalk::line(wire::number(bytes, seen))? {
+                Some((0, used)) => {
+                    *reading = Reading::Ack;
+                    answer(used, true)
+                }
+                Some((left, used)) => {
+                    *reading = Reading::Value { left };
+                    Ok(Heard::Took(used))
+                }
+                None => Ok(Heard::More),
+            },
+            (Reading::Value { left }, _) => {
+                let used = left.min(bytes.len() as u64);
+                let left = left - used;
+                if left > 0 {
+                    *reading = Reading::Value { left };
+                    return Ok(if used == 0 {
+                        Heard::More
+                    } else {
+                        Heard::Took(used as usize)
+                    });
+                }
+                *reading = Reading::Ack;
+                answer(used as usize, true)
+            }
+            (Reading::Stored, _) => match DhtTalk::line(wire::ack(bytes, seen))? {
+                Some((yes, used)) => {
+                    *reading = Reading::Ack;
+                    answer(used, yes)
+                }
+                None => Ok(Heard::More),
+            },
+        }
+    }
+}

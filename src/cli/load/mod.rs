@@ -1,0 +1,208 @@
+//! `peerloop load`: many connections that ask one node, and how fast it answers.
+
+mod dht;
+mod generator;
+mod measured;
+mod plot;
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, Subcommand};
+
+use peerloop::engine::{Limits, Ticks};
+use peerloop::net::Reactor;
+
+use super::addr::resolve;
+use super::{Answer, print};
+use generator::{Generator, Plan, Talk, Until};
+use measured::What;
+
+/// Between two states of the live line.
+const LIVE_EVERY: Duration = Duration::from_millis(500);
+
+/// The poll of the kernel counts in milliseconds: what is due sooner is not slept for.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
+
+/// A connection on which nothing is asked for a while is no fault of an open loop at a low rate.
+const SILENCE_MAX_SECS: u64 = 86_400;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Data commands on a DHT node
+    Dht(dht::DhtArgs),
+}
+
+#[derive(Args)]
+struct Common {
+    /// The node that is asked
+    #[arg(value_name = "IP:PORT", value_parser = resolve)]
+    addr: SocketAddrV4,
+    /// Connections
+    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections: u32,
+    /// Requests under way on each connection
+    #[arg(short, long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    depth: u32,
+    /// Requests a second in all, whatever the answers do (open loop); without it each answer makes room for the next request (closed loop)
+    #[arg(short, long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
+    /// How long it is measured
+    #[arg(short, long, value_name = "S", default_value_t = 5.0, value_parser = length)]
+    seconds: f64,
+    /// Load before it is measured
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = length)]
+    warm_up: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Draw latency by percentile, and the rate over time, into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn rate(text: &str) -> Result<f64> {
+    const RATE_MAX: f64 = 1e8;
+    let rate: f64 = text.parse()?;
+    ensure!(
+        rate > 0.0 && rate <= RATE_MAX,
+        "expected a number above 0, up to {RATE_MAX}"
+    );
+    Ok(rate)
+}
+
+fn length(text: &str) -> Result<f64> {
+    const SECONDS_MAX: f64 = 86_400.0;
+    let seconds: f64 = text.parse()?;
+    ensure!(
+        (0.0..=SECONDS_MAX).contains(&seconds),
+        "expected seconds, up to {SECONDS_MAX}"
+    );
+    Ok(seconds)
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<Answer> {
+        match self {
+            Command::Dht(args) => args.run(),
+        }
+    }
+}
+
+/// Runs a load and prints what was measured.
+fn load<T: Talk>(
+    common: &Common,
+    protocol: &'static str,
+    request: String,
+    talk: T,
+    depth_max: usize,
+) -> Result<Answer> {
+    let plan = Plan {
+        connections: common.connections as usize,
+        depth: (common.depth as usize).min(depth_max),
+        rate: common.rate,
+        warm_up: Duration::from_secs_f64(common.warm_up),
+        until: Until::Elapsed(Duration::from_secs_f64(common.seconds)),
+    };
+    let what = What {
+        protocol,
+        request,
+        target: common.addr.to_string(),
+        connections: plan.connections,
+        depth: plan.depth,
+        rate_asked: plan.rate,
+    };
+    let generator = run_to_end(common.addr, talk, plan)?;
+    let measured = generator.measured();
+    let summary = measured.summary(&what, generator.errors(), generator.under_way());
+    if let Some(path) = &common.svg {
+        print::write_file(path, plot::svg(measured, &summary)?.as_bytes())?;
+    }
+    if common.json {
+        print::json(&summary)?;
+    } else {
+        print::stdout(summary.to_string().as_bytes())?;
+    }
+    ensure!(measured.answers() > 0, "no answer came");
+    Ok(Answer::Yes)
+}
+
+/// Runs a generator until its plan is done, or Ctrl-C ends it.
+fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Generator<T>> {
+    let limits = Limits {
+        dials_max: Limits::default().dials_max.max(plan.connections),
+        idle: Ticks::from_secs(SILENCE_MAX_SECS),
+        // A long value is written whole.
+        output_bytes_max: usize::MAX,
+        ..Limits::default()
+    };
+    let mut reactor = Reactor::new(Generator::new(addr, talk, plan)?, limits)?;
+    let room = reactor.node().limits().conns_max;
+    ensure!(
+        plan.connections <= room,
+        "{} connections are more than the {room} that the file limit leaves room for (ulimit -Hn)",
+        plan.connections
+    );
+    reactor.catch_signals()?;
+    let mut live = Live::start();
+    reactor.node().with(|generator, hub| generator.pace(hub));
+    while !reactor.node().stopping() {
+        let mut sleep = reactor.node().service().sleep().min(LIVE_EVERY);
+        if sleep < SLEEP_MIN {
+            sleep = Duration::ZERO;
+        }
+        reactor.turn(Some(sleep))?;
+        reactor.node().with(|generator, hub| generator.pace(hub));
+        let generator = reactor.node().service();
+        if generator.cannot_begin() {
+            bail!("{addr}: {}", generator.first_error());
+        }
+        live.show(generator);
+    }
+    live.clear();
+    Ok(reactor.into_service())
+}
+
+/// A line on the terminal that says how it goes.
+struct Live {
+    on_terminal: bool,
+    shown: Instant,
+    answers: u64,
+}
+
+impl Live {
+    fn start() -> Live {
+        Live {
+            on_terminal: std::io::stderr().is_terminal(),
+            shown: Instant::now(),
+            answers: 0,
+        }
+    }
+
+    fn show<T: Talk>(&mut self, generator: &Generator<T>) {
+        let since = self.shown.elapsed();
+        if !self.on_terminal || since < LIVE_EVERY {
+            return;
+        }
+        let (answers, last) = generator.measured().last();
+        let rate = (answers - self.answers) as f64 / since.as_secs_f64();
+        let (p50, p99) = last.map_or((0.0, 0.0), |last| (last.p50_us, last.p99_us));
+        eprint!(
+            "\r\x1b[K{} open  {rate:.0}/s  p50 {p50:.0} us  p99 {p99:.0} us  {} answers",
+            generator.open(),
+            answers
+        );
+        let _ = std::io::stderr().flush();
+        self.shown = Instant::now();
+        self.answers = answers;
+    }
+
+    fn clear(&self) {
+        if self.on_terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
