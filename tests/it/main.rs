@@ -10,6 +10,7 @@ mod durable;
 mod echo;
 mod layers;
 mod limits;
+mod load;
 mod plain_peer;
 mod plain_wire;
 mod ring;

@@ -130,7 +130,7 @@ enum Reading {
     Value {
         left: u64,
     },
-    Stored,
+    Second,
 }
 
 impl DhtTalk {
@@ -187,7 +187,6 @@ impl DhtTalk {
         }
     }
 
-    /// The answer goes on with this many bytes less.
     fn line<T>(
         read: Result<Option<(T, usize)>, Malformed>,
     ) -> Result<Option<(T, usize)>, &'static str> {
@@ -228,12 +227,12 @@ impl Talk for DhtTalk {
                 None => Ok(Heard::More),
             },
             (Reading::Ack, command) => match DhtTalk::line(wire::ack(bytes, seen))? {
-                Some((yes, used)) if !yes || command == Command::Contains => answer(used, yes),
-                Some((_, used)) => {
-                    *reading = if command == Command::Insert {
-                        Reading::Stored
-                    } else {
+                Some((false, used)) => answer(used, false),
+                Some((true, used)) => {
+                    *reading = if command == Command::Get {
                         Reading::Length
+                    } else {
+                        Reading::Second
                     };
                     Ok(Heard::Took(used))
                 }
@@ -264,7 +263,7 @@ impl Talk for DhtTalk {
                 *reading = Reading::Ack;
                 answer(used as usize, true)
             }
-            (Reading::Stored, _) => match DhtTalk::line(wire::ack(bytes, seen))? {
+            (Reading::Second, _) => match DhtTalk::line(wire::ack(bytes, seen))? {
                 Some((yes, used)) => {
                     *reading = Reading::Ack;
                     answer(used, yes)

@@ -24,9 +24,6 @@ use measured::What;
 /// Between two states of the live line.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
 
-/// The poll of the kernel counts in milliseconds: what is due sooner is not slept for.
-const SLEEP_MIN: Duration = Duration::from_millis(1);
-
 /// A connection on which nothing is asked for a while is no fault of an open loop at a low rate.
 const SILENCE_MAX_SECS: u64 = 86_400;
 
@@ -150,11 +147,10 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
     let mut live = Live::start();
     reactor.node().with(|generator, hub| generator.pace(hub));
     while !reactor.node().stopping() {
-        let mut sleep = reactor.node().service().sleep().min(LIVE_EVERY);
-        if sleep < SLEEP_MIN {
-            sleep = Duration::ZERO;
-        }
-        reactor.turn(Some(sleep))?;
+        let sleep = reactor.node().service().sleep().min(LIVE_EVERY);
+        // The kernel's poll counts in milliseconds and rounds up: the rest is not slept, or requests would be late.
+        let sleep_ms = sleep.as_millis() as u64;
+        reactor.turn(Some(Duration::from_millis(sleep_ms)))?;
         reactor.node().with(|generator, hub| generator.pace(hub));
         let generator = reactor.node().service();
         if generator.cannot_begin() {

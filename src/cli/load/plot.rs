@@ -43,7 +43,7 @@ fn by_percentile(area: &Area<'_>, measured: &Measured) -> Result<()> {
         .map(|(quantile, us)| (1.0 / (1.0 - quantile).max(TAIL_MIN), us))
         .collect();
     let tail = 10.0 * measured.answers().max(1) as f64;
-    let right = tail.min(1.0 / TAIL_MIN).max(100.0);
+    let right = tail.clamp(100.0, 1.0 / TAIL_MIN);
     let points: Vec<_> = points.into_iter().filter(|(x, _)| *x <= right).collect();
     let (low, high) = span(points.iter().map(|(_, us)| *us));
     let mut chart = ChartBuilder::on(area)
