@@ -141,6 +141,12 @@ impl<S: Service> Hub<S> {
         true
     }
 
+    /// Takes back the last `bytes` that were written to connection `id`, if none of them is on its way: a service that
+    /// has more to say before long saves a send. False when it is too late.
+    pub fn take_back(&mut self, id: ConnId, bytes: usize) -> bool {
+        self.writable_port(id).is_some() && self.ports[id.slot()].output.take_back(bytes)
+    }
+
     /// Bytes that may be queued for connection `id` before its high-water mark.
     pub fn room_of(&self, id: ConnId) -> usize {
         self.port(id).map_or(0, |port| {

@@ -106,6 +106,24 @@ impl Output {
         queue.blocks.push_back(block);
     }
 
+    /// Takes the last `bytes` back; false, and nothing done, unless all of them are in the tail and none is sent.
+    pub(super) fn take_back(&mut self, bytes: usize) -> bool {
+        let Some(queue) = &mut self.queue else {
+            return false;
+        };
+        let sent = if queue.blocks.is_empty() {
+            queue.sent
+        } else {
+            0
+        };
+        let kept = queue.tail.len().checked_sub(bytes);
+        let kept = kept.filter(|kept| *kept >= sent);
+        if let Some(kept) = kept {
+            queue.tail.truncate(kept);
+        }
+        kept.is_some()
+    }
+
     /// Gives the queue back when nothing is in it.
     pub(super) fn trim(&mut self, pool: &mut QueuePool) {
         if self.queue.as_ref().is_some_and(|queue| queue.unsent() == 0) {
@@ -259,6 +277,22 @@ mod tests {
         out.tail(&mut pool).extend_from_slice(&[0; 64]);
         out.consume(64, &mut pool);
         assert!(out.is_empty() && pool.spare.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_sent_is_taken_back() {
+        let mut pool = QueuePool::new(4, 1 << 16);
+        let mut out = Output::default();
+        assert!(!out.take_back(1), "nothing is there");
+        out.tail(&mut pool).extend_from_slice(b"abcd");
+        out.consume(1, &mut pool);
+        assert!(!out.take_back(4), "one byte is sent");
+        assert!(out.take_back(1));
+        out.push(Bytes::from_static(b"123"), &mut pool);
+        assert!(!out.take_back(1), "not out of a block");
+        out.tail(&mut pool).extend_from_slice(b"efg");
+        assert!(out.take_back(2));
+        assert_eq!(drain(&mut out, &mut pool, 2), b"bc123e");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::engine::{ConnId, Cx, Hub, Step, Violation};
 use super::client;
 use super::entries;
 use super::id::Id;
-use super::node::{Changes, DhtNode, Expect, Tag, Then, Write, acknowledge};
+use super::node::{Changes, DhtNode, Expect, Tag, Then, Write, acknowledge, say};
 use super::operation::{Bounds, Operation, Verb};
 use super::transfer::Incoming;
 use super::wire;
@@ -136,7 +136,15 @@ impl DhtNode {
             return true;
         }
         if self.config.durable {
-            return self.submit(hub, Changes::One(key, value), Then::Acknowledge(conn));
+            // The `1` to the key goes with the `1` to the write when it has not left yet: one send and one packet
+            // less, for a peer that did not wait for it.
+            let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
+            let then = Then::Acknowledge { conn, owns_said };
+            let submitted = self.submit(hub, Changes::One(key, value), then);
+            if !submitted && !owns_said {
+                say(hub, conn, true);
+            }
+            return submitted;
         }
         self.apply(key, value);
         acknowledge(hub, conn, true);

@@ -99,7 +99,11 @@ pub enum Changes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     /// Memory changes too, and the peer is acknowledged.
-    Acknowledge(ConnId),
+    Acknowledge {
+        conn: ConnId,
+        /// The `1` that says whose key it is was sent already.
+        owns_said: bool,
+    },
     /// Entries of a transfer on this connection are on disk.
     Staged(ConnId),
     /// Nobody waits.
@@ -379,10 +383,15 @@ impl DhtNode {
 
 /// Acknowledges a write of a peer that waited for it; it may be gone.
 pub(super) fn acknowledge(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) {
-    if let Some(out) = hub.output_of(conn) {
-        wire::put_ack(out, yes);
+    if say(hub, conn, yes) {
         hub.resume(conn);
     }
+}
+
+/// Writes an acknowledgement, if the connection is still there.
+pub(super) fn say(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) -> bool {
+    let out = hub.output_of(conn);
+    out.map(|out| wire::put_ack(out, yes)).is_some()
 }
 
 impl Sink for Cx<'_, DhtNode> {
@@ -537,14 +546,17 @@ impl Service for DhtNode {
         } = done;
         self.writing_bytes -= adds_bytes(&changes);
         match (then, changes) {
-            (Then::Acknowledge(conn), Changes::One(key, value)) => {
+            (Then::Acknowledge { conn, owns_said }, Changes::One(key, value)) => {
                 if committed {
                     self.apply(key, value);
+                }
+                if !owns_said {
+                    say(hub, conn, true);
                 }
                 acknowledge(hub, conn, committed);
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
-            (Then::Acknowledge(_), Changes::Many(_)) | (Then::Nothing, _) => {}
+            (Then::Acknowledge { .. }, Changes::Many(_)) | (Then::Nothing, _) => {}
         }
         self.hand_over_settled(hub);
         self.leave_settled(hub);

@@ -208,6 +208,9 @@ pub fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&line[start..]);
 }
 
+/// Length of an Acknowledgement line as we write it.
+pub const ACK_BYTES: usize = 2;
+
 /// Appends an Acknowledgement line: `1` for yes, `0` for no.
 pub fn put_ack(out: &mut Vec<u8>, yes: bool) {
     out.extend_from_slice(if yes { b"1\n" } else { b"0\n" });

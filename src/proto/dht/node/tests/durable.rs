@@ -12,7 +12,7 @@ fn acknowledged_and_read_only_after_the_commit() {
     lab.preset("a", b"old");
     let writer = lab.sent(&insert("a", b"new"), EARLY);
     let reader = lab.sent(&line("GET", "a"), EARLY);
-    lab.assert_received(writer, b"1\n", "before the commit");
+    lab.assert_received(writer, b"", "before the commit");
     lab.assert_received(reader, b"1\n3\nold", "before the commit");
     lab.world.run_for(LATE);
     lab.assert_received(writer, b"1\n1\n", "after the commit");
@@ -21,11 +21,24 @@ fn acknowledged_and_read_only_after_the_commit() {
     lab.assert_received(reader, b"1\n3\nold1\n3\nnew", "after the commit");
 
     let remover = lab.sent(&line("REMOVE", "a"), EARLY);
-    lab.assert_received(remover, b"1\n", "before the commit");
+    lab.assert_received(remover, b"", "before the commit");
     assert_eq!(lab.held("a"), Some(&b"new"[..]));
     lab.world.run_for(LATE);
     lab.assert_received(remover, b"1\n1\n", "after the commit");
     assert_eq!(lab.held("a"), None);
+}
+
+/// A plain peer sends the value once it is told whose key it is.
+#[test]
+fn whose_key_it_is_is_said_before_the_value_comes() {
+    let lab = &mut Lab::new(true);
+    let writer = lab.sent(&line("INSERT", "a"), EARLY);
+    lab.assert_received(writer, b"1\n", "after the key");
+    lab.send(writer, b"3\nnew");
+    lab.world.run_for(EARLY);
+    lab.assert_received(writer, b"1\n", "before the commit");
+    lab.world.run_for(LATE);
+    lab.assert_received(writer, b"1\n1\n", "after the commit");
 }
 
 #[test]
@@ -78,7 +91,7 @@ fn a_pipelined_read_waits_for_the_write() {
         line("CONTAINS", "a"),
     ];
     let peer = lab.sent(&ask.concat(), EARLY);
-    lab.assert_received(peer, b"1\n", "nothing overtakes a write");
+    lab.assert_received(peer, b"", "nothing overtakes a write");
     lab.world.run_for(LATE);
     lab.assert_received(peer, b"1\n1\n1\n3\nnew1\n1\n1\n0\n", "in order");
 }
