@@ -193,6 +193,10 @@ fn the_picture_and_the_errors() {
     let dead = LOOPBACK.ip().to_string() + ":1";
     let ended = run(&mut peerloop(&["load", "dht", &dead]), "");
     ended.expect_error(&["127.0.0.1:1", "refused"]);
+    let full = crate::support::node(&["--memory-max", "2000"]);
+    let addr = full.addr.to_string();
+    let ended = run(&mut peerloop(&["load", "dht", &addr]), "");
+    ended.expect_error(&["stored", "of 1000 entries"]);
     let addr = node.addr.to_string();
     let many = run(&mut peerloop(&["load", "dht", &addr, "-c", "1000000"]), "");
     many.expect_error(&["1000000", "file limit"]);

@@ -1,8 +1,9 @@
 //! `peerloop load dht`: data commands on one node.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
@@ -65,10 +66,21 @@ impl DhtArgs {
                 connections: FILL_CONNECTIONS,
                 depth: FILL_DEPTH,
                 rate: None,
-                warm_up: std::time::Duration::ZERO,
+                warm_up: Duration::ZERO,
                 until: Until::Requests(self.keys),
             };
-            run_to_end(addr, fill, plan)?;
+            let filled = run_to_end(addr, fill, plan)?;
+            ensure!(
+                !filled.is_interrupted(),
+                "interrupted while the entries were stored"
+            );
+            let (stored, refused) = (filled.measured().answers(), filled.measured().refused());
+            ensure!(
+                stored == self.keys && refused == 0,
+                "{addr} stored {} of {} entries",
+                stored - refused,
+                self.keys
+            );
         }
         let talk = DhtTalk::new(&self, self.command, self.close, arc)?;
         let request = format!(

@@ -115,6 +115,7 @@ pub(super) struct Generator<T: Talk> {
     dialling: usize,
     open: usize,
     never_opened: bool,
+    interrupted: bool,
     /// One entry for each further request that a slot may have under way. An entry whose connection has ended is
     /// passed over.
     free: VecDeque<(u32, Option<ConnId>)>,
@@ -155,6 +156,7 @@ impl<T: Talk> Generator<T> {
             dialling: 0,
             open: 0,
             never_opened: true,
+            interrupted: false,
             free: VecDeque::new(),
             loop_began: 0,
             loop_asked: 0,
@@ -186,6 +188,11 @@ impl<T: Talk> Generator<T> {
     /// Every connection so far was refused.
     pub(super) fn cannot_begin(&self) -> bool {
         self.never_opened && !self.errors.is_empty()
+    }
+
+    /// Ctrl-C came before the plan was done.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted
     }
 
     pub(super) fn first_error(&self) -> &str {
@@ -220,19 +227,11 @@ impl<T: Talk> Generator<T> {
                 self.loop_began = now;
                 let until = now + self.plan.warm_up.as_nanos() as u64;
                 self.phase = Phase::WarmUp { until };
+                if until == now {
+                    self.measure(now);
+                }
             }
-            Phase::WarmUp { until } if now >= until => {
-                let length = match self.plan.until {
-                    Until::Elapsed(length) => length.as_nanos() as u64,
-                    Until::Requests(_) => u64::MAX - now,
-                };
-                self.asked = 0;
-                self.measured.begin(now);
-                self.phase = Phase::Measuring {
-                    since: now,
-                    until: now + length,
-                };
-            }
+            Phase::WarmUp { until } if now >= until => self.measure(now),
             Phase::Measuring { until, .. } if now >= until => self.drain(until),
             Phase::Measuring { .. } if self.is_enough() => self.drain(now),
             Phase::Draining { until } if now >= until || self.under_way == 0 => {
@@ -243,6 +242,19 @@ impl<T: Talk> Generator<T> {
         }
         self.open_closed(hub);
         self.send_due(hub, now);
+    }
+
+    fn measure(&mut self, now: u64) {
+        let length = match self.plan.until {
+            Until::Elapsed(length) => length.as_nanos() as u64,
+            Until::Requests(_) => u64::MAX - now,
+        };
+        self.asked = 0;
+        self.measured.begin(now);
+        self.phase = Phase::Measuring {
+            since: now,
+            until: now + length,
+        };
     }
 
     fn is_open(&self) -> bool {
@@ -445,6 +457,7 @@ impl<T: Talk> Service for Generator<T> {
             let now = self.now_ns();
             self.measured.end(now);
         }
+        self.interrupted = self.phase != Phase::Over;
         self.phase = Phase::Over;
         hub.stop();
     }

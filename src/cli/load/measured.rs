@@ -111,6 +111,10 @@ impl Measured {
         self.latency.len()
     }
 
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
     pub(super) fn intervals(&self) -> &[Interval] {
         &self.intervals
     }
