@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violation};
 
 use super::absorb::Absorb;
+use super::bring::Luggage;
 use super::client::{self, Host, OpId, Operations};
 use super::data::adds_bytes;
 use super::entries::Entries;
@@ -29,7 +30,9 @@ use super::id::Id;
 use super::join::{self, Join};
 use super::leave::Leave;
 use super::operation::{Bounds, Failure, Outcome};
+use super::probe::Probe;
 use super::relay::Relay;
+use super::revive::Revive;
 use super::routing::{Member, Routing};
 use super::stat::{self, Stat};
 use super::transfer::{Incoming, Sink};
@@ -163,6 +166,10 @@ pub(super) enum Transfer {
     Absorb(Absorb),
     /// A DISCONNECT that is for another member.
     Relay(Relay),
+    /// The node that we list as our next asks to join.
+    Revive(Revive),
+    /// Entries that we brought along are taken over in pieces.
+    Unpack,
     /// Entries that are not ours (any more) are removed in pieces.
     Sweep(Sweep),
 }
@@ -196,6 +203,12 @@ pub enum Timer {
     Prev,
     /// Remove a further piece.
     Sweep,
+    /// A round of asking whether our next is there is over.
+    Probe,
+    /// Who follows a dead node must be known.
+    Revive,
+    /// Take over, or bring to others, more of what we brought along.
+    Bring,
 }
 
 /// What an operation of the node is for.
@@ -209,6 +222,12 @@ pub enum Tag {
     Relay(ConnId),
     /// The announced next of a leaver takes us as its prev.
     Absorbed(ConnId),
+    /// Whether our next is a member.
+    Probe,
+    /// Who follows our dead next.
+    Revive,
+    /// An entry that we brought along, at its owner.
+    Bring(Id),
     /// Next takes us back after a joiner failed.
     TakeBack,
     /// Next hears who is before it, after we left.
@@ -235,6 +254,8 @@ pub struct DhtNode {
     pub(super) transfer: Transfer,
     pub(super) parked: Parked,
     pub(super) held: Held,
+    pub(super) probe: Option<Probe>,
+    pub(super) luggage: Luggage,
     pub(super) operations: Operations<Tag>,
     /// Writes given to the worker and come back, ever: a transfer waits for those before it.
     pub(super) submitted: u64,
@@ -263,6 +284,8 @@ impl DhtNode {
             transfer: Transfer::None,
             parked: Parked::default(),
             held: Held::default(),
+            probe: None,
+            luggage: Luggage::default(),
             operations: Operations::default(),
             submitted: 0,
             written: 0,
@@ -312,10 +335,23 @@ impl DhtNode {
         serves && self.routing.owns(key)
     }
 
+    /// Others may count on this node, and it does not give its range away: the answer to XSTAT, which tells them whether
+    /// it is there (see [`super::probe`]).
+    fn stands(&self) -> bool {
+        match &self.role {
+            Role::Member => true,
+            Role::Joining(join) => join.is_perhaps_member(),
+            Role::Leaving(leave) => !leave.is_handing_over(),
+            Role::Gone(_) => false,
+        }
+    }
+
     /// Of all nodes that this one knows, the last at or before `key`.
     pub(super) fn closest(&self, key: Id) -> Member {
         match &self.role {
             Role::Member | Role::Leaving(_) => self.routing.closest(key),
+            // The ring may list us, and asks whether it is right to.
+            Role::Joining(join) if join.is_perhaps_member() && key == self.me().id => self.me(),
             Role::Joining(join) => join.contact(),
             Role::Gone(heir) => *heir,
         }
@@ -338,7 +374,7 @@ impl DhtNode {
                 let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
-                    wire::put_ack(cx.out(), self.entries.contains(key));
+                    wire::put_ack(cx.out(), self.value_of(key).is_some());
                 }
             }
             Request::Insert(key) => {
@@ -361,7 +397,10 @@ impl DhtNode {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
             }
-            Request::Stat => stat::put(cx.out(), &self.stat()),
+            Request::Stat => {
+                let stat = self.stands().then(|| self.stat());
+                stat::put(cx.out(), stat.as_ref());
+            }
             Request::Connect(_) | Request::Disconnect(_) => {
                 return self.take_turn(cx, expect, request, used);
             }
@@ -504,6 +543,7 @@ impl Service for DhtNode {
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
             Conn::Peer(Expect::Turn(_)) => {
                 self.parked.forget(id);
+                self.revive_ended(hub, id);
                 self.next_turn(hub);
             }
             Conn::Peer(Expect::Joiner) => self.hand_over_ended(hub, id),
@@ -526,6 +566,9 @@ impl Service for DhtNode {
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.look_up_prev(hub),
             Timer::Sweep => self.sweep_some(hub),
+            Timer::Probe => self.probe_late(hub),
+            Timer::Revive => self.revive_late(hub),
+            Timer::Bring => self.bring_step(hub),
         }
     }
 
@@ -576,6 +619,9 @@ impl Host for DhtNode {
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
             Tag::Absorbed(conn) => self.absorb_told(hub, conn, result),
+            Tag::Probe => self.probe_told(hub, result),
+            Tag::Revive => self.revive_told(hub, result),
+            Tag::Bring(key) => self.bring_told(hub, key, result),
             Tag::TakeBack | Tag::TellNext => {}
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),

@@ -62,7 +62,8 @@ pub enum Outcome {
     Inserted,
     Removed,
     PrevUpdated,
-    Told(Stat),
+    /// `None`: it says that it is no member.
+    Told(Option<Stat>),
 }
 
 /// Why an operation was given up, or a try of it failed.

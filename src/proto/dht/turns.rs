@@ -118,7 +118,9 @@ impl DhtNode {
             return false;
         }
         match request {
-            Request::Connect(joiner) => self.begin_hand_over(cx, expect, *joiner),
+            Request::Connect(joiner) => {
+                self.begin_hand_over(cx, expect, *joiner) || self.begin_revive(cx, expect, *joiner)
+            }
             Request::Disconnect(next) => self.begin_absorb(cx, expect, *next),
             _ => false,
         }

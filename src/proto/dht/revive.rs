@@ -1,0 +1,280 @@
+//! A CONNECT with the id of our next: the node was killed, and comes back at its address while we still list it.
+//!
+//! ```text
+//! Probe ──it is no member──▶ After ──who follows it──▶ Update ──that node took us as prev──▶ its range is ours
+//!   └──────── it is a member, or nobody can tell: 0 ───────┘
+//! ```
+//! When the range is ours the CONNECT is served as any other. It is taken without entries: those were in the killed
+//! node alone, which brings them itself when it had them on its disk (see [`super::bring`]).
+//!
+//! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::probe`]), at an address
+//! where the joiner may listen already: one of ours says that it is no member until its join is over, or may be.
+//! A plain joiner is silent there, and so is a member that is stuck: silence counts as proof only when the CONNECT
+//! comes from next's own IP.
+//!
+//! Who follows a dead node is nowhere written, so it is looked for backwards: the first node that we know
+//! beyond it names the one before itself (XSTAT; a plain peer is asked LOCATE of its id less one), and so on until nobody
+//! is between. Of two plain peers behind a dead node we may know only the second; then the range of the first is
+//! taken with it. Two dead nodes in a row are not got over here: the answer is `0`.
+
+use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
+
+use super::client::{self, OpId};
+use super::id::Id;
+use super::node::{DhtNode, Expect, Note, Tag, Timer, Transfer};
+use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::probe::Verdict;
+use super::routing::Member;
+use super::wire::Request;
+
+/// For the walk to the node behind a dead one: a few round trips. The joiner waits meanwhile.
+const WALK_WITHIN: Ticks = Ticks::from_secs(5);
+
+/// Nodes between the dead one and the first that we know beyond it: fingers double, so a few.
+const STEPS_MAX: u32 = 64;
+
+#[derive(Debug)]
+pub(super) struct Revive {
+    /// The joiner's connection.
+    conn: ConnId,
+    /// It comes from next's own IP.
+    own_ip: bool,
+    phase: Phase,
+    steps: u32,
+    op: Option<OpId>,
+    timer: Option<TimerId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Probe,
+    /// Is somebody before this one?
+    After {
+        candidate: Member,
+        /// Who named the candidate.
+        named_by: Option<Member>,
+        /// Asked by LOCATE, as it does not know XSTAT.
+        plain: bool,
+    },
+    Update {
+        after: Member,
+    },
+}
+
+impl DhtNode {
+    /// `joiner` is the id of our next.
+    pub(super) fn begin_revive(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+    ) -> bool {
+        let next = self.routing.next();
+        if self.routing.is_alone() || next.id != joiner {
+            return false;
+        }
+        let conn = cx.id();
+        *expect = Expect::Turn(Box::new(Request::Connect(joiner)));
+        self.transfer = Transfer::Revive(Revive {
+            conn,
+            own_ip: cx.peer().ip() == next.addr.ip(),
+            phase: Phase::Probe,
+            steps: 0,
+            op: None,
+            timer: None,
+        });
+        self.probe_next(cx, conn);
+        true
+    }
+
+    fn revive(&mut self) -> Option<&mut Revive> {
+        match &mut self.transfer {
+            Transfer::Revive(revive) => Some(revive),
+            _ => None,
+        }
+    }
+
+    pub(super) fn restarted_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
+        let Some(revive) = self.revive() else { return };
+        let dead = match verdict {
+            Verdict::Member => false,
+            Verdict::NoMember => true,
+            Verdict::Dead { silent } => !silent || revive.own_ip,
+        };
+        if !dead {
+            return self.end_revive(hub, "it is there");
+        }
+        revive.timer = hub.arm(WALK_WITHIN, Timer::Revive);
+        let (me, next) = (self.me(), self.routing.next());
+        let known = self.routing.fingers().first().copied();
+        let first = known.or(self.routing.prev().filter(|prev| *prev != next));
+        self.ask_candidate(hub, first.unwrap_or(me), None);
+    }
+
+    fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member, named_by: Option<Member>) {
+        let (me, prev) = (self.me(), self.routing.prev());
+        let Some(revive) = self.revive() else { return };
+        revive.steps += 1;
+        if revive.steps > STEPS_MAX {
+            return self.end_revive(hub, "nobody can tell who follows it");
+        }
+        revive.phase = Phase::After {
+            candidate,
+            named_by,
+            plain: false,
+        };
+        if candidate == me {
+            return self.candidate_named(hub, prev);
+        }
+        self.ask_revive(hub, Verb::Stat, candidate.id, candidate);
+    }
+
+    fn ask_revive(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
+        let bounds = Bounds {
+            attempts_max: 1,
+            ..self.bounds()
+        };
+        let operation = Operation::new(verb, key, vec![at.addr], bounds);
+        let op = client::start(self, hub, operation, Tag::Revive);
+        if let Some(revive) = self.revive() {
+            revive.op = Some(op);
+        }
+    }
+
+    pub(super) fn revive_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let Some(revive) = self.revive() else { return };
+        revive.op = None;
+        match (revive.phase, result) {
+            (Phase::After { .. }, Ok(Outcome::Told(Some(stat)))) => {
+                self.candidate_named(hub, stat.prev.map(Member::at));
+            }
+            (Phase::After { plain: true, .. }, Ok(Outcome::Located(addr))) => {
+                self.candidate_named(hub, Some(Member::at(addr)));
+            }
+            // The way to who is before it leads over the dead node.
+            (Phase::After { plain: true, .. }, Err(_)) => self.candidate_named(hub, None),
+            (
+                Phase::After {
+                    candidate,
+                    named_by,
+                    ..
+                },
+                Err(Failure::CutOff { .. } | Failure::Malformed { .. }),
+            ) => {
+                revive.phase = Phase::After {
+                    candidate,
+                    named_by,
+                    plain: true,
+                };
+                self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
+            }
+            // Who named it does not know yet that it is gone.
+            (
+                Phase::After {
+                    named_by: Some(after),
+                    ..
+                },
+                Err(Failure::Unreachable { .. }),
+            ) => self.tell_after(hub, after),
+            (Phase::Update { after }, Ok(_)) => self.take_dead_range(hub, after),
+            (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),
+        }
+    }
+
+    /// The candidate says who is before it.
+    fn candidate_named(&mut self, hub: &mut Hub<Self>, before: Option<Member>) {
+        let dead = self.routing.next();
+        let Some(Revive {
+            phase: Phase::After { candidate, .. },
+            ..
+        }) = self.revive()
+        else {
+            return;
+        };
+        let candidate = *candidate;
+        let is_between = |m: &Member| {
+            m.id != dead.id && m.id != candidate.id && m.id.in_arc(dead.id, candidate.id)
+        };
+        match before.filter(is_between) {
+            Some(closer) => self.ask_candidate(hub, closer, Some(candidate)),
+            None => self.tell_after(hub, candidate),
+        }
+    }
+
+    /// `after` follows the dead node.
+    fn tell_after(&mut self, hub: &mut Hub<Self>, after: Member) {
+        let (me, bounds) = (self.me(), self.bounds());
+        let Some(revive) = self.revive() else { return };
+        revive.phase = Phase::Update { after };
+        if after == me {
+            return self.take_dead_range(hub, after);
+        }
+        let operation = Operation::update_prev(me.addr, after.addr, bounds);
+        let op = client::start(self, hub, operation, Tag::Revive);
+        if let Some(revive) = self.revive() {
+            revive.op = Some(op);
+        }
+    }
+
+    fn take_dead_range(&mut self, hub: &mut Hub<Self>, after: Member) {
+        let (dead, Some(revive)) = (self.routing.next(), self.revive()) else {
+            return;
+        };
+        let conn = revive.conn;
+        log::warn!(
+            "{} died with its entries; our next is {}",
+            dead.addr,
+            after.addr
+        );
+        self.drop_revive(hub);
+        self.routing.forget(dead.addr);
+        self.set_next(hub, after);
+        // Its CONNECT has its turn now; where it is gone, the next in line has it.
+        self.transfer = Transfer::None;
+        hub.notify(conn, Note::Go);
+    }
+
+    /// The walk takes too long.
+    pub(super) fn revive_late(&mut self, hub: &mut Hub<Self>) {
+        let Some(revive) = self.revive() else { return };
+        revive.timer = None;
+        let op = revive.op.take();
+        let phase = revive.phase;
+        if let Some(op) = op {
+            client::cancel(self, hub, op);
+        }
+        match phase {
+            // The way to who is before it leads over the dead node, which is silent.
+            Phase::After { plain: true, .. } => self.candidate_named(hub, None),
+            _ => self.end_revive(hub, "it takes too long to find who follows it"),
+        }
+    }
+
+    /// The joiner's connection is over.
+    pub(super) fn revive_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if self.revive().is_some_and(|revive| revive.conn == id) {
+            self.end_revive(hub, "the joiner is gone");
+        }
+    }
+
+    fn end_revive(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let Some(revive) = self.revive() else { return };
+        let conn = revive.conn;
+        log::info!("a CONNECT with the id of our next is refused: {why}");
+        hub.notify(conn, Note::Refused);
+        self.drop_revive(hub);
+        self.transfer_over(hub);
+    }
+
+    fn drop_revive(&mut self, hub: &mut Hub<Self>) {
+        self.end_probe(hub);
+        let Some(revive) = self.revive() else { return };
+        let (op, timer) = (revive.op.take(), revive.timer.take());
+        if let Some(op) = op {
+            client::cancel(self, hub, op);
+        }
+        if let Some(timer) = timer {
+            hub.cancel(timer);
+        }
+    }
+}
