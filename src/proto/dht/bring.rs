@@ -69,11 +69,6 @@ impl Luggage {
     pub(super) fn memory_bytes(&self) -> u64 {
         self.entries.memory_bytes()
     }
-
-    #[cfg(test)]
-    pub(super) fn entries(&self) -> &Entries {
-        &self.entries
-    }
 }
 
 impl DhtNode {

@@ -60,6 +60,7 @@ impl DhtNode {
     /// UPDATE_PREV. A claim that is farther than what we know is right when the closer node left or never came to
     /// join, so the ring is asked once whoever claims has had the time to make it true.
     pub(super) fn claim_prev(&mut self, hub: &mut Hub<Self>, claimant: Member) {
+        self.prev_claims += 1;
         if !self.routing.claim_prev(claimant) && !self.prev_armed {
             self.prev_armed = hub.arm(PREV_AFTER, Timer::Prev).is_some();
         }
@@ -73,10 +74,14 @@ impl DhtNode {
         let key = self.me().id.pred();
         let contacts = vec![self.routing.closest(key).addr, self.routing.next().addr];
         let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
-        client::start(self, hub, operation, Tag::Prev);
+        client::start(self, hub, operation, Tag::Prev(self.prev_claims));
     }
 
-    pub(super) fn prev_found(&mut self, result: Result<Outcome, Failure>) {
+    pub(super) fn prev_found(&mut self, claims: u64, result: Result<Outcome, Failure>) {
+        if self.prev_claims != claims {
+            // Somebody said that it is before us while the ring was asked; what the ring says may be older.
+            return;
+        }
         match result {
             Ok(Outcome::Located(addr)) => self.routing.set_prev(Member::at(addr)),
             Err(Failure::Unreachable { addr, .. }) => self.routing.forget(addr),

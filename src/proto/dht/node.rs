@@ -236,7 +236,8 @@ pub enum Tag {
     Join,
     Leave,
     Finger,
-    Prev,
+    /// Who is before us, and how many UPDATE_PREVs there were when that was asked.
+    Prev(u64),
     /// A client's, lent this node by a test.
     #[cfg(test)]
     Test(usize),
@@ -265,6 +266,8 @@ pub struct DhtNode {
     pub(super) finger_round: u64,
     pub(super) finger_armed: bool,
     pub(super) prev_armed: bool,
+    /// UPDATE_PREVs ever.
+    pub(super) prev_claims: u64,
     /// Outcomes of [`Tag::Test`].
     #[cfg(test)]
     pub(super) told: Vec<(usize, Result<Outcome, Failure>)>,
@@ -293,6 +296,7 @@ impl DhtNode {
             finger_round: 0,
             finger_armed: false,
             prev_armed: false,
+            prev_claims: 0,
             #[cfg(test)]
             told: Vec::new(),
         }
@@ -626,7 +630,7 @@ impl Host for DhtNode {
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(result),
-            Tag::Prev => self.prev_found(result),
+            Tag::Prev(claims) => self.prev_found(claims, result),
             #[cfg(test)]
             Tag::Test(number) => self.told.push((number, result)),
         }

@@ -51,8 +51,6 @@ enum Phase {
     /// Is somebody before this one?
     After {
         candidate: Member,
-        /// Who named the candidate.
-        named_by: Option<Member>,
         /// Asked by LOCATE, as it does not know XSTAT.
         plain: bool,
     },
@@ -108,10 +106,10 @@ impl DhtNode {
         let (me, next) = (self.me(), self.routing.next());
         let known = self.routing.fingers().first().copied();
         let first = known.or(self.routing.prev().filter(|prev| *prev != next));
-        self.ask_candidate(hub, first.unwrap_or(me), None);
+        self.ask_candidate(hub, first.unwrap_or(me));
     }
 
-    fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member, named_by: Option<Member>) {
+    fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member) {
         let (me, prev) = (self.me(), self.routing.prev());
         let Some(revive) = self.revive() else { return };
         revive.steps += 1;
@@ -120,7 +118,6 @@ impl DhtNode {
         }
         revive.phase = Phase::After {
             candidate,
-            named_by,
             plain: false,
         };
         if candidate == me {
@@ -154,28 +151,15 @@ impl DhtNode {
             // The way to who is before it leads over the dead node.
             (Phase::After { plain: true, .. }, Err(_)) => self.candidate_named(hub, None),
             (
-                Phase::After {
-                    candidate,
-                    named_by,
-                    ..
-                },
+                Phase::After { candidate, .. },
                 Err(Failure::CutOff { .. } | Failure::Malformed { .. }),
             ) => {
                 revive.phase = Phase::After {
                     candidate,
-                    named_by,
                     plain: true,
                 };
                 self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
             }
-            // Who named it does not know yet that it is gone.
-            (
-                Phase::After {
-                    named_by: Some(after),
-                    ..
-                },
-                Err(Failure::Unreachable { .. }),
-            ) => self.tell_after(hub, after),
             (Phase::Update { after }, Ok(_)) => self.take_dead_range(hub, after),
             (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),
         }
@@ -196,7 +180,7 @@ impl DhtNode {
             m.id != dead.id && m.id != candidate.id && m.id.in_arc(dead.id, candidate.id)
         };
         match before.filter(is_between) {
-            Some(closer) => self.ask_candidate(hub, closer, Some(candidate)),
+            Some(closer) => self.ask_candidate(hub, closer),
             None => self.tell_after(hub, candidate),
         }
     }

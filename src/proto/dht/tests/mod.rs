@@ -1,9 +1,10 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
-//! exchanges against scripted peers ([`joins`], [`leaves`], [`lookups`]).
+//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`]).
 
 mod joins;
 mod leaves;
 mod lookups;
+mod restarts;
 mod ring;
 mod script;
 

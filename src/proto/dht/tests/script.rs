@@ -94,6 +94,24 @@ impl Member {
         }
     }
 
+    /// As [`Member::serve`], as a plain peer: XSTAT, which it does not know and which is one line, ends the connection.
+    pub(super) fn serve_plain(
+        &mut self,
+        world: &mut Ring,
+        answer: &mut dyn FnMut(&str, &str) -> Then,
+    ) {
+        while let Some(peer) = world.accept(self.listener) {
+            self.peers.push((peer, String::new()));
+        }
+        for (peer, _) in &self.peers {
+            if world.peer(*peer).received().starts_with(b"XSTAT\n") {
+                world.peer(*peer).take();
+                world.peer(*peer).close();
+            }
+        }
+        self.serve(world, answer);
+    }
+
     /// Serves what has come; lines beyond the two of a request are left to `more`, which is given all that is unread
     /// behind a request that was answered with [`Then::Silence`].
     pub(super) fn serve(&mut self, world: &mut Ring, answer: &mut dyn FnMut(&str, &str) -> Then) {
