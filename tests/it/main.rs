@@ -12,6 +12,7 @@ mod layers;
 mod limits;
 mod plain_peer;
 mod plain_wire;
+mod restarts;
 mod ring;
 mod ring_churn;
 mod ring_cli;

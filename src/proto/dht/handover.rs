@@ -140,6 +140,9 @@ impl DhtNode {
         let Transfer::HandOver(HandOver { joiner, next, .. }) = self.transfer else {
             return Err(Violation::us("the hand-over is over"));
         };
+        if !self.believes(cx, addr) {
+            return Err(Violation::peer("an address that the joiner cannot have"));
+        }
         let member = Member::at(addr);
         if member.id != joiner {
             return Err(Violation::peer(

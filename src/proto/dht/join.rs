@@ -17,6 +17,7 @@ use rand::RngExt;
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
 
 use super::absorb::Staging;
+use super::claims;
 use super::client;
 use super::node::{Changes, Conn, DhtNode, Role, Tag, Then, Timer, Transfer};
 use super::operation::{Failure, Operation, Outcome, Verb};
@@ -217,6 +218,9 @@ impl DhtNode {
                 let Some((addr, used)) = wire::address(bytes, seen)? else {
                     return Ok(Step::More);
                 };
+                if !claims::is_plausible(*cx.peer().ip(), addr, join.owner.addr.port()) {
+                    return Err(Violation::peer("a next that it cannot know"));
+                }
                 let next = Member::at(addr);
                 if next.id == me || !me.in_arc(join.owner.id, next.id) {
                     return Err(Violation::peer("its next is not after us"));

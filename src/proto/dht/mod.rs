@@ -6,6 +6,7 @@
 //! - [`wire`]: the bytes of every line, in both directions. Pure functions: they hold no state, do
 //!   no I/O and allocate nothing.
 //! - [`routing`]: what a node knows of the ring, who owns a key; `fingers` keeps it fresh.
+//! - `claims`: which addresses a peer may give us.
 //! - [`entries`]: the entries of a node in memory; [`transfer`]: entries on the wire, sent and received in pieces.
 //! - [`node`]: the service of a node, one enum of what is expected next for each connection; `data`: GET, INSERT, REMOVE.
 //! - the sub-protocols that change the ring, a file each: `handover` (we serve CONNECT), `absorb` (we serve DISCONNECT),
@@ -19,6 +20,7 @@
 
 mod absorb;
 mod bring;
+mod claims;
 pub mod client;
 mod data;
 pub mod entries;

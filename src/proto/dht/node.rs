@@ -21,6 +21,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violatio
 
 use super::absorb::Absorb;
 use super::bring::Luggage;
+use super::claims;
 use super::client::{self, Host, OpId, Operations};
 use super::data::adds_bytes;
 use super::entries::Entries;
@@ -397,6 +398,10 @@ impl DhtNode {
                 }
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
+            Request::UpdatePrev(addr) if !self.believes(cx, addr) => {
+                wire::put_ack(cx.out(), false);
+                cx.close();
+            }
             Request::UpdatePrev(addr) => {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
@@ -410,6 +415,15 @@ impl DhtNode {
             }
         }
         Step::Done(used)
+    }
+
+    /// Whether the peer may give us this address of a node.
+    pub(super) fn believes(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
+        let plausible = claims::is_plausible(*cx.peer().ip(), addr, self.me().addr.port());
+        if !plausible {
+            log::info!("{} may not speak of a node at {addr}", cx.peer());
+        }
+        plausible
     }
 
     pub(super) fn bounds(&self) -> Bounds {

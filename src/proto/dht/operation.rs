@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::engine::{Deadline, End, Input, Step, Ticks, Violation};
 
+use super::claims;
 use super::id::Id;
 use super::stat::{self, Stat};
 use super::wire::{self, Request};
@@ -82,6 +83,11 @@ pub enum Failure {
     },
     #[error("the node at {addr} sent us to {to}, which is no closer to the key")]
     Misrouted {
+        addr: SocketAddrV4,
+        to: SocketAddrV4,
+    },
+    #[error("the node at {addr} sent us to {to}, where no member can be that it knows")]
+    Implausible {
         addr: SocketAddrV4,
         to: SocketAddrV4,
     },
@@ -379,6 +385,10 @@ impl Operation {
     fn located(&mut self, addr: SocketAddrV4, out: &mut Vec<u8>) -> Next {
         if self.verb == Verb::Closest {
             return Next::Finished(Ok(Outcome::Located(addr)));
+        }
+        if !claims::is_plausible(*self.at.ip(), addr, self.at.port()) {
+            let by = self.at;
+            return self.fail(Failure::Implausible { addr: by, to: addr });
         }
         if let Stage::Detour { dead } = self.stage {
             self.stage = Stage::Locate;

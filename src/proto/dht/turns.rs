@@ -9,7 +9,7 @@ use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks};
 
 use super::id::Id;
 use super::node::{Changes, DhtNode, Expect, Note, Role, Then, Timer, Transfer};
-use super::wire::{self, Request};
+use super::wire::{self, NextNode, Request};
 
 /// RELIABILITY.md A1: a joiner waits this long and is then told `0`, upon which it tries again.
 const PARKED_FOR: Ticks = Ticks::from_secs(5);
@@ -54,6 +54,13 @@ impl DhtNode {
         request: Request,
         used: usize,
     ) -> Step {
+        if let Request::Disconnect(NextNode::Addr(addr)) = request
+            && !self.believes(cx, addr)
+        {
+            wire::put_ack(cx.out(), false);
+            cx.close();
+            return Step::Done(used);
+        }
         if let Request::Disconnect(next) = request {
             self.supersede_absorb(cx, next);
             self.yield_to_leaver(cx);
