@@ -92,7 +92,11 @@ impl DhtNode {
     pub(super) fn finger_found(&mut self, result: Result<Outcome, Failure>) {
         match result {
             Ok(Outcome::Located(addr)) => self.routing.learn(Member::at(addr)),
-            Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }) => {
+            Err(
+                Failure::Unreachable { addr, .. }
+                | Failure::TimedOut { addr }
+                | Failure::Malformed { addr, .. },
+            ) => {
                 self.routing.forget(addr);
             }
             _ => {}

@@ -289,7 +289,8 @@ impl Operation {
                     addr: self.at,
                     what: v.what,
                 };
-                (Step::Done(input.bytes.len()), self.fail(malformed))
+                // One hop that talks nonsense is no reason for the lookup to fail: there may be a way round it.
+                (Step::Done(input.bytes.len()), self.go_round(malformed))
             }
         }
     }
@@ -316,7 +317,7 @@ impl Operation {
             End::Eof | End::Broken(_) | End::Closed | End::Violation(_) => Failure::CutOff { addr },
         };
         match failure {
-            Failure::Unreachable { .. } => self.go_round(failure),
+            Failure::Unreachable { .. } | Failure::CutOff { .. } => self.go_round(failure),
             _ => self.fail(failure),
         }
     }
@@ -409,6 +410,13 @@ impl Operation {
         if addr == self.at {
             if self.verb == Verb::Locate {
                 return Next::Finished(Ok(Outcome::Located(addr)));
+            }
+            if self.verb == Verb::Remove && self.bounds.unknown_is_final {
+                // Where it goes out behind LOCATE, the end of the connection does not tell whether it was read.
+                self.stage = Stage::Command;
+                self.expect = Expect::Nothing;
+                self.answered = true;
+                return Next::Dial(addr);
             }
             self.begin(Stage::Command, out);
             return Next::Wait;

@@ -1,5 +1,5 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
-//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`]).
+//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`], [`strangers`]).
 
 mod joins;
 mod leaves;
@@ -7,6 +7,7 @@ mod lookups;
 mod restarts;
 mod ring;
 mod script;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
