@@ -1,9 +1,10 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
-//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`], [`strangers`]).
+//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`], [`relays`], [`strangers`]).
 
 mod joins;
 mod leaves;
 mod lookups;
+mod relays;
 mod restarts;
 mod ring;
 mod script;
