@@ -314,6 +314,8 @@ impl Node {
             value_bytes_max: self.value_max,
             // About a second in all: somebody waits.
             attempts_max: 5,
+            // Another client may have written in between, and a repetition would undo it. Who asked can look and decide.
+            unknown_is_final: true,
             ..Bounds::default()
         };
         let limits = Limits {

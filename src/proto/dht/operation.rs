@@ -95,7 +95,12 @@ pub enum Failure {
     TooManyHops { hops: u32 },
     #[error("the node at {addr} says that it owns the key and then that it does not")]
     NotOwner { addr: SocketAddrV4 },
-    #[error("the node at {addr} did not store the value (too large for it, or it is full)")]
+    /// A write was not acknowledged in the end. When the range moved meanwhile, the new owner may have it all the
+    /// same (RELIABILITY.md A5).
+    #[error(
+        "the node at {addr} says that it did not do the write (the value is too large for it, it is full, or \
+         the range moved away)"
+    )]
     Refused { addr: SocketAddrV4 },
     #[error("the value at {addr} has {bytes} bytes, over the limit of {max_bytes}")]
     TooLarge {
@@ -103,6 +108,9 @@ pub enum Failure {
         bytes: u64,
         max_bytes: u64,
     },
+    /// Only where [`Bounds::unknown_is_final`].
+    #[error("{why}; whether the write was done is not known")]
+    Unknown { why: Box<Failure> },
     #[error("no connection was to be had: {limit} reached")]
     Limit { limit: &'static str },
 }
@@ -557,6 +565,13 @@ impl Operation {
     /// This try failed: another one after a pause, or the end.
     fn fail(&mut self, failure: Failure) -> Next {
         let unknown = self.bounds.unknown_is_final && self.is_unknown(&failure);
+        let failure = match failure {
+            Failure::Refused { .. } => failure,
+            _ if unknown => Failure::Unknown {
+                why: Box::new(failure),
+            },
+            _ => failure,
+        };
         self.expect = Expect::Nothing;
         self.answered = false;
         self.value = Vec::new();
