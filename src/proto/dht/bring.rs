@@ -126,16 +126,13 @@ impl DhtNode {
 
     pub(super) fn bring_step(&mut self, hub: &mut Hub<Self>) {
         self.luggage.armed = false;
-        if !matches!(self.role, Role::Member) {
+        if !matches!(self.transfer, Transfer::Unpack) {
             // One that leaves keeps the rest on its disk.
-            if matches!(self.transfer, Transfer::Unpack) {
-                self.transfer_over(hub);
+            if matches!(self.role, Role::Member) {
+                self.luggage.at = self.luggage.at.or(Some(Id::ZERO));
+                self.bring_some(hub);
             }
             return;
-        }
-        if !matches!(self.transfer, Transfer::Unpack) {
-            self.luggage.at = self.luggage.at.or(Some(Id::ZERO));
-            return self.bring_some(hub);
         }
         let (me, next) = (self.me().id, self.routing.next().id);
         let kept = self.luggage.entries.arc(me, next).take(KEPT_PER_TURN);
@@ -148,8 +145,7 @@ impl DhtNode {
         }
         // As after every join: an owner may hand over more than our range.
         self.sweep(hub, next, me);
-        self.luggage.at = Some(Id::ZERO);
-        self.bring_some(hub);
+        self.arm_bring(hub, None);
     }
 
     /// An entry of our own range, on our disk already.

@@ -14,6 +14,10 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use crate::engine::Cx;
+
+use super::node::DhtNode;
+
 /// Ports below this belong to services that the operator of a machine set up (mail, web, login), and none of them
 /// wants our lines. A node that listens on such a port itself belongs to a ring that does so on purpose and takes
 /// them. Services on higher ports are not listed: any of those ports may be a node's.
@@ -52,6 +56,17 @@ impl Scope {
 /// that only we, or our own network, can reach. `port` is that of a member which we believe in: ours, or the speaker's.
 pub fn is_plausible(source: Ipv4Addr, claimed: SocketAddrV4, port: u16) -> bool {
     Scope::of(*claimed.ip()) >= Scope::of(source) && (claimed.port() >= PORT_MIN || port < PORT_MIN)
+}
+
+impl DhtNode {
+    /// Whether the peer may give us this address of a node.
+    pub(super) fn believes(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
+        let plausible = is_plausible(*cx.peer().ip(), addr, self.me().addr.port());
+        if !plausible {
+            log::info!("{} may not speak of a node at {addr}", cx.peer());
+        }
+        plausible
+    }
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Join {
 }
 
 impl DhtNode {
-    /// Joins the ring of any of `contacts`. Entries that the node holds are brought into the ring, see [`super::bring`].
+    /// Joins the ring of any of `contacts`. Entries that the node holds are brought into the ring, see `bring`.
     ///
     /// # Panics
     /// If there are no contacts.

@@ -22,6 +22,7 @@ mod absorb;
 mod bring;
 mod claims;
 pub mod client;
+mod config;
 mod data;
 pub mod entries;
 mod fingers;

@@ -13,15 +13,12 @@
 //! at most one write under way; there is at most one `Transfer` at a time; a key that is not ours by
 //! [`DhtNode::owns`] is never served, whatever is in `entries`.
 
-use std::net::SocketAddrV4;
-
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
 use super::absorb::Absorb;
 use super::bring::Luggage;
-use super::claims;
 use super::client::{self, Host, OpId, Operations};
 use super::data::adds_bytes;
 use super::entries::Entries;
@@ -40,50 +37,7 @@ use super::transfer::{Incoming, Sink};
 use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
 
-/// What a node is told at its start.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The address that others reach this node at; its id is the SHA-1 of it.
-    pub advertise: SocketAddrV4,
-    /// The local address that a leaver dials from, so that its heir sees who it is (RELIABILITY.md A11); `None`:
-    /// what the kernel chooses.
-    pub dial_from: Option<SocketAddrV4>,
-    /// Writes are acknowledged once the worker has committed them.
-    pub durable: bool,
-    /// Longest value that is stored. 64 MiB as the specification has it.
-    pub value_bytes_max: u64,
-    /// Bytes of values that are being received and not complete, over all connections.
-    pub staged_bytes_max: u64,
-    /// Memory of all entries, writes under way included; a write beyond it is answered `0`.
-    pub entries_bytes_max: u64,
-}
-
-/// Default of [`Config::value_bytes_max`], from "Bad input" of the specification.
-pub const VALUE_BYTES_MAX: u64 = 64 << 20;
-
-impl Config {
-    pub fn new(advertise: SocketAddrV4) -> Config {
-        Config {
-            advertise,
-            dial_from: None,
-            durable: false,
-            value_bytes_max: VALUE_BYTES_MAX,
-            // Eight of the largest values at once: what a small machine can spare.
-            staged_bytes_max: 512 << 20,
-            entries_bytes_max: 8 << 30,
-        }
-    }
-
-    /// `limits` with room for the largest answer of this node.
-    pub fn fit(&self, limits: Limits) -> Limits {
-        let answer = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX / 2);
-        let least = limits.output_bytes_high + answer + wire::LINE_BYTES_MAX;
-        Limits {
-            output_bytes_max: limits.output_bytes_max.max(least),
-            ..limits
-        }
-    }
-}
+pub use super::config::{Config, VALUE_BYTES_MAX};
 
 /// Changes for the worker to commit.
 #[derive(Debug)]
@@ -340,17 +294,6 @@ impl DhtNode {
         serves && self.routing.owns(key)
     }
 
-    /// Others may count on this node, and it does not give its range away: the answer to XSTAT, which tells them whether
-    /// it is there (see [`super::probe`]).
-    fn stands(&self) -> bool {
-        match &self.role {
-            Role::Member => true,
-            Role::Joining(join) => join.is_perhaps_member(),
-            Role::Leaving(leave) => !leave.is_handing_over(),
-            Role::Gone(_) => false,
-        }
-    }
-
     /// Of all nodes that this one knows, the last at or before `key`.
     pub(super) fn closest(&self, key: Id) -> Member {
         match &self.role {
@@ -415,15 +358,6 @@ impl DhtNode {
             }
         }
         Step::Done(used)
-    }
-
-    /// Whether the peer may give us this address of a node.
-    pub(super) fn believes(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
-        let plausible = claims::is_plausible(*cx.peer().ip(), addr, self.me().addr.port());
-        if !plausible {
-            log::info!("{} may not speak of a node at {addr}", cx.peer());
-        }
-        plausible
     }
 
     pub(super) fn bounds(&self) -> Bounds {

@@ -98,8 +98,7 @@ pub enum Failure {
     /// A write was not acknowledged in the end. When the range moved meanwhile, the new owner may have it all the
     /// same (RELIABILITY.md A5).
     #[error(
-        "the node at {addr} says that it did not do the write (the value is too large for it, it is full, or \
-         the range moved away)"
+        "the node at {addr} did not store the value (too large for it, it is full, or its range moved)"
     )]
     Refused { addr: SocketAddrV4 },
     #[error("the value at {addr} has {bytes} bytes, over the limit of {max_bytes}")]

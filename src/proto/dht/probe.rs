@@ -11,7 +11,7 @@
 use crate::engine::{ConnId, Hub, Ticks, TimerId};
 
 use super::client::{self, OpId};
-use super::node::{DhtNode, Tag, Timer, Transfer};
+use super::node::{DhtNode, Role, Tag, Timer, Transfer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::Member;
 
@@ -45,6 +45,17 @@ pub(super) enum Verdict {
 }
 
 impl DhtNode {
+    /// Others may count on this node, and it does not give its range away: the answer to XSTAT, which tells them whether
+    /// it is there.
+    pub(super) fn stands(&self) -> bool {
+        match &self.role {
+            Role::Member => true,
+            Role::Joining(join) => join.is_perhaps_member(),
+            Role::Leaving(leave) => !leave.is_handing_over(),
+            Role::Gone(_) => false,
+        }
+    }
+
     /// Begins to ask our next for `conn`; [`DhtNode::probed`] tells.
     pub(super) fn probe_next(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
         self.end_probe(hub);

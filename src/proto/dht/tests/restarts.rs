@@ -286,6 +286,46 @@ fn a_durable_node_brings_what_it_had() {
     }
 }
 
+/// Told to leave in the middle of it: what the node had is in the ring or still on its disk, and its own range is in the
+/// ring as soon as it was a member.
+#[test]
+fn a_node_that_leaves_while_it_brings_loses_nothing() {
+    let (mut some_left, mut all_brought) = (false, false);
+    for leaves_after in 0..60 {
+        let mut world = Ring::new(leaves_after);
+        let nodes = durable_ring(&mut world, 3);
+        let ids: Vec<NodeId> = nodes.iter().map(|(id, _)| *id).collect();
+        let (back, disk) = &nodes[1];
+        world.kill_with(*back, false);
+        let own = world.service(*back).me().id;
+        let foreign = world.service(ids[0]).me().id;
+        for i in 0..30 {
+            write_disk(disk, after(own, i), "mine");
+            write_disk(disk, after(foreign, i), "theirs");
+        }
+        let contact = world.addr(ids[0]);
+        come_back(&mut world, *back, Some(disk), contact);
+        world.run_for(Ticks(leaves_after));
+        let was_member = world.service(*back).owns(own);
+        world.shutdown(*back);
+        world.until(secs(60), |w| !w.is_up(*back));
+        world.run_for(secs(1));
+        let left = disk.lock().expect("no panic in here").clone();
+        let rest = [ids[0], ids[2]];
+        for (start, is_own) in [(own, true), (foreign, false)] {
+            for i in 0..30 {
+                let key = after(start, i);
+                let found = lookup(&world, &rest, key).is_some();
+                assert!(found || left.contains_key(&key), "{i} after {leaves_after}");
+                assert!(found || !is_own || !was_member, "{i} after {leaves_after}");
+            }
+        }
+        some_left |= was_member && !left.is_empty();
+        all_brought |= left.is_empty();
+    }
+    assert!(some_left && all_brought, "both happen");
+}
+
 /// What the ring moves to us, or is told through us, is newer than what we brought.
 #[test]
 fn what_the_ring_gives_wins_over_what_was_brought() {
