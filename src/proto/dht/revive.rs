@@ -1,11 +1,13 @@
 //! A CONNECT with the id of our next: the node was killed, and comes back at its address while we still list it.
 //!
 //! ```text
-//! Probe ──it is no member──▶ After ──who follows it──▶ Update ──that node took us as prev──▶ its range is ours
+//! Probe ──it is no member──▶ After ──who follows it──▶ a hand-over of its range, without entries
 //!   └──────── it is a member, or nobody can tell: 0 ───────┘
 //! ```
-//! When the range is ours the CONNECT is served as any other. It is taken without entries: those were in the killed
-//! node alone, which brings them itself when it had them on its disk (see [`super::bring`]).
+//! RELIABILITY.md has its range absorbed first, from replicas. There are none: the entries were in the killed node alone,
+//! which brings them itself when it had them on its disk (see [`super::bring`]). Who served the range without them would
+//! tell readers meanwhile that acknowledged entries are not there. So for the joiner all is as if we had taken the range,
+//! and for everybody else the range is out of reach, as it was, until the joiner has given its address.
 //!
 //! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::probe`]), at an address
 //! where the joiner may listen already: one of ours says that it is no member until its join is over, or may be.
@@ -14,8 +16,8 @@
 //!
 //! Who follows a dead node is nowhere written, so it is looked for backwards: the first node that we know
 //! beyond it names the one before itself (XSTAT; a plain peer is asked LOCATE of its id less one), and so on until nobody
-//! is between. Of two plain peers behind a dead node we may know only the second; then the range of the first is
-//! taken with it. Two dead nodes in a row are not got over here: the answer is `0`.
+//! is between. Of two plain peers behind a dead node we may know only the second; then the joiner
+//! takes the range of the first as its own. Two dead nodes in a row are not got over here: the answer is `0`.
 
 use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
 
@@ -54,7 +56,8 @@ enum Phase {
         /// Asked by LOCATE, as it does not know XSTAT.
         plain: bool,
     },
-    Update {
+    /// The joiner's turn: it will be before this one.
+    Found {
         after: Member,
     },
 }
@@ -160,7 +163,6 @@ impl DhtNode {
                 };
                 self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
             }
-            (Phase::Update { after }, Ok(_)) => self.take_dead_range(hub, after),
             (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),
         }
     }
@@ -181,41 +183,27 @@ impl DhtNode {
         };
         match before.filter(is_between) {
             Some(closer) => self.ask_candidate(hub, closer),
-            None => self.tell_after(hub, candidate),
+            None => self.found_after(hub, candidate),
         }
     }
 
-    /// `after` follows the dead node.
-    fn tell_after(&mut self, hub: &mut Hub<Self>, after: Member) {
-        let (me, bounds) = (self.me(), self.bounds());
+    /// `after` follows the dead node; the joiner tells it so itself.
+    fn found_after(&mut self, hub: &mut Hub<Self>, after: Member) {
         let Some(revive) = self.revive() else { return };
-        revive.phase = Phase::Update { after };
-        if after == me {
-            return self.take_dead_range(hub, after);
-        }
-        let operation = Operation::update_prev(me.addr, after.addr, bounds);
-        let op = client::start(self, hub, operation, Tag::Revive);
-        if let Some(revive) = self.revive() {
-            revive.op = Some(op);
-        }
+        revive.phase = Phase::Found { after };
+        let conn = revive.conn;
+        hub.notify(conn, Note::Go);
     }
 
-    fn take_dead_range(&mut self, hub: &mut Hub<Self>, after: Member) {
-        let (dead, Some(revive)) = (self.routing.next(), self.revive()) else {
-            return;
+    /// Who will be next of the joiner on this connection, once that is found; the search is over then.
+    pub(super) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
+        let revive = self.revive().filter(|revive| revive.conn == conn)?;
+        let Phase::Found { after } = revive.phase else {
+            return None;
         };
-        let conn = revive.conn;
-        log::warn!(
-            "{} died with its entries; our next is {}",
-            dead.addr,
-            after.addr
-        );
         self.drop_revive(hub);
-        self.routing.forget(dead.addr);
-        self.set_next(hub, after);
-        // Its CONNECT has its turn now; where it is gone, the next in line has it.
         self.transfer = Transfer::None;
-        hub.notify(conn, Note::Go);
+        Some(after)
     }
 
     /// The walk takes too long.
@@ -230,6 +218,7 @@ impl DhtNode {
         match phase {
             // The way to who is before it leads over the dead node, which is silent.
             Phase::After { plain: true, .. } => self.candidate_named(hub, None),
+            Phase::Found { .. } => {}
             _ => self.end_revive(hub, "it takes too long to find who follows it"),
         }
     }

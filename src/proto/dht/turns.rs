@@ -97,11 +97,18 @@ impl DhtNode {
             return;
         };
         let request = **request;
+        let id = cx.id();
+        if let (Request::Connect(joiner), Some(after)) = (request, self.take_after(cx, id)) {
+            if !self.begin_hand_back(cx, expect, joiner, after) {
+                cx.notify(id, Note::Refused);
+                self.next_turn(cx);
+            }
+            return;
+        }
         if !matches!(self.transfer, Transfer::None) && self.may_take_part(&request) {
             // Somebody was quicker.
             self.park(cx);
         } else if !self.begin_turn(cx, expect, &request) {
-            let id = cx.id();
             cx.notify(id, Note::Refused);
             self.next_turn(cx);
         }

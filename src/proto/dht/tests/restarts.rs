@@ -78,14 +78,14 @@ fn a_killed_node_joins_again_at_its_address() {
     }
 }
 
-/// It is told to join by way of a member that lists nobody but it.
+/// By a forged CONNECT while it is away, too.
 #[test]
-fn in_a_ring_of_two_the_one_that_stays_is_alone_meanwhile() {
+fn the_range_of_a_killed_node_waits_for_it() {
     let mut world = Ring::new(1);
     let nodes = ring(&mut world, 2);
     let (stays, me) = (nodes[0], world.service(nodes[1]).me());
     world.kill_with(nodes[1], false);
-    // Nobody listens there now, and somebody else has the nerve: the range goes to its owner, and no further.
+    // Nobody listens there now, and somebody else has the nerve: he gets nothing, and the range stays whose it is.
     let peer = say(
         &mut world,
         addr(77),
@@ -94,10 +94,16 @@ fn in_a_ring_of_two_the_one_that_stays_is_alone_meanwhile() {
     );
     let text = format!("1\n0\n{}\n", world.addr(stays));
     hears(&mut world, peer, &text);
-    assert!(world.service(stays).routing().is_alone());
     world.peer(peer).send(format!("{}\n", addr(77)).as_bytes());
     world.until(secs(5), |w| w.peer(peer).is_closed());
-    assert!(world.service(stays).routing().is_alone());
+    assert_eq!(next_of(&world, stays), me.addr);
+    // Nobody says that there is no entry as long as nobody knows.
+    let peer = say(&mut world, addr(77), stays, &format!("GET\n{}\n", me.id));
+    hears(&mut world, peer, "0\n");
+    let contact = world.addr(stays);
+    come_back(&mut world, nodes[1], None, contact);
+    world.until(secs(5), |w| is_settled(w, nodes[1]));
+    assert_round(&world, &nodes);
 }
 
 /// RELIABILITY.md A22: no take-over by a forged CONNECT, wherever it comes from.
@@ -168,21 +174,14 @@ fn a_plain_node_comes_back() {
             let from = if own_ip { next } else { addr(77) };
             let id = Id::of_addr(next);
             let peer = say(&mut world, from, node, &format!("CONNECT\n{id}\n"));
-            let mut told = false;
             world.until(secs(30), |w| {
                 match is {
                     Is::Closing => there.serve_plain(w, &mut |_, _| Then::Reset),
                     Is::There => there.serve_plain(w, &mut |_, _| Then::Say(format!("{next}\n"))),
                     Is::Refusing | Is::Silent => {}
                 }
-                behind.serve_plain(w, &mut |command, _| match command {
-                    "UPDATE_PREV" => {
-                        told = true;
-                        Then::Say("1\n".into())
-                    }
-                    // The way to who is before it leads over the dead one.
-                    _ => Then::Say(format!("{next}\n")),
-                });
+                // The way to who is before it leads over the dead one.
+                behind.serve_plain(w, &mut |_, _| Then::Say(format!("{next}\n")));
                 !w.peer(peer).received().is_empty()
             });
             let taken = match is {
@@ -192,9 +191,14 @@ fn a_plain_node_comes_back() {
             };
             let heard = String::from_utf8_lossy(world.peer(peer).received()).into_owned();
             assert_eq!(heard.starts_with('1'), taken, "{is:?} {own_ip} {heard:?}");
-            assert_eq!(told, taken, "{is:?}");
-            let want = if taken { beyond } else { next };
-            assert_eq!(next_of(&world, node), want, "{is:?}");
+            assert_eq!(next_of(&world, node), next, "{is:?}");
+            if taken {
+                hears(&mut world, peer, &format!("1\n0\n{beyond}\n"));
+                world.peer(peer).send(format!("{next}\n").as_bytes());
+                world.run_for(secs(1));
+                assert_eq!(next_of(&world, node), next, "{is:?}");
+                assert!(matches!(world.service(node).transfer, Transfer::None));
+            }
         }
     }
 }

@@ -56,6 +56,8 @@ struct Ring {
     asker: NodeId,
     nodes: Vec<NodeId>,
     disks: Vec<(NodeId, Disk)>,
+    /// Members that were killed and came back: the ring lists them while they join, so they have to.
+    back: Vec<NodeId>,
     keys: Vec<Key>,
     asked: Vec<Option<Asked>>,
     open: usize,
@@ -74,6 +76,7 @@ struct Tally {
     joins: u32,
     leaves: u32,
     kills: u32,
+    restarts: u32,
     writes: u32,
     reads: u32,
     unknown: u32,
@@ -91,6 +94,7 @@ impl Ring {
             asker,
             nodes: Vec::new(),
             disks: Vec::new(),
+            back: Vec::new(),
             keys: Vec::new(),
             asked: Vec::new(),
             open: 0,
@@ -167,7 +171,7 @@ impl Ring {
         let role = |id: &NodeId| &self.world.service(*id).role;
         let joiners: Vec<NodeId> = self
             .up()
-            .filter(|id| matches!(role(id), Role::Joining(_)))
+            .filter(|id| matches!(role(id), Role::Joining(_)) && !self.back.contains(id))
             .collect();
         // When it has, it leaves with all that goes with it; a member stays.
         if !joiners.is_empty() && !self.members().is_empty() {
@@ -181,7 +185,7 @@ impl Ring {
         let joiners: Vec<NodeId> = self
             .up()
             .filter(|id| match &self.world.service(*id).role {
-                Role::Joining(join) => !join.is_perhaps_member(),
+                Role::Joining(join) => !join.is_perhaps_member() && !self.back.contains(id),
                 _ => false,
             })
             .collect();
@@ -190,6 +194,49 @@ impl Ring {
             self.world.kill(id);
             self.done.kills += 1;
         }
+    }
+
+    /// A durable member dies and comes back at once at its address, with what it had on its disk. One at a time, and one
+    /// at rest: what was removed while a part of the ring moved may come back with it.
+    fn restart(&mut self) {
+        let all_members = self.members().len() == self.up().count();
+        let members = self.members();
+        let at_rest = |id: &NodeId| {
+            let node = self.world.service(*id);
+            matches!(node.transfer, Transfer::None)
+                && node.submitted == node.written
+                && node.luggage.is_empty()
+        };
+        if !self.durable || !all_members || members.len() < 2 || !members.iter().all(at_rest) {
+            return;
+        }
+        let id = self.pick(&members);
+        let others: Vec<NodeId> = members.into_iter().filter(|other| *other != id).collect();
+        let contact = self.pick(&others);
+        let contact = self.world.addr(contact);
+        let disk = &self
+            .disks
+            .iter()
+            .find(|(other, _)| *other == id)
+            .expect("durable")
+            .1;
+        let mut entries = Entries::default();
+        for (key, value) in disk.lock().expect("no panic in here").iter() {
+            entries.insert(*key, value.clone());
+        }
+        let config = Config {
+            durable: true,
+            ..Config::new(self.world.addr(id))
+        };
+        self.world.kill(id);
+        self.world.restart(id, DhtNode::new(config, entries));
+        self.world
+            .with(id, |node, hub| node.join(hub, vec![contact]));
+        if self.trace {
+            eprintln!("{}: restart {}", self.world.now().0, self.world.addr(id));
+        }
+        self.back.push(id);
+        self.done.restarts += 1;
     }
 
     fn new_key(&mut self) {
@@ -471,6 +518,7 @@ fn storm(seed: u64, size: usize, steps: usize) -> Tally {
             2 | 3 => ring.leave(),
             4 => ring.kill_joiner(),
             5 => ring.turn_joiner_away(),
+            6 => ring.restart(),
             _ => ring.ask(),
         }
         let pause = ring.world.rng().random_range(0..=pace_ms);
