@@ -365,7 +365,7 @@ impl DhtNode {
         }
         if next != leaver {
             log::info!("{} left; our next is {}", leaver.addr, next.addr);
-            self.routing.forget(leaver.addr);
+            self.forget_node(leaver.addr);
             self.set_next(hub, next);
         }
         hub.notify(conn, Note::Go);

@@ -193,6 +193,8 @@ pub enum Tag {
     Finger,
     /// Who is before us, and how many UPDATE_PREVs there were when that was asked.
     Prev(u64),
+    /// Whether this one, our prev, is gone, as somebody farther says that it is before us.
+    PrevGone(Member),
     /// A client's, lent this node by a test.
     #[cfg(test)]
     Test(usize),
@@ -223,6 +225,8 @@ pub struct DhtNode {
     pub(super) prev_armed: bool,
     /// UPDATE_PREVs ever.
     pub(super) prev_claims: u64,
+    /// Who claimed to be before us and is farther than our prev.
+    pub(super) prev_tentative: Option<Member>,
     /// Outcomes of [`Tag::Test`].
     #[cfg(test)]
     pub(super) told: Vec<(usize, Result<Outcome, Failure>)>,
@@ -252,6 +256,7 @@ impl DhtNode {
             finger_armed: false,
             prev_armed: false,
             prev_claims: 0,
+            prev_tentative: None,
             #[cfg(test)]
             told: Vec::new(),
         }
@@ -516,7 +521,7 @@ impl Service for DhtNode {
             Timer::Join => self.join_step(hub),
             Timer::Leave => self.leave_step(hub),
             Timer::Finger => self.look_up_finger(hub),
-            Timer::Prev => self.look_up_prev(hub),
+            Timer::Prev => self.claim_late(hub),
             Timer::Sweep => self.sweep_some(hub),
             Timer::Probe => self.probe_late(hub),
             Timer::Revive => self.revive_late(hub),
@@ -579,6 +584,7 @@ impl Host for DhtNode {
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(result),
             Tag::Prev(claims) => self.prev_found(claims, result),
+            Tag::PrevGone(asked) => self.prev_asked(asked, result),
             #[cfg(test)]
             Tag::Test(number) => self.told.push((number, result)),
         }

@@ -106,6 +106,11 @@ impl DhtNode {
             return self.end_revive(hub, "it is there");
         }
         revive.timer = hub.arm(WALK_WITHIN, Timer::Revive);
+        self.ask_first_candidate(hub);
+    }
+
+    /// The first node that we know beyond the dead one.
+    fn ask_first_candidate(&mut self, hub: &mut Hub<Self>) {
         let (me, next) = (self.me(), self.routing.next());
         let known = self.routing.fingers().first().copied();
         let first = known.or(self.routing.prev().filter(|prev| *prev != next));
@@ -162,6 +167,13 @@ impl DhtNode {
                     plain: true,
                 };
                 self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
+            }
+            // A stale finger of ours; the next one leads there as well.
+            (Phase::After { candidate, .. }, Err(Failure::Unreachable { .. }))
+                if self.routing.fingers().contains(&candidate) =>
+            {
+                self.forget_node(candidate.addr);
+                self.ask_first_candidate(hub);
             }
             (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),
         }
