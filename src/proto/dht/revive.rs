@@ -43,6 +43,8 @@ pub(super) struct Revive {
     own_ip: bool,
     phase: Phase,
     steps: u32,
+    /// Of those that we know ourselves, so many were not there.
+    skipped: usize,
     op: Option<OpId>,
     timer: Option<TimerId>,
 }
@@ -81,6 +83,7 @@ impl DhtNode {
             own_ip: cx.peer().ip() == next.addr.ip(),
             phase: Phase::Probe,
             steps: 0,
+            skipped: 0,
             op: None,
             timer: None,
         });
@@ -109,28 +112,34 @@ impl DhtNode {
         self.ask_first_candidate(hub);
     }
 
-    /// The first node that we know beyond the dead one.
+    /// The first node that we know beyond the dead one, less those that were not there.
     fn ask_first_candidate(&mut self, hub: &mut Hub<Self>) {
         let (me, next) = (self.me(), self.routing.next());
-        let known = self.routing.fingers().first().copied();
-        let first = known.or(self.routing.prev().filter(|prev| *prev != next));
-        self.ask_candidate(hub, first.unwrap_or(me));
+        let prev = self.routing.prev().filter(|prev| *prev != next);
+        let known: Vec<Member> = self.routing.fingers().iter().copied().chain(prev).collect();
+        let Some(revive) = self.revive() else { return };
+        match known.get(revive.skipped) {
+            Some(candidate) => self.ask_candidate(hub, *candidate),
+            // It was all that we knew: we are two.
+            None if known.is_empty() => self.found_after(hub, me),
+            None => self.end_revive(hub, "nobody that we know is there"),
+        }
     }
 
     fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member) {
-        let (me, prev) = (self.me(), self.routing.prev());
+        let me = self.me();
         let Some(revive) = self.revive() else { return };
         revive.steps += 1;
         if revive.steps > STEPS_MAX {
             return self.end_revive(hub, "nobody can tell who follows it");
         }
+        if candidate == me {
+            return self.found_after(hub, me);
+        }
         revive.phase = Phase::After {
             candidate,
             plain: false,
         };
-        if candidate == me {
-            return self.candidate_named(hub, prev);
-        }
         self.ask_revive(hub, Verb::Stat, candidate.id, candidate);
     }
 
@@ -168,11 +177,11 @@ impl DhtNode {
                 };
                 self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
             }
-            // A stale finger of ours; the next one leads there as well.
-            (Phase::After { candidate, .. }, Err(Failure::Unreachable { .. }))
-                if self.routing.fingers().contains(&candidate) =>
+            // A finger that is stale, or not to be reached now: whoever is beyond it leads back to it.
+            (Phase::After { .. }, Err(Failure::Unreachable { .. }))
+                if revive.steps as usize == revive.skipped + 1 =>
             {
-                self.forget_node(candidate.addr);
+                revive.skipped += 1;
                 self.ask_first_candidate(hub);
             }
             (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),

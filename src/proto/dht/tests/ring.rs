@@ -158,8 +158,14 @@ impl Ring {
 
     fn leave(&mut self) {
         let members = self.members();
+        // A member that leaves takes nobody in, so one that comes back would have to wait for it.
+        let waits = |id: &NodeId| !matches!(self.world.service(*id).role, Role::Member);
+        let is_back = self
+            .back
+            .iter()
+            .any(|id| self.world.is_up(*id) && waits(id));
         // Who comes too late to be taken takes its entries with it: one always stays.
-        if members.len() >= 2 {
+        if members.len() >= 2 && !is_back {
             let id = self.pick(&members);
             self.world.shutdown(id);
             self.done.leaves += 1;
