@@ -67,7 +67,10 @@ impl DhtNode {
             self.prev_tentative = None;
             return;
         }
-        self.prev_tentative = Some(claimant);
+        // The closest of them: who takes a farther one for the truth misses a living node.
+        let me = self.me().id;
+        let closer = |one: &Member| one.id.distance_to(me) < claimant.id.distance_to(me);
+        self.prev_tentative = self.prev_tentative.filter(closer).or(Some(claimant));
         if !self.prev_armed {
             self.prev_armed = hub.arm(PREV_AFTER, Timer::Prev).is_some();
             self.ask_prev(hub);

@@ -225,7 +225,7 @@ pub struct DhtNode {
     pub(super) prev_armed: bool,
     /// UPDATE_PREVs ever.
     pub(super) prev_claims: u64,
-    /// Who claimed to be before us and is farther than our prev.
+    /// The closest of those who claimed to be before us and are farther than our prev.
     pub(super) prev_tentative: Option<Member>,
     /// Outcomes of [`Tag::Test`].
     #[cfg(test)]

@@ -144,8 +144,9 @@ impl DhtNode {
     }
 
     fn ask_revive(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
+        // A connection that breaks is no sign of a plain peer; three are.
         let bounds = Bounds {
-            attempts_max: 1,
+            attempts_max: if verb == Verb::Stat { 3 } else { 1 },
             ..self.bounds()
         };
         let operation = Operation::new(verb, key, vec![at.addr], bounds);
