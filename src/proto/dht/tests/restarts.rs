@@ -49,7 +49,7 @@ fn assert_round(world: &Ring, nodes: &[NodeId]) {
 
 #[test]
 fn a_killed_node_joins_again_at_its_address() {
-    for size in [2, 3, 5, 9] {
+    for size in [2, 3, 5] {
         for dead in 0..size {
             for quick in [true, false] {
                 let mut world = Ring::new(dead as u64);
@@ -294,8 +294,10 @@ fn a_durable_node_brings_what_it_had() {
 /// ring as soon as it was a member.
 #[test]
 fn a_node_that_leaves_while_it_brings_loses_nothing() {
+    // So many that bringing them takes some ticks.
+    const COUNT: u8 = 120;
     let (mut some_left, mut all_brought) = (false, false);
-    for leaves_after in 0..60 {
+    for leaves_after in (0..40).step_by(3) {
         let mut world = Ring::new(leaves_after);
         let nodes = durable_ring(&mut world, 3);
         let ids: Vec<NodeId> = nodes.iter().map(|(id, _)| *id).collect();
@@ -303,7 +305,7 @@ fn a_node_that_leaves_while_it_brings_loses_nothing() {
         world.kill_with(*back, false);
         let own = world.service(*back).me().id;
         let foreign = world.service(ids[0]).me().id;
-        for i in 0..30 {
+        for i in 0..COUNT {
             write_disk(disk, after(own, i), "mine");
             write_disk(disk, after(foreign, i), "theirs");
         }
@@ -317,7 +319,7 @@ fn a_node_that_leaves_while_it_brings_loses_nothing() {
         let left = disk.lock().expect("no panic in here").clone();
         let rest = [ids[0], ids[2]];
         for (start, is_own) in [(own, true), (foreign, false)] {
-            for i in 0..30 {
+            for i in 0..COUNT {
                 let key = after(start, i);
                 let found = lookup(&world, &rest, key).is_some();
                 assert!(found || left.contains_key(&key), "{i} after {leaves_after}");
@@ -393,7 +395,7 @@ fn what_the_ring_gives_wins_over_what_was_brought() {
 /// acknowledged is lost, and the ring is whole again.
 #[test]
 fn killed_and_back_in_a_rough_network() {
-    for seed in seeds(40) {
+    for seed in seeds(24) {
         check(seed, || {
             let mut world = Ring::new(seed);
             let size = [2, 3, 4, 6][seed as usize % 4];
