@@ -203,7 +203,8 @@ impl Ring {
     }
 
     /// A durable member dies and comes back at once at its address, with what it had on its disk. One at a time, and one
-    /// at rest: what was removed while a part of the ring moved may come back with it.
+    /// at rest whose members know who is before them: what was removed while a part of the ring moved may come back with
+    /// it, and who follows the dead one is found by asking each for its prev.
     fn restart(&mut self) {
         let all_members = self.members().len() == self.up().count();
         let members = self.members();
@@ -212,6 +213,11 @@ impl Ring {
             matches!(node.transfer, Transfer::None)
                 && node.submitted == node.written
                 && node.luggage.is_empty()
+                && node.routing.prev().is_some_and(|prev| {
+                    let before = members.iter().map(|id| self.world.service(*id));
+                    let mut before = before.filter(|other| other.me() == prev);
+                    before.any(|other| other.routing.next() == node.me())
+                })
         };
         if !self.durable || !all_members || members.len() < 2 || !members.iter().all(at_rest) {
             return;
