@@ -160,6 +160,12 @@ impl DhtNode {
         let Some(revive) = self.revive() else { return };
         revive.op = None;
         match (revive.phase, result) {
+            // One that joins has no neighbours yet, and does not know who is before it.
+            (Phase::After { candidate, .. }, Ok(Outcome::Told(Some(stat))))
+                if stat.next == candidate.addr =>
+            {
+                self.end_revive(hub, "somebody joins behind it");
+            }
             (Phase::After { .. }, Ok(Outcome::Told(Some(stat)))) => {
                 self.candidate_named(hub, stat.prev.map(Member::at));
             }
