@@ -161,12 +161,6 @@ impl NodeArgs {
             }
             None => (None, Entries::default()),
         };
-        ensure!(
-            contacts.is_empty() || entries.is_empty(),
-            "the data directory holds {} entries of an earlier run, and a node joins a ring empty; \
-             start it without a peer, or with another --data",
-            entries.len()
-        );
         let bound = Bound::bind(self.listen)
             .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
         let advertise = advertised(self.advertise, bound.addr())?;
@@ -320,6 +314,8 @@ impl Node {
             value_bytes_max: self.value_max,
             // About a second in all: somebody waits.
             attempts_max: 5,
+            // Another client may have written in between, and a repetition would undo it. Who asked can look and decide.
+            unknown_is_final: true,
             ..Bounds::default()
         };
         let limits = Limits {

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Ended, LOOPBACK, Server, key, node, noise, peerloop, peerloop_under, run, shell,
+    Ended, LOOPBACK, Peer, Server, key, node, noise, peerloop, peerloop_under, run, shell,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -469,4 +469,43 @@ fn the_demo_cleans_up() {
     );
     none.expect_error(&["--files"]);
     assert_eq!(fs::read_dir(&tmp).expect("list").count(), 0);
+}
+
+/// A second one could undo what another client wrote between the two.
+#[test]
+fn a_write_of_which_nobody_knows_is_not_repeated() {
+    for (words, sent) in [
+        (&["insert", "x", "y"][..], "INSERT"),
+        (&["remove", "x"], "REMOVE"),
+    ] {
+        let listener = TcpListener::bind(LOOPBACK).expect("bind");
+        let at = listener.local_addr().expect("an address");
+        let (tell, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            while let Ok((socket, _)) = listener.accept() {
+                let mut peer = Peer::over(socket);
+                while let Ok(word) = peer.line() {
+                    let _ = peer.line();
+                    let _ = tell.send(word.clone());
+                    match &word[..] {
+                        "LOCATE" => _ = peer.send(format!("{at}\n")),
+                        // The value is there, and its acknowledgement never comes.
+                        "INSERT" => {
+                            peer.send("1\n");
+                            let _ = peer.line();
+                            break;
+                        }
+                        _ => break,
+                    }
+                }
+            }
+        });
+        let ended = run(&mut dht(&at.to_string(), words), "");
+        ended.expect_error(&["is not known", &at.to_string()]);
+        let writes = heard
+            .try_iter()
+            .filter(|word| word.as_str() == sent)
+            .count();
+        assert_eq!(writes, 1, "{words:?}");
+    }
 }

@@ -13,6 +13,7 @@ mod limits;
 mod load;
 mod plain_peer;
 mod plain_wire;
+mod restarts;
 mod ring;
 mod ring_churn;
 mod ring_cli;

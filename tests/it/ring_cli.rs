@@ -380,6 +380,9 @@ fn a_small_stress_run_loses_nothing() {
         for field in ["operations", "joins", "leaves", "checked"] {
             assert!(summary[field].as_u64() > Some(0), "{field} of {summary}");
         }
+        let most = |of: &str| summary[of]["max"].as_f64().expect("a time");
+        let kinds = ["get_latency_ms", "insert_latency_ms", "remove_latency_ms"].map(most);
+        assert_eq!(kinds.into_iter().fold(0.0, f64::max), most("latency_ms"));
     }
     let words = [
         "stress",

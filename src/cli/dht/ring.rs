@@ -203,7 +203,7 @@ impl Walker {
             Err(failure) => problems.push(format!("does not answer: {failure}")),
         }
         let stat = match stat {
-            Some(Ok(Outcome::Told(stat))) => Some(stat),
+            Some(Ok(Outcome::Told(stat))) => stat,
             // A plain peer closes, or is not there.
             _ => None,
         };

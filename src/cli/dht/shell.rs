@@ -177,6 +177,7 @@ impl Prompt {
         let Outcome::Told(stat) = told.context("the node does not tell (XSTAT)")? else {
             bail!("XSTAT came to something else");
         };
+        let stat = stat.context("the node is no member (it joins or leaves)")?;
         let mut text = row("node", Member::at(addr));
         text += &stat.prev.map_or("prev     unknown\n".into(), |prev| {
             row("prev", Member::at(prev))

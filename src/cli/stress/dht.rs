@@ -71,6 +71,9 @@ struct Summary {
     removes: u64,
     given_up: u64,
     latency_ms: Latency,
+    get_latency_ms: Latency,
+    insert_latency_ms: Latency,
+    remove_latency_ms: Latency,
     hops_mean: f64,
     hops_max: u32,
     joins: u32,
@@ -106,7 +109,7 @@ impl DhtArgs {
         ring.settle(&mut go_on)?;
         load.set_contacts(ring.contacts())?;
         let workload = load.check(&mut go_on)?;
-        let summary = self.summary(&ring, &workload, &extremes, took);
+        let summary = self.summary(&ring, &workload, &extremes, took)?;
         if self.json {
             print::json(&summary)?;
         } else {
@@ -176,9 +179,9 @@ impl DhtArgs {
         workload: &Workload<Times>,
         extremes: &Extremes,
         took: Duration,
-    ) -> Summary {
+    ) -> Result<Summary> {
         let times = workload.meter();
-        Summary {
+        Ok(Summary {
             nodes: self.nodes,
             processes: self.processes,
             clients: self.clients,
@@ -188,11 +191,14 @@ impl DhtArgs {
             nodes_end: ring.members(),
             operations: times.done(),
             operations_per_second: times.done() as f64 / took.as_secs_f64(),
-            gets: times.gets,
-            inserts: times.inserts,
-            removes: times.removes,
+            gets: times.gets.len(),
+            inserts: times.inserts.len(),
+            removes: times.removes.len(),
             given_up: times.given_up,
-            latency_ms: Latency::of(&times.latency),
+            latency_ms: Latency::of(&times.latency()?),
+            get_latency_ms: Latency::of(&times.gets),
+            insert_latency_ms: Latency::of(&times.inserts),
+            remove_latency_ms: Latency::of(&times.removes),
             hops_mean: times.hops_mean(),
             hops_max: times.hops_max,
             joins: ring.joins.done,
@@ -209,7 +215,7 @@ impl DhtArgs {
                 .iter()
                 .filter(|lost| lost.unreadable)
                 .count(),
-        }
+        })
     }
 }
 
@@ -236,6 +242,9 @@ impl std::fmt::Display for Summary {
             self.gets, self.inserts, self.removes, self.given_up
         )?;
         writeln!(f, "latency ms  {}", self.latency_ms)?;
+        writeln!(f, "  get       {}", self.get_latency_ms)?;
+        writeln!(f, "  insert    {}", self.insert_latency_ms)?;
+        writeln!(f, "  remove    {}", self.remove_latency_ms)?;
         writeln!(
             f,
             "hops        mean {:.2}, max {}",

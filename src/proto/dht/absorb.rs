@@ -3,8 +3,9 @@
 //! ```text
 //! Name ──▶ Verify ──the leaver is our next──▶ Receive ──all entries──▶ Update ──its next took us as prev──▶ ours
 //! ```
-//! DISCONNECT names no leaver. It is the node before the announced next: when the ring says that this is our next, we
-//! go on; when it is another member's, [`super::relay`] passes it on; else the answer is `0` and nothing changes. The
+//! DISCONNECT names no leaver. It is the node before the announced next: when the ring says that this is our next, and
+//! it comes from next's own IP or next does not say that it stays ([`super::probe`]), we go on; when it is another
+//! member's, [`super::relay`] passes it on; else the answer is `0` and nothing changes. The
 //! entries are put where they will be, unseen, as the range is not ours until the end; when the leaver dies before that
 //! they are swept out again.
 //!
@@ -20,6 +21,7 @@ use super::client;
 use super::id::Id;
 use super::node::{Changes, DhtNode, Expect, Note, Tag, Then, Transfer};
 use super::operation::{Failure, Operation, Outcome, Verb};
+use super::probe::Verdict;
 use super::routing::Member;
 use super::transfer::{Received, Receiving};
 use super::wire::{self, NextNode};
@@ -192,19 +194,18 @@ impl DhtNode {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
                 }
             }
-            (Phase::Verify, Ok(Outcome::Located(addr)))
-                if addr == next.addr && next != me && own_ip =>
-            {
-                absorb.phase = Phase::Receive;
-                hub.resume(conn);
-            }
-            // A plain leaver may answer nobody while it leaves; then it has to come from next's address.
+            // A plain leaver may answer nobody while it leaves.
             (
                 Phase::Verify,
-                Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }),
-            ) if addr == next.addr && own_ip => {
-                absorb.phase = Phase::Receive;
-                hub.resume(conn);
+                Ok(Outcome::Located(addr))
+                | Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }),
+            ) if addr == next.addr && next != me => {
+                if own_ip {
+                    absorb.phase = Phase::Receive;
+                    hub.resume(conn);
+                } else {
+                    self.probe_next(hub, conn);
+                }
             }
             (Phase::Verify, Ok(Outcome::Located(addr))) if addr != next.addr && addr != me.addr => {
                 if let Some(announced) = absorb.next {
@@ -215,6 +216,21 @@ impl DhtNode {
                 log::info!("a DISCONNECT is refused: not from our next ({result:?})");
                 self.refuse_leaver(hub);
             }
+        }
+    }
+
+    /// A DISCONNECT of our next that does not come from its own IP: it is behind a NAT, has several addresses, or
+    /// another member passes it on. What next says of itself decides (RELIABILITY.md A11).
+    pub(super) fn leaver_probed(&mut self, hub: &mut Hub<Self>, conn: ConnId, verdict: Verdict) {
+        let Some(absorb) = self.absorb(conn) else {
+            return;
+        };
+        if verdict == Verdict::Member {
+            log::info!("a DISCONNECT is refused: not from our next, which is there");
+            self.refuse_leaver(hub);
+        } else {
+            absorb.phase = Phase::Receive;
+            hub.resume(conn);
         }
     }
 
@@ -257,7 +273,7 @@ impl DhtNode {
                 return Err(Violation::limit("entries_bytes_max reached"));
             }
             let filled = durable && absorb.staging.push(key, value.clone());
-            self.entries.insert(key, value);
+            self.receive(key, value);
             if filled {
                 self.stage(cx, id);
             }
@@ -349,7 +365,7 @@ impl DhtNode {
         }
         if next != leaver {
             log::info!("{} left; our next is {}", leaver.addr, next.addr);
-            self.routing.forget(leaver.addr);
+            self.forget_node(leaver.addr);
             self.set_next(hub, next);
         }
         hub.notify(conn, Note::Go);
@@ -365,6 +381,7 @@ impl DhtNode {
     }
 
     fn give_up_absorb(&mut self, hub: &mut Hub<Self>) {
+        self.end_probe(hub);
         let Transfer::Absorb(absorb) = &self.transfer else {
             return;
         };

@@ -70,7 +70,12 @@ impl<T> Operations<T> {
 }
 
 /// Begins an operation; [`Host::on_outcome`] tells what came of it.
-pub fn start<H: Host>(host: &mut H, hub: &mut Hub<H>, mut operation: Operation, tag: H::Tag) {
+pub fn start<H: Host>(
+    host: &mut H,
+    hub: &mut Hub<H>,
+    mut operation: Operation,
+    tag: H::Tag,
+) -> OpId {
     let operations = host.operations();
     let op = OpId(operations.next);
     operations.next = operations.next.wrapping_add(1);
@@ -84,6 +89,16 @@ pub fn start<H: Host>(host: &mut H, hub: &mut Hub<H>, mut operation: Operation, 
         },
     );
     follow(host, hub, op, next);
+    op
+}
+
+/// Gives an operation up: nothing is told of it. A no-op when it is over.
+pub fn cancel<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId) {
+    if let Some(running) = host.operations().running.remove(&op)
+        && let Some(conn) = running.conn
+    {
+        hub.close_conn(conn);
+    }
 }
 
 /// For [`Service::on_dialled`] of an operation's connection.

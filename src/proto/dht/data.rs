@@ -23,7 +23,7 @@ impl DhtNode {
         }
         let out = cx.out();
         wire::put_ack(out, true);
-        match self.entries.get(key) {
+        match self.value_of(key) {
             None => wire::put_number(out, 0),
             Some(value) => {
                 wire::put_number(out, value.len() as u64);
@@ -167,7 +167,7 @@ impl DhtNode {
         let room_bytes = self
             .config
             .entries_bytes_max
-            .saturating_sub(self.writing_bytes);
+            .saturating_sub(self.writing_bytes + self.luggage.memory_bytes());
         // What it replaces is looked up only where it can matter.
         self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
             && self.entries.memory_bytes_with(key, value) > room_bytes
@@ -175,8 +175,8 @@ impl DhtNode {
 
     pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
         match value {
-            Some(value) => self.entries.insert(key, value),
-            None => _ = self.entries.remove(key),
+            Some(value) => self.receive(key, value),
+            None => self.forget(key),
         }
     }
 }

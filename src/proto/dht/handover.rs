@@ -11,7 +11,7 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
 
 use super::client;
 use super::id::Id;
-use super::node::{DhtNode, Expect, Note, Tag, Timer, Transfer};
+use super::node::{DhtNode, Expect, Note, Role, Tag, Timer, Transfer};
 use super::operation::Operation;
 use super::routing::Member;
 use super::transfer::{Sending, Sent};
@@ -29,7 +29,7 @@ pub(super) struct HandOver {
     /// The joiner's connection.
     conn: ConnId,
     joiner: Id,
-    /// Our next, which will be the joiner's.
+    /// Our next, or who follows it when the joiner is our next; it will be the joiner's.
     next: Member,
     phase: Phase,
     sending: Sending,
@@ -58,10 +58,29 @@ impl DhtNode {
         expect: &mut Expect,
         joiner: Id,
     ) -> bool {
-        if !self.owns(joiner) || joiner == self.me().id {
-            return false;
-        }
-        let (conn, next) = (cx.id(), self.routing.next());
+        let next = self.routing.next();
+        self.owns(joiner) && joiner != self.me().id && self.hand_over(cx, expect, joiner, next)
+    }
+
+    /// Our next was killed and joins again (see [`super::revive`]); `after` will be its next.
+    pub(super) fn begin_hand_back(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+        after: Member,
+    ) -> bool {
+        matches!(self.role, Role::Member) && self.hand_over(cx, expect, joiner, after)
+    }
+
+    fn hand_over(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+        next: Member,
+    ) -> bool {
+        let conn = cx.id();
         if cx.arm(HAND_OVER_WITHIN, Timer::HandOver(conn)).is_none() {
             return false;
         }
@@ -140,6 +159,9 @@ impl DhtNode {
         let Transfer::HandOver(HandOver { joiner, next, .. }) = self.transfer else {
             return Err(Violation::us("the hand-over is over"));
         };
+        if !self.believes(cx, addr) {
+            return Err(Violation::peer("an address that the joiner cannot have"));
+        }
         let member = Member::at(addr);
         if member.id != joiner {
             return Err(Violation::peer(
@@ -188,7 +210,7 @@ impl DhtNode {
             return;
         }
         log::info!("a joiner left before it had joined; the range stays");
-        if phase == Phase::Answer && next != self.me() {
+        if phase == Phase::Answer && next != self.me() && next == self.routing.next() {
             let operation = Operation::update_prev(self.me().addr, next.addr, self.bounds());
             client::start(self, hub, operation, Tag::TakeBack);
         }

@@ -17,6 +17,7 @@ use rand::RngExt;
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
 
 use super::absorb::Staging;
+use super::claims;
 use super::client;
 use super::node::{Changes, Conn, DhtNode, Role, Tag, Then, Timer, Transfer};
 use super::operation::{Failure, Operation, Outcome, Verb};
@@ -84,20 +85,20 @@ impl Join {
         self.owner
     }
 
-    /// For tests: the address may have been sent, so the ring may count on us.
-    #[cfg(test)]
+    /// The address may have been sent, so the ring may count on us.
     pub(super) fn is_perhaps_member(&self) -> bool {
         self.given.is_some()
     }
 }
 
 impl DhtNode {
-    /// Joins the ring of any of `contacts`. The node must hold no entries.
+    /// Joins the ring of any of `contacts`. Entries that the node holds are brought into the ring, see `bring`.
     ///
     /// # Panics
     /// If there are no contacts.
     pub fn join(&mut self, hub: &mut Hub<Self>, contacts: Vec<SocketAddrV4>) {
         let owner = Member::at(contacts[0]);
+        self.pack();
         self.role = Role::Joining(Join {
             contacts,
             phase: Phase::Locate,
@@ -148,12 +149,15 @@ impl DhtNode {
             {
                 self.joined(hub);
             }
-            (Phase::Locate, Ok(Outcome::After { before, owner })) if owner == before => {
-                join.owner = Member::at(owner);
+            // The ring lists us already when we were killed and come back (RELIABILITY.md A22): who does finds out.
+            (Phase::Locate, Ok(Outcome::After { before, owner }))
+                if owner == before || owner == me.addr =>
+            {
+                join.owner = Member::at(before);
                 join.phase = Phase::Receive;
                 join.receiving = Receiving::default();
                 join.staging = Staging::default();
-                join.conn = Some(hub.dial(owner, None, Conn::Join(Expect::Ack)));
+                join.conn = Some(hub.dial(before, None, Conn::Join(Expect::Ack)));
             }
             (Phase::Update, Ok(_)) => self.give_address(hub),
             (Phase::Confirm { tries }, _) if tries < CONFIRM_TRIES_MAX => {
@@ -203,7 +207,7 @@ impl DhtNode {
                 }
                 if let Received::Entry(key, value) = received {
                     let filled = durable && join.staging.push(key, value.clone());
-                    self.entries.insert(key, value);
+                    self.receive(key, value);
                     if filled {
                         self.stage_join(cx, id);
                     }
@@ -214,6 +218,9 @@ impl DhtNode {
                 let Some((addr, used)) = wire::address(bytes, seen)? else {
                     return Ok(Step::More);
                 };
+                if !claims::is_plausible(*cx.peer().ip(), addr, join.owner.addr.port()) {
+                    return Err(Violation::peer("a next that it cannot know"));
+                }
                 let next = Member::at(addr);
                 if next.id == me || !me.in_arc(join.owner.id, next.id) {
                     return Err(Violation::peer("its next is not after us"));
@@ -378,7 +385,7 @@ impl DhtNode {
         self.set_next(hub, next);
         log::info!("joined between {} and {}", owner.addr, next.addr);
         // An owner may hand over more than our range.
-        if matches!(self.transfer, Transfer::None) {
+        if matches!(self.transfer, Transfer::None) && !self.unpack(hub) {
             self.sweep(hub, next.id, self.me().id);
         }
         if leaves {

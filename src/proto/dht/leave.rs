@@ -69,6 +69,11 @@ impl Leave {
         !self.pauses()
     }
 
+    /// Another node is being given our range, or was.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.uncertain || matches!(self.phase, Phase::Send | Phase::Await)
+    }
+
     /// Nothing of our leave is under way at another node.
     pub(super) fn pauses(&self) -> bool {
         !self.uncertain && matches!(self.phase, Phase::Find | Phase::Pause)
@@ -261,6 +266,12 @@ impl DhtNode {
         };
         let (heir, conn) = (leave.heir, leave.conn.take());
         log::info!("left; {} has our {} entries", heir.addr, self.entries.len());
+        if !self.luggage.is_empty() {
+            log::warn!(
+                "{} entries of other ranges are left on the disk",
+                self.luggage.len()
+            );
+        }
         if let Some(conn) = conn {
             hub.close_conn(conn);
         }

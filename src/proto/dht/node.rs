@@ -13,13 +13,12 @@
 //! at most one write under way; there is at most one `Transfer` at a time; a key that is not ours by
 //! [`DhtNode::owns`] is never served, whatever is in `entries`.
 
-use std::net::SocketAddrV4;
-
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
 use super::absorb::Absorb;
+use super::bring::Luggage;
 use super::client::{self, Host, OpId, Operations};
 use super::data::adds_bytes;
 use super::entries::Entries;
@@ -29,57 +28,16 @@ use super::id::Id;
 use super::join::{self, Join};
 use super::leave::Leave;
 use super::operation::{Bounds, Failure, Outcome};
+use super::probe::Probe;
 use super::relay::Relay;
+use super::revive::Revive;
 use super::routing::{Member, Routing};
 use super::stat::{self, Stat};
 use super::transfer::{Incoming, Sink};
 use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
 
-/// What a node is told at its start.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The address that others reach this node at; its id is the SHA-1 of it.
-    pub advertise: SocketAddrV4,
-    /// The local address that a leaver dials from, so that its heir sees who it is (RELIABILITY.md A11); `None`:
-    /// what the kernel chooses.
-    pub dial_from: Option<SocketAddrV4>,
-    /// Writes are acknowledged once the worker has committed them.
-    pub durable: bool,
-    /// Longest value that is stored. 64 MiB as the specification has it.
-    pub value_bytes_max: u64,
-    /// Bytes of values that are being received and not complete, over all connections.
-    pub staged_bytes_max: u64,
-    /// Memory of all entries, writes under way included; a write beyond it is answered `0`.
-    pub entries_bytes_max: u64,
-}
-
-/// Default of [`Config::value_bytes_max`], from "Bad input" of the specification.
-pub const VALUE_BYTES_MAX: u64 = 64 << 20;
-
-impl Config {
-    pub fn new(advertise: SocketAddrV4) -> Config {
-        Config {
-            advertise,
-            dial_from: None,
-            durable: false,
-            value_bytes_max: VALUE_BYTES_MAX,
-            // Eight of the largest values at once: what a small machine can spare.
-            staged_bytes_max: 512 << 20,
-            entries_bytes_max: 8 << 30,
-        }
-    }
-
-    /// `limits` with room for the largest answer of this node.
-    pub fn fit(&self, limits: Limits) -> Limits {
-        let answer = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX / 2);
-        let least = limits.output_bytes_high + answer + wire::LINE_BYTES_MAX;
-        Limits {
-            output_bytes_max: limits.output_bytes_max.max(least),
-            ..limits
-        }
-    }
-}
+pub use super::config::{Config, VALUE_BYTES_MAX};
 
 /// Changes for the worker to commit.
 #[derive(Debug)]
@@ -167,6 +125,10 @@ pub(super) enum Transfer {
     Absorb(Absorb),
     /// A DISCONNECT that is for another member.
     Relay(Relay),
+    /// The node that we list as our next asks to join.
+    Revive(Revive),
+    /// Entries that we brought along are taken over in pieces.
+    Unpack,
     /// Entries that are not ours (any more) are removed in pieces.
     Sweep(Sweep),
 }
@@ -200,6 +162,12 @@ pub enum Timer {
     Prev,
     /// Remove a further piece.
     Sweep,
+    /// A round of asking whether our next is there is over.
+    Probe,
+    /// Who follows a dead node must be known.
+    Revive,
+    /// Take over, or bring to others, more of what we brought along.
+    Bring,
 }
 
 /// What an operation of the node is for.
@@ -213,6 +181,12 @@ pub enum Tag {
     Relay(ConnId),
     /// The announced next of a leaver takes us as its prev.
     Absorbed(ConnId),
+    /// Whether our next is a member.
+    Probe,
+    /// Who follows our dead next.
+    Revive,
+    /// An entry that we brought along, at its owner.
+    Bring(Id),
     /// Next takes us back after a joiner failed.
     TakeBack,
     /// Next hears who is before it, after we left.
@@ -221,7 +195,10 @@ pub enum Tag {
     Join,
     Leave,
     Finger,
-    Prev,
+    /// Who is before us, and how many UPDATE_PREVs there were when that was asked.
+    Prev(u64),
+    /// Whether this one, our prev, is gone, as somebody farther says that it is before us.
+    PrevGone(Member),
     /// A client's, lent this node by a test.
     #[cfg(test)]
     Test(usize),
@@ -239,6 +216,8 @@ pub struct DhtNode {
     pub(super) transfer: Transfer,
     pub(super) parked: Parked,
     pub(super) held: Held,
+    pub(super) probe: Option<Probe>,
+    pub(super) luggage: Luggage,
     pub(super) operations: Operations<Tag>,
     /// Writes given to the worker and come back, ever: a transfer waits for those before it.
     pub(super) submitted: u64,
@@ -248,6 +227,10 @@ pub struct DhtNode {
     pub(super) finger_round: u64,
     pub(super) finger_armed: bool,
     pub(super) prev_armed: bool,
+    /// UPDATE_PREVs ever.
+    pub(super) prev_claims: u64,
+    /// The closest of those who claimed to be before us and are farther than our prev.
+    pub(super) prev_tentative: Option<Member>,
     /// Outcomes of [`Tag::Test`].
     #[cfg(test)]
     pub(super) told: Vec<(usize, Result<Outcome, Failure>)>,
@@ -267,6 +250,8 @@ impl DhtNode {
             transfer: Transfer::None,
             parked: Parked::default(),
             held: Held::default(),
+            probe: None,
+            luggage: Luggage::default(),
             operations: Operations::default(),
             submitted: 0,
             written: 0,
@@ -274,6 +259,8 @@ impl DhtNode {
             finger_round: 0,
             finger_armed: false,
             prev_armed: false,
+            prev_claims: 0,
+            prev_tentative: None,
             #[cfg(test)]
             told: Vec::new(),
         }
@@ -320,6 +307,8 @@ impl DhtNode {
     pub(super) fn closest(&self, key: Id) -> Member {
         match &self.role {
             Role::Member | Role::Leaving(_) => self.routing.closest(key),
+            // The ring may list us, and asks whether it is right to.
+            Role::Joining(join) if join.is_perhaps_member() && key == self.me().id => self.me(),
             Role::Joining(join) => join.contact(),
             Role::Gone(heir) => *heir,
         }
@@ -342,7 +331,7 @@ impl DhtNode {
                 let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
-                    wire::put_ack(cx.out(), self.entries.contains(key));
+                    wire::put_ack(cx.out(), self.value_of(key).is_some());
                 }
             }
             Request::Insert(key) => {
@@ -361,11 +350,18 @@ impl DhtNode {
                 }
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
+            Request::UpdatePrev(addr) if !self.believes(cx, addr) => {
+                wire::put_ack(cx.out(), false);
+                cx.close();
+            }
             Request::UpdatePrev(addr) => {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
             }
-            Request::Stat => stat::put(cx.out(), &self.stat()),
+            Request::Stat => {
+                let stat = self.stands().then(|| self.stat());
+                stat::put(cx.out(), stat.as_ref());
+            }
             Request::Connect(_) | Request::Disconnect(_) => {
                 return self.take_turn(cx, expect, request, used);
             }
@@ -513,6 +509,7 @@ impl Service for DhtNode {
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
             Conn::Peer(Expect::Turn(_)) => {
                 self.parked.forget(id);
+                self.revive_ended(hub, id);
                 self.next_turn(hub);
             }
             Conn::Peer(Expect::Joiner) => self.hand_over_ended(hub, id),
@@ -533,8 +530,11 @@ impl Service for DhtNode {
             Timer::Join => self.join_step(hub),
             Timer::Leave => self.leave_step(hub),
             Timer::Finger => self.look_up_finger(hub),
-            Timer::Prev => self.look_up_prev(hub),
+            Timer::Prev => self.claim_late(hub),
             Timer::Sweep => self.sweep_some(hub),
+            Timer::Probe => self.probe_late(hub),
+            Timer::Revive => self.revive_late(hub),
+            Timer::Bring => self.bring_step(hub),
         }
     }
 
@@ -588,11 +588,15 @@ impl Host for DhtNode {
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
             Tag::Absorbed(conn) => self.absorb_told(hub, conn, result),
+            Tag::Probe => self.probe_told(hub, result),
+            Tag::Revive => self.revive_told(hub, result),
+            Tag::Bring(key) => self.bring_told(hub, key, result),
             Tag::TakeBack | Tag::TellNext => {}
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(result),
-            Tag::Prev => self.prev_found(result),
+            Tag::Prev(claims) => self.prev_found(claims, result),
+            Tag::PrevGone(asked) => self.prev_asked(asked, result),
             #[cfg(test)]
             Tag::Test(number) => self.told.push((number, result)),
         }

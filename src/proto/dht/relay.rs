@@ -151,11 +151,20 @@ impl DhtNode {
 
     /// A connection of a relay is over: its other one goes too.
     pub(super) fn relay_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        if let Some(relay) = self.relay()
-            && (relay.from == id || relay.to == Some(id))
-        {
-            self.end_relay(hub, Note::Refused);
+        let Some(relay) = self
+            .relay()
+            .filter(|relay| relay.from == id || relay.to == Some(id))
+        else {
+            return;
+        };
+        if relay.to == Some(id) && relay.receiving.is_complete() {
+            // It has everything, and may have taken it: a `0` would let the leaver serve the range again.
+            log::info!("who a DISCONNECT was passed to broke off at its end");
+            let from = relay.from;
+            hub.close_conn(from);
+            return self.transfer_over(hub);
         }
+        self.end_relay(hub, Note::Refused);
     }
 
     fn end_relay(&mut self, hub: &mut Hub<Self>, note: Note) {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! S  XSTAT
-//! P  1
+//! P  1, or 0 alone: it is no member (it has not joined yet, it gives its range away, it has left)
 //! P  number of entries that it holds
 //! P  bytes of their values
 //! P  PeerAddress of its next node
@@ -26,25 +26,26 @@ pub struct Stat {
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 const NOBODY_LINE: &[u8] = b"0.0.0.0:0\n";
 
-/// Appends an answer.
-pub fn put(out: &mut Vec<u8>, stat: &Stat) {
-    wire::put_ack(out, true);
+/// Appends an answer; none of a node that is no member.
+pub fn put(out: &mut Vec<u8>, stat: Option<&Stat>) {
+    wire::put_ack(out, stat.is_some());
+    let Some(stat) = stat else { return };
     wire::put_number(out, stat.entries);
     wire::put_number(out, stat.value_bytes);
     wire::put_address(out, stat.next);
     wire::put_address(out, stat.prev.unwrap_or(NOBODY));
 }
 
-/// Reads an answer whole. It is short, so each call begins at its first byte.
+/// Reads an answer whole; `None` in it is a node that is no member. It is short, so each call begins at its first byte.
 ///
 /// # Errors
-/// Those of its lines; [`Malformed::Ack`] when the node does not want to tell.
-pub fn read(input: &[u8]) -> Result<Option<(Stat, usize)>, Malformed> {
+/// Those of its lines.
+pub fn read(input: &[u8]) -> Result<Option<(Option<Stat>, usize)>, Malformed> {
     let Some((yes, mut used)) = wire::ack(input, 0)? else {
         return Ok(None);
     };
     if !yes {
-        return Err(Malformed::Ack);
+        return Ok(Some((None, used)));
     }
     let Some((entries, more)) = wire::number(&input[used..], 0)? else {
         return Ok(None);
@@ -66,12 +67,12 @@ pub fn read(input: &[u8]) -> Result<Option<(Stat, usize)>, Malformed> {
         Err(malformed) => return Err(malformed),
     };
     Ok(Some((
-        Stat {
+        Some(Stat {
             entries,
             value_bytes,
             next,
             prev,
-        },
+        }),
         used + more,
     )))
 }
@@ -91,16 +92,19 @@ mod tests {
                 prev,
             };
             let mut text = Vec::new();
-            put(&mut text, &stat);
+            put(&mut text, Some(&stat));
             for there in 0..text.len() {
                 assert_eq!(read(&text[..there]), Ok(None));
             }
             let len = text.len();
-            assert_eq!(read(&text), Ok(Some((stat, len))));
+            assert_eq!(read(&text), Ok(Some((Some(stat), len))));
             text.extend_from_slice(b"LOCATE\n");
-            assert_eq!(read(&text), Ok(Some((stat, len))));
+            assert_eq!(read(&text), Ok(Some((Some(stat), len))));
         }
-        assert_eq!(read(b"0\n"), Err(Malformed::Ack));
+        let mut none = Vec::new();
+        put(&mut none, None);
+        assert_eq!((read(&none), &none[..]), (Ok(Some((None, 2))), &b"0\n"[..]));
+        assert_eq!(read(b"no\n"), Err(Malformed::Ack));
         assert_eq!(read(b"1\n1\n1\n0.0.0.0:0\n"), Err(Malformed::Address));
     }
 }

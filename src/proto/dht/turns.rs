@@ -9,7 +9,7 @@ use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks};
 
 use super::id::Id;
 use super::node::{Changes, DhtNode, Expect, Note, Role, Then, Timer, Transfer};
-use super::wire::{self, Request};
+use super::wire::{self, NextNode, Request};
 
 /// RELIABILITY.md A1: a joiner waits this long and is then told `0`, upon which it tries again.
 const PARKED_FOR: Ticks = Ticks::from_secs(5);
@@ -54,6 +54,13 @@ impl DhtNode {
         request: Request,
         used: usize,
     ) -> Step {
+        if let Request::Disconnect(NextNode::Addr(addr)) = request
+            && !self.believes(cx, addr)
+        {
+            wire::put_ack(cx.out(), false);
+            cx.close();
+            return Step::Done(used);
+        }
         if let Request::Disconnect(next) = request {
             self.supersede_absorb(cx, next);
             self.yield_to_leaver(cx);
@@ -90,11 +97,18 @@ impl DhtNode {
             return;
         };
         let request = **request;
+        let id = cx.id();
+        if let (Request::Connect(joiner), Some(after)) = (request, self.take_after(cx, id)) {
+            if !self.begin_hand_back(cx, expect, joiner, after) {
+                cx.notify(id, Note::Refused);
+                self.next_turn(cx);
+            }
+            return;
+        }
         if !matches!(self.transfer, Transfer::None) && self.may_take_part(&request) {
             // Somebody was quicker.
             self.park(cx);
         } else if !self.begin_turn(cx, expect, &request) {
-            let id = cx.id();
             cx.notify(id, Note::Refused);
             self.next_turn(cx);
         }
@@ -118,7 +132,9 @@ impl DhtNode {
             return false;
         }
         match request {
-            Request::Connect(joiner) => self.begin_hand_over(cx, expect, *joiner),
+            Request::Connect(joiner) => {
+                self.begin_hand_over(cx, expect, *joiner) || self.begin_revive(cx, expect, *joiner)
+            }
             Request::Disconnect(next) => self.begin_absorb(cx, expect, *next),
             _ => false,
         }

@@ -20,11 +20,10 @@ const KEYS_EACH: usize = 200;
 /// What the clients measure.
 pub(in crate::cli) struct Times {
     start: Instant,
-    /// Of all operations that were not given up, in microseconds.
-    pub(in crate::cli) latency: Histogram<u64>,
-    pub(in crate::cli) gets: u64,
-    pub(in crate::cli) inserts: u64,
-    pub(in crate::cli) removes: u64,
+    /// Of the operations that were not given up, in microseconds.
+    pub(in crate::cli) gets: Histogram<u64>,
+    pub(in crate::cli) inserts: Histogram<u64>,
+    pub(in crate::cli) removes: Histogram<u64>,
     pub(in crate::cli) given_up: u64,
     hops: u64,
     pub(in crate::cli) hops_max: u32,
@@ -34,10 +33,9 @@ impl Times {
     fn new() -> Result<Times> {
         Ok(Times {
             start: Instant::now(),
-            latency: histogram_us()?,
-            gets: 0,
-            inserts: 0,
-            removes: 0,
+            gets: histogram_us()?,
+            inserts: histogram_us()?,
+            removes: histogram_us()?,
             given_up: 0,
             hops: 0,
             hops_max: 0,
@@ -46,7 +44,15 @@ impl Times {
 
     /// Operations that were not given up.
     pub(in crate::cli) fn done(&self) -> u64 {
-        self.gets + self.inserts + self.removes
+        self.gets.len() + self.inserts.len() + self.removes.len()
+    }
+
+    /// Of all kinds together.
+    pub(in crate::cli) fn latency(&self) -> Result<Histogram<u64>> {
+        let mut all = self.gets.clone();
+        all.add(&self.inserts)?;
+        all.add(&self.removes)?;
+        Ok(all)
     }
 
     pub(in crate::cli) fn hops_mean(&self) -> f64 {
@@ -71,12 +77,12 @@ impl Meter for Times {
             return;
         }
         let took = self.now() - began;
-        self.latency.saturating_record(took);
-        match kind {
-            Kind::Get => self.gets += 1,
-            Kind::Insert => self.inserts += 1,
-            Kind::Remove => self.removes += 1,
-        }
+        let times = match kind {
+            Kind::Get => &mut self.gets,
+            Kind::Insert => &mut self.inserts,
+            Kind::Remove => &mut self.removes,
+        };
+        times.saturating_record(took);
         self.hops += u64::from(hops);
         self.hops_max = self.hops_max.max(hops);
     }

@@ -1,11 +1,14 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
-//! exchanges against scripted peers ([`joins`], [`leaves`], [`lookups`]).
+//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`], [`relays`], [`strangers`]).
 
 mod joins;
 mod leaves;
 mod lookups;
+mod relays;
+mod restarts;
 mod ring;
 mod script;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};

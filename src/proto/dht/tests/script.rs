@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use crate::engine::Ticks;
-use crate::sim::{ListenerId, NodeId, PeerId, World};
+use crate::sim::{ListenerId, NodeId, PeerEnd, PeerId, World};
 
 use super::super::id::Id;
 use super::super::node::{DhtNode, Role};
@@ -94,12 +94,46 @@ impl Member {
         }
     }
 
-    /// Serves what has come; lines beyond the two of a request are left to `more`, which is given all that is unread
-    /// behind a request that was answered with [`Then::Silence`].
-    pub(super) fn serve(&mut self, world: &mut Ring, answer: &mut dyn FnMut(&str, &str) -> Then) {
+    /// As [`Member::serve`], as a plain peer: XSTAT, which it does not know and which is one line, ends the connection.
+    pub(super) fn serve_plain(
+        &mut self,
+        world: &mut Ring,
+        answer: &mut dyn FnMut(&str, &str) -> Then,
+    ) {
+        self.serve_stat(world, |mut peer| peer.close());
+        self.serve(world, answer);
+    }
+
+    /// As [`Member::serve`], as one of ours that gives its range away: `0` to XSTAT.
+    pub(super) fn serve_leaving(
+        &mut self,
+        world: &mut Ring,
+        answer: &mut dyn FnMut(&str, &str) -> Then,
+    ) {
+        self.serve_stat(world, |mut peer| peer.send(b"0\n"));
+        self.serve(world, answer);
+    }
+
+    fn serve_stat(&mut self, world: &mut Ring, act: fn(PeerEnd<'_>)) {
+        self.accept(world);
+        for (peer, _) in &self.peers {
+            if world.peer(*peer).received().starts_with(b"XSTAT\n") {
+                world.peer(*peer).take();
+                act(world.peer(*peer));
+            }
+        }
+    }
+
+    fn accept(&mut self, world: &mut Ring) {
         while let Some(peer) = world.accept(self.listener) {
             self.peers.push((peer, String::new()));
         }
+    }
+
+    /// Serves what has come; lines beyond the two of a request are left to `more`, which is given all that is unread
+    /// behind a request that was answered with [`Then::Silence`].
+    pub(super) fn serve(&mut self, world: &mut Ring, answer: &mut dyn FnMut(&str, &str) -> Then) {
+        self.accept(world);
         for (peer, unread) in &mut self.peers {
             let fresh = world.peer(*peer).take();
             unread.push_str(&String::from_utf8_lossy(&fresh));

@@ -1,0 +1,281 @@
+//! A CONNECT with the id of our next: the node was killed, and comes back at its address while we still list it.
+//!
+//! ```text
+//! Probe ──it is no member──▶ After ──who follows it──▶ a hand-over of its range, without entries
+//!   └──────── it is a member, or nobody can tell: 0 ───────┘
+//! ```
+//! RELIABILITY.md has its range absorbed first, from replicas. There are none: the entries were in the killed node alone,
+//! which brings them itself when it had them on its disk (see [`super::bring`]). Who served the range without them would
+//! tell readers meanwhile that acknowledged entries are not there. So for the joiner all is as if we had taken the range,
+//! and for everybody else the range is out of reach, as it was, until the joiner has given its address.
+//!
+//! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::probe`]), at an address
+//! where the joiner may listen already: one of ours says that it is no member until its join is over, or may be.
+//! A plain joiner is silent there, and so is a member that is stuck: silence counts as proof only when the CONNECT
+//! comes from next's own IP.
+//!
+//! Who follows a dead node is nowhere written, so it is looked for backwards: the first node that we know
+//! beyond it names the one before itself (XSTAT; a plain peer is asked LOCATE of its id less one), and so on until nobody
+//! is between. Of two plain peers behind a dead node we may know only the second; then the joiner
+//! takes the range of the first as its own. Two dead nodes in a row are not got over here: the answer is `0`.
+
+use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
+
+use super::client::{self, OpId};
+use super::id::Id;
+use super::node::{DhtNode, Expect, Note, Tag, Timer, Transfer};
+use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::probe::Verdict;
+use super::routing::Member;
+use super::wire::Request;
+
+/// For the walk to the node behind a dead one: a few round trips. The joiner waits meanwhile.
+const WALK_WITHIN: Ticks = Ticks::from_secs(5);
+
+/// Nodes between the dead one and the first that we know beyond it: fingers double, so a few.
+const STEPS_MAX: u32 = 64;
+
+#[derive(Debug)]
+pub(super) struct Revive {
+    /// The joiner's connection.
+    conn: ConnId,
+    /// It comes from next's own IP.
+    own_ip: bool,
+    phase: Phase,
+    steps: u32,
+    /// Of those that we know ourselves, so many were not there.
+    skipped: usize,
+    op: Option<OpId>,
+    timer: Option<TimerId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Probe,
+    /// Is somebody before this one?
+    After {
+        candidate: Member,
+        /// Asked by LOCATE, as it does not know XSTAT.
+        plain: bool,
+    },
+    /// The joiner's turn: it will be before this one.
+    Found {
+        after: Member,
+    },
+}
+
+impl DhtNode {
+    /// `joiner` is the id of our next.
+    pub(super) fn begin_revive(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+    ) -> bool {
+        let next = self.routing.next();
+        if self.routing.is_alone() || next.id != joiner {
+            return false;
+        }
+        let conn = cx.id();
+        *expect = Expect::Turn(Box::new(Request::Connect(joiner)));
+        self.transfer = Transfer::Revive(Revive {
+            conn,
+            own_ip: cx.peer().ip() == next.addr.ip(),
+            phase: Phase::Probe,
+            steps: 0,
+            skipped: 0,
+            op: None,
+            timer: None,
+        });
+        self.probe_next(cx, conn);
+        true
+    }
+
+    fn revive(&mut self) -> Option<&mut Revive> {
+        match &mut self.transfer {
+            Transfer::Revive(revive) => Some(revive),
+            _ => None,
+        }
+    }
+
+    pub(super) fn restarted_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
+        let Some(revive) = self.revive() else { return };
+        let dead = match verdict {
+            Verdict::Member => false,
+            Verdict::NoMember => true,
+            Verdict::Dead { silent } => !silent || revive.own_ip,
+        };
+        if !dead {
+            return self.end_revive(hub, "it is there");
+        }
+        revive.timer = hub.arm(WALK_WITHIN, Timer::Revive);
+        self.ask_first_candidate(hub);
+    }
+
+    /// The first node that we know beyond the dead one, less those that were not there.
+    fn ask_first_candidate(&mut self, hub: &mut Hub<Self>) {
+        let (me, next) = (self.me(), self.routing.next());
+        let prev = self.routing.prev().filter(|prev| *prev != next);
+        let known: Vec<Member> = self.routing.fingers().iter().copied().chain(prev).collect();
+        let Some(revive) = self.revive() else { return };
+        match known.get(revive.skipped) {
+            Some(candidate) => self.ask_candidate(hub, *candidate),
+            // It was all that we knew: we are two.
+            None if known.is_empty() => self.found_after(hub, me),
+            None => self.end_revive(hub, "nobody that we know is there"),
+        }
+    }
+
+    fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member) {
+        let me = self.me();
+        let Some(revive) = self.revive() else { return };
+        revive.steps += 1;
+        if revive.steps > STEPS_MAX {
+            return self.end_revive(hub, "nobody can tell who follows it");
+        }
+        if candidate == me {
+            return self.found_after(hub, me);
+        }
+        revive.phase = Phase::After {
+            candidate,
+            plain: false,
+        };
+        self.ask_revive(hub, Verb::Stat, candidate.id, candidate);
+    }
+
+    fn ask_revive(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
+        // A connection that breaks is no sign of a plain peer; three are.
+        let bounds = Bounds {
+            attempts_max: if verb == Verb::Stat { 3 } else { 1 },
+            ..self.bounds()
+        };
+        let operation = Operation::new(verb, key, vec![at.addr], bounds);
+        let op = client::start(self, hub, operation, Tag::Revive);
+        if let Some(revive) = self.revive() {
+            revive.op = Some(op);
+        }
+    }
+
+    pub(super) fn revive_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let Some(revive) = self.revive() else { return };
+        revive.op = None;
+        match (revive.phase, result) {
+            // One that joins has no neighbours yet, and does not know who is before it.
+            (Phase::After { candidate, .. }, Ok(Outcome::Told(Some(stat))))
+                if stat.next == candidate.addr =>
+            {
+                self.end_revive(hub, "somebody joins behind it");
+            }
+            (Phase::After { .. }, Ok(Outcome::Told(Some(stat)))) => {
+                self.candidate_named(hub, stat.prev.map(Member::at));
+            }
+            (Phase::After { plain: true, .. }, Ok(Outcome::Located(addr))) => {
+                self.candidate_named(hub, Some(Member::at(addr)));
+            }
+            // The way to who is before it leads over the dead node.
+            (Phase::After { plain: true, .. }, Err(_)) => self.candidate_named(hub, None),
+            (
+                Phase::After { candidate, .. },
+                Err(Failure::CutOff { .. } | Failure::Malformed { .. }),
+            ) => {
+                revive.phase = Phase::After {
+                    candidate,
+                    plain: true,
+                };
+                self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
+            }
+            // A finger that is stale, or not to be reached now: whoever is beyond it leads back to it.
+            (Phase::After { .. }, Err(Failure::Unreachable { .. }))
+                if revive.steps as usize == revive.skipped + 1 =>
+            {
+                revive.skipped += 1;
+                self.ask_first_candidate(hub);
+            }
+            (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),
+        }
+    }
+
+    /// The candidate says who is before it.
+    fn candidate_named(&mut self, hub: &mut Hub<Self>, before: Option<Member>) {
+        let dead = self.routing.next();
+        let Some(Revive {
+            phase: Phase::After { candidate, .. },
+            ..
+        }) = self.revive()
+        else {
+            return;
+        };
+        let candidate = *candidate;
+        let is_between = |m: &Member| {
+            m.id != dead.id && m.id != candidate.id && m.id.in_arc(dead.id, candidate.id)
+        };
+        match before.filter(is_between) {
+            Some(closer) => self.ask_candidate(hub, closer),
+            None => self.found_after(hub, candidate),
+        }
+    }
+
+    /// `after` follows the dead node; the joiner tells it so itself.
+    fn found_after(&mut self, hub: &mut Hub<Self>, after: Member) {
+        let Some(revive) = self.revive() else { return };
+        revive.phase = Phase::Found { after };
+        let conn = revive.conn;
+        hub.notify(conn, Note::Go);
+    }
+
+    /// Who will be next of the joiner on this connection, once that is found; the search is over then.
+    pub(super) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
+        let revive = self.revive().filter(|revive| revive.conn == conn)?;
+        let Phase::Found { after } = revive.phase else {
+            return None;
+        };
+        self.drop_revive(hub);
+        self.transfer = Transfer::None;
+        Some(after)
+    }
+
+    /// The walk takes too long.
+    pub(super) fn revive_late(&mut self, hub: &mut Hub<Self>) {
+        let Some(revive) = self.revive() else { return };
+        revive.timer = None;
+        let op = revive.op.take();
+        let phase = revive.phase;
+        if let Some(op) = op {
+            client::cancel(self, hub, op);
+        }
+        match phase {
+            // The way to who is before it leads over the dead node, which is silent.
+            Phase::After { plain: true, .. } => self.candidate_named(hub, None),
+            Phase::Found { .. } => {}
+            _ => self.end_revive(hub, "it takes too long to find who follows it"),
+        }
+    }
+
+    /// The joiner's connection is over.
+    pub(super) fn revive_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if self.revive().is_some_and(|revive| revive.conn == id) {
+            self.end_revive(hub, "the joiner is gone");
+        }
+    }
+
+    fn end_revive(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let Some(revive) = self.revive() else { return };
+        let conn = revive.conn;
+        log::info!("a CONNECT with the id of our next is refused: {why}");
+        hub.notify(conn, Note::Refused);
+        self.drop_revive(hub);
+        self.transfer_over(hub);
+    }
+
+    fn drop_revive(&mut self, hub: &mut Hub<Self>) {
+        self.end_probe(hub);
+        let Some(revive) = self.revive() else { return };
+        let (op, timer) = (revive.op.take(), revive.timer.take());
+        if let Some(op) = op {
+            client::cancel(self, hub, op);
+        }
+        if let Some(timer) = timer {
+            hub.cancel(timer);
+        }
+    }
+}
