@@ -142,7 +142,7 @@ fn instruction(bytes: &[u8], at: usize, seen: usize) -> Result<Option<Instructio
             let Some(len) = bytes.get(begin..begin + width) else {
                 return Ok(None);
             };
-            (begin + width, length(len)?, 0)
+            (begin + width, length(begin + width, len)?, 0)
         }
     };
     let argument = bytes.get(begin..begin + len);
@@ -153,10 +153,11 @@ fn instruction(bytes: &[u8], at: usize, seen: usize) -> Result<Option<Instructio
     }))
 }
 
-/// A length that a message may have.
-fn length(bytes: &[u8]) -> Result<usize, Refusal> {
-    let len = little_endian(bytes);
-    if len < MESSAGE_BYTES_MAX as u64 {
+/// The length of what begins at `begin`, if the message may have it.
+fn length(begin: usize, len: &[u8]) -> Result<usize, Refusal> {
+    let len = little_endian(len);
+    let room = MESSAGE_BYTES_MAX.saturating_sub(begin) as u64;
+    if len <= room {
         Ok(len as usize)
     } else {
         Err(Refusal::TooLong)
@@ -207,7 +208,7 @@ impl Scan {
             match op {
                 STOP => return Ok(Some(next)),
                 FRAME => {
-                    length(argument)?;
+                    length(next, argument)?;
                 }
                 MARK if usize::from(self.marks) == NESTING_MAX => return Err(Refusal::TooDeep),
                 MARK => self.marks += 1,

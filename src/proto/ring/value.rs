@@ -48,6 +48,7 @@ pub enum Value<'t> {
 pub struct Tree<'a> {
     nodes: Vec<Node<'a>>,
     root: Link,
+    heap_bytes: usize,
 }
 
 /// Where a node stands in its tree.
@@ -93,10 +94,6 @@ impl<'a> Tree<'a> {
     }
 
     fn value(&self, at: Link) -> Value<'_> {
-        let items = |first| Items {
-            tree: self,
-            next: first,
-        };
         match self.nodes[usize::from(at.0)].kind {
             Kind::None => Value::None,
             Kind::Bool(value) => Value::Bool(value),
@@ -104,8 +101,8 @@ impl<'a> Tree<'a> {
             Kind::BigInt => Value::BigInt,
             Kind::Float(value) => Value::Float(value),
             Kind::Text(ref text) => Value::Text(text),
-            Kind::Tuple { first } => Value::Tuple(items(first)),
-            Kind::List { first, .. } => Value::List(items(first)),
+            Kind::Tuple { first } => Value::Tuple(self.items_from(first)),
+            Kind::List { first, .. } => Value::List(self.items_from(first)),
         }
     }
 }
@@ -122,6 +119,15 @@ impl<'a> Tree<'a> {
             Kind::Tuple { first } => Some(first),
             _ => None,
         }
+    }
+
+    pub(super) fn items_from(&self, next: Link) -> Items<'_> {
+        Items { tree: self, next }
+    }
+
+    /// What is left of [`HEAP_BYTES_MAX`].
+    pub(super) fn room_bytes(&self) -> usize {
+        HEAP_BYTES_MAX.saturating_sub(self.heap_bytes)
     }
 
     /// The item at `at` and where the next one is; `None` at the end.
@@ -319,6 +325,7 @@ impl<'a> Builder<'a> {
             [root] if self.marks.len == 0 => Ok(Tree {
                 nodes: self.nodes,
                 root,
+                heap_bytes: self.heap_bytes,
             }),
             _ => Err(Refusal::Malformed("something else than one value")),
         }
