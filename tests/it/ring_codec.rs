@@ -518,6 +518,36 @@ fn variants_of_packets_are_refused_or_read_as_serde_pickle_reads_them() {
     mutate(50_000, 1);
 }
 
+/// Python reads more than we do; what both read has to be the same.
+#[test]
+fn variants_that_python_reads_too_are_the_same_to_both() {
+    const VARIANTS: usize = 20_000;
+    let Some(mut python) = Python::start() else {
+        return;
+    };
+    let seeds = seeds();
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut agreed = 0;
+    for _ in 0..VARIANTS {
+        let bytes = mutated(&mut rng, &seeds);
+        let Ok(Some(packet)) = read(&bytes) else {
+            continue;
+        };
+        let message = &bytes[..packet.used];
+        let theirs = match packet.encoding {
+            Encoding::Pickle { .. } => python.ask("load", message.trim_ascii_start()),
+            Encoding::Literal => python.ask("eval", message.trim_ascii()),
+            Encoding::Bare => continue,
+        };
+        if let Some(theirs) = theirs {
+            let ours = plain(packet.tree().root());
+            assert_eq!(ours, theirs, "{}", message.escape_ascii());
+            agreed += 1;
+        }
+    }
+    assert!(agreed > VARIANTS / 20, "{agreed}");
+}
+
 /// `cargo test --release --test it a_million_variants -- --ignored`
 #[test]
 #[ignore = "a million variants"]
