@@ -1,5 +1,6 @@
 """Python's own readers and writers, for ring_codec.rs: one request a line on stdin, one answer a line on stdout.
 
+    protocols       how many protocols of pickle this Python has
     dump SEED N     N random tuples, pickled in every protocol and as a literal: `HEX JSON` lines, then an empty one
     load HEX        what pickle makes of it: JSON, or `error`
     eval HEX        what ast.literal_eval makes of it: JSON, or `error`
@@ -14,6 +15,10 @@ import pickle
 import random
 import struct
 import sys
+
+
+# The last one that peerloop knows is 5.
+PROTOCOLS = min(pickle.HIGHEST_PROTOCOL, 5) + 1
 
 
 class Restricted(pickle.Unpickler):
@@ -69,10 +74,10 @@ def some(rng, depth, protocol):
 def dump(seed, count):
     rng = random.Random(seed)
     for _ in range(count):
-        for protocol in range(6):
+        for protocol in range(PROTOCOLS):
             value = ("QUERY",) + tuple(some(rng, 4, protocol) for _ in range(rng.randrange(5)))
             yield pickle.dumps(value, protocol), value
-            if protocol == 5 and "inf" not in repr(value):
+            if protocol == PROTOCOLS - 1:
                 yield repr(value).encode(), value
                 yield ascii(value).encode(), value
 
@@ -91,7 +96,9 @@ def answer(word, argument):
 
 for line in sys.stdin:
     word, *arguments = line.split()
-    if word == "dump":
+    if word == "protocols":
+        print(PROTOCOLS)
+    elif word == "dump":
         for data, value in dump(*map(int, arguments)):
             print(data.hex(), json.dumps(plain(value)))
         print()

@@ -397,7 +397,8 @@ pub(super) fn put_int(out: &mut Vec<u8>, value: i64) {
     write!(out, "{value}").expect("a Vec takes all");
 }
 
-/// Writes `text` as Python's `repr` does: in single quotes, unless it has some and no double ones.
+/// Writes `text` as Python's `repr` does: in single quotes, unless it has some and no double ones; all beyond ASCII
+/// is itself.
 pub(super) fn put_quoted(out: &mut Vec<u8>, text: &str) {
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
@@ -412,7 +413,8 @@ pub(super) fn put_quoted(out: &mut Vec<u8>, text: &str) {
             '\t' => out.extend_from_slice(b"\\t"),
             '\\' => out.extend_from_slice(b"\\\\"),
             c if c == quote => out.extend_from_slice(&[b'\\', quote as u8]),
-            c if c.is_control() => {
+            // Beyond ASCII, Python 2 would take this for a byte.
+            c if c.is_ascii_control() => {
                 write!(out, "\\x{:02x}", u32::from(c)).expect("a Vec takes all");
             }
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
