@@ -10,7 +10,8 @@
 //! first                                         1         0
 //! next    3                  2     -            -         -
 //! ```
-//! An item always stands before what it is in, so there are no cycles.
+//! What stands in two places has two nodes with the same items, so that shared values cost nothing. A list takes no more
+//! items from then on: nothing can be in itself.
 //!
 //! Invariants: `heap_bytes <= HEAP_BYTES_MAX`, at every moment, for the tree and what builds it; nesting is at most
 //! [`NESTING_MAX`].
@@ -105,9 +106,7 @@ impl<'a> Tree<'a> {
             Kind::List { first, .. } => Value::List(self.items_from(first)),
         }
     }
-}
 
-impl<'a> Tree<'a> {
     /// The first item of the root; `None` unless that is a tuple.
     pub(super) fn first(&self) -> Option<Link> {
         self.first_of(self.root)
@@ -331,6 +330,11 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Makes room for one more in a table beside the tree, see [`reserve`].
+    pub(super) fn make_room<T>(&mut self, items: &mut Vec<T>) -> Result<(), Refusal> {
+        reserve(items, &mut self.heap_bytes)
+    }
+
     /// Counts `bytes` of heap before they are taken.
     fn charge(&mut self, bytes: usize) -> Result<(), Refusal> {
         charge(&mut self.heap_bytes, bytes)
@@ -437,13 +441,6 @@ struct Run {
 }
 
 const UNDERFLOW: Refusal = Refusal::Malformed("an end without a beginning");
-
-impl Builder<'_> {
-    /// Makes room for one more in a table beside the tree, see [`reserve`].
-    pub(super) fn make_room<T>(&mut self, items: &mut Vec<T>) -> Result<(), Refusal> {
-        reserve(items, &mut self.heap_bytes)
-    }
-}
 
 /// Makes room for one more, counted while the old room is still there, which moving to the new one needs.
 fn reserve<T>(items: &mut Vec<T>, heap_bytes: &mut usize) -> Result<(), Refusal> {

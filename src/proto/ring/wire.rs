@@ -178,7 +178,8 @@ pub enum Reply<'a> {
     },
     /// `None`: the peer does not have the item.
     QueryResult(Option<Item<'a>>),
-    /// `([Tracker], text)`: a greeting or a refusal.
+    /// `([Tracker], text)`: a greeting or a refusal. We write a list of one text, as the notation has it, and read the
+    /// text `[Tracker]` too.
     Tracker(Cow<'a, str>),
     /// Ours: `(PEERS, total, ((handle, ip, port), ...))`, a page of the ring in order.
     Peers {
