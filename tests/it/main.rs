@@ -17,6 +17,7 @@ mod restarts;
 mod ring;
 mod ring_churn;
 mod ring_cli;
+mod ring_codec;
 mod ring_support;
 mod rings;
 mod support;
