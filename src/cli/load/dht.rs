@@ -112,7 +112,7 @@ fn arc(addr: SocketAddrV4) -> Result<(Id, Id)> {
     };
     let results = dht::run_tasks(addr, vec![task], bounds, Limits::default(), 1)?;
     Ok(match results.into_iter().next().flatten() {
-        Some(Ok(Outcome::Told(stat))) => (me, Id::of_addr(stat.next)),
+        Some(Ok(Outcome::Told(Some(stat)))) => (me, Id::of_addr(stat.next)),
         Some(Err(e)) => {
             log::info!("{addr} does not tell what it owns: {e}");
             (me, me)
