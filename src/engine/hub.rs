@@ -150,6 +150,11 @@ impl<S: Service> Hub<S> {
         })
     }
 
+    /// Bytes that are queued for connection `id` and not taken by the kernel yet; 0 when it is gone.
+    pub fn unsent_of(&self, id: ConnId) -> usize {
+        self.port(id).map_or(0, |port| port.output.len())
+    }
+
     /// Closes connection `id` once everything that is queued for it is sent.
     pub fn close_conn(&mut self, id: ConnId) {
         self.end(id, End::Closed);

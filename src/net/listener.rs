@@ -11,7 +11,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::engine::{Node, Service, Tick, Ticks};
 
@@ -56,6 +56,11 @@ impl Bound {
         let bound = socket.local_addr()?.as_socket_ipv4();
         let addr = bound.ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Bound { socket, addr })
+    }
+
+    /// What is accepted inherits it, as it does TCP_NODELAY.
+    pub(super) fn keep_alive(&self, settings: &TcpKeepalive) -> io::Result<()> {
+        self.socket.set_tcp_keepalive(settings)
     }
 
     /// The address, with the port that was got.

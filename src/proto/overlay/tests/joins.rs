@@ -1,0 +1,351 @@
+//! Joins, mostly at scripted acceptors.
+
+use crate::engine::Tick;
+use crate::sim::{Answer, Faults, ListenerId, check, seeds};
+
+use super::super::join::JoinEnd;
+use super::*;
+
+/// Accepts everybody who waits at `listener`, says `bytes`, and then closes or not.
+fn answer_all(world: &mut Sim, listener: ListenerId, bytes: &[u8], closes: bool) -> usize {
+    let mut answered = 0;
+    while let Some(id) = world.accept(listener) {
+        world.peer(id).send(bytes);
+        if closes {
+            world.peer(id).finish();
+        }
+        answered += 1;
+    }
+    answered
+}
+
+/// A joiner whose contact says `bytes`, in pieces that end at `splits`, and then closes or not; how its join ended.
+fn join_at(bytes: &[u8], splits: &[usize], closes: bool) -> (Sim, NodeId, Report) {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let contact = world.listen(addr(50));
+    join(&mut world, me, addr(50));
+    let mut ends = splits.to_vec();
+    ends.push(bytes.len());
+    world.until(secs(60), |w| {
+        while let Some(id) = w.accept(contact) {
+            let mut from = 0;
+            for &to in &ends {
+                w.peer(id).send(&bytes[from..to]);
+                // Less than the deadline of an answer in all.
+                w.run_for(Ticks(3));
+                from = to;
+            }
+            if closes {
+                w.peer(id).finish();
+            }
+        }
+        !log(w, me).reports.is_empty()
+    });
+    let report = log(&world, me).reports[0];
+    (world, me, report)
+}
+
+#[test]
+fn a_packet_may_come_in_any_pieces() {
+    let welcome = packet(Kind::Welcome, "acceptor", &[addr(1), addr(50)]);
+    for split in 0..welcome.len() {
+        let (world, me, report) = join_at(&welcome, &[split], false);
+        assert_eq!(
+            (report.welcomes, report.failures),
+            (1, 0),
+            "split at {split}"
+        );
+        assert_eq!(table(&world, me), [addr(50)]);
+    }
+    let each: Vec<usize> = (1..welcome.len()).collect();
+    let (_, _, report) = join_at(&welcome, &each, false);
+    assert_eq!((report.welcomes, report.failures), (1, 0));
+}
+
+#[test]
+fn padding_after_the_packet_is_overlooked_for_ever() {
+    let padded = [packet(Kind::Welcome, "p1", &[]), vec![0; 100_000]].concat();
+    let (mut world, me, report) = join_at(&padded, &[7, 1000], false);
+    assert_eq!(report.welcomes, 1);
+    world.run_for(secs(100));
+    assert_eq!(table(&world, me), [addr(50)]);
+    assert!(matches!(
+        peer(&world, me).table().get(addr(50)),
+        Some(Link::Joined(_))
+    ));
+}
+
+#[test]
+fn bad_packets_at_every_split_leave_the_table_as_it_was() {
+    for (what, bytes) in vectors("bad") {
+        for split in 0..bytes.len() {
+            for closes in [false, true] {
+                let (world, me, report) = join_at(&bytes, &[split], closes);
+                let context = format!("{what}, split at {split}, closes {closes}");
+                assert_eq!(report.end, JoinEnd::Exhausted, "{context}");
+                assert_eq!((report.welcomes, report.redirects), (0, 0), "{context}");
+                assert!(table(&world, me).is_empty(), "{context}");
+                assert_eq!(world.node(me).conns(), 0, "{context}");
+                assert!(report.failures >= 1, "{context}");
+            }
+        }
+    }
+}
+
+/// The rest of the packet counts.
+#[test]
+fn entries_that_name_nobody_are_dropped() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let (contact, other) = (world.listen(addr(50)), world.listen(addr(51)));
+    let bad: Vec<SocketAddrV4> = [
+        "0.0.0.0:4000",
+        "10.1.0.51:0",
+        "224.0.0.1:9",
+        "255.255.255.255:9",
+    ]
+    .iter()
+    .map(|text| text.parse().unwrap())
+    .collect();
+    let entries = [&bad[..], &[addr(1), addr(50), addr(51), addr(51)]].concat();
+    let redirect = packet(Kind::Redirect, "contact", &entries);
+    join(&mut world, me, addr(50));
+    world.until(secs(60), |w| {
+        answer_all(w, contact, &redirect, true);
+        answer_all(w, other, &packet(Kind::Welcome, "other", &entries), false);
+        !log(w, me).reports.is_empty()
+    });
+    let report = log(&world, me).reports[0];
+    assert_eq!((report.dials, report.welcomes, report.redirects), (2, 1, 1));
+    assert_eq!((report.failures, report.chain), (0, 1));
+    assert_eq!(table(&world, me), [addr(51)]);
+    assert!(peer(&world, me).declined().eq([addr(50)]));
+}
+
+#[test]
+fn a_redirect_loop_ends() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 1));
+    let ring: Vec<_> = (0..3).map(|n| world.listen(addr(50 + n))).collect();
+    join(&mut world, me, addr(50));
+    world.until(secs(60), |w| {
+        for (n, listener) in ring.iter().enumerate() {
+            let to = [addr(50 + (n + 1) % 3), addr(50 + n), addr(1)];
+            answer_all(w, *listener, &packet(Kind::Redirect, "r", &to), true);
+        }
+        !log(w, me).reports.is_empty()
+    });
+    let report = log(&world, me).reports[0];
+    assert_eq!(report.end, JoinEnd::Exhausted);
+    assert!(table(&world, me).is_empty());
+    assert!(peer(&world, me).declined().count() <= 2, "twice the table");
+}
+
+/// More decliners than are remembered, each of which names all: it goes round, and ends by its deadline.
+#[test]
+fn a_loop_that_is_longer_than_the_memory_ends_by_the_deadline() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 1));
+    let ring: Vec<_> = (0..8).map(|n| world.listen(addr(50 + n))).collect();
+    let all: Vec<_> = (0..8).map(|n| addr(50 + n)).collect();
+    join(&mut world, me, addr(50));
+    world.until(secs(31), |w| {
+        for listener in &ring {
+            answer_all(w, *listener, &packet(Kind::Redirect, "r", &all), true);
+        }
+        !log(w, me).reports.is_empty()
+    });
+    let report = log(&world, me).reports[0];
+    assert!(
+        report.took <= secs(30) && report.welcomes == 0,
+        "{report:?}"
+    );
+    world.run_for(secs(5));
+    assert_eq!(world.node(me).conns(), 0);
+}
+
+#[test]
+fn who_accepts_and_is_silent_is_given_up_after_five_seconds() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let (contact, silent) = (world.listen(addr(50)), world.listen(addr(51)));
+    join(&mut world, me, addr(50));
+    let redirect = packet(Kind::Redirect, "contact", &[addr(51)]);
+    world.until(secs(60), |w| answer_all(w, contact, &redirect, true) == 1);
+    let mut held = None;
+    world.until(secs(1), |w| {
+        held = held.or_else(|| w.accept(silent));
+        held.is_some()
+    });
+    let since = world.now();
+    // Its slot is reserved meanwhile, and nobody is told of it.
+    assert_eq!(table(&world, me), [addr(51)]);
+    let report = report(&mut world, me);
+    let took = world.now() - since;
+    assert!((498..=505).contains(&took.0), "{took:?}");
+    assert_eq!((report.end, report.failures), (JoinEnd::Exhausted, 1));
+    assert!(table(&world, me).is_empty());
+    let held = held.unwrap();
+    world.until(secs(1), |w| w.peer(held).is_closed());
+}
+
+/// Whom the user named gets a second chance, and then the join is over.
+#[test]
+fn a_silent_contact_is_asked_twice() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    world.listen(addr(50));
+    join(&mut world, me, addr(50));
+    let report = report(&mut world, me);
+    assert_eq!((report.dials, report.failures, report.welcomes), (2, 2, 0));
+    assert!(report.took <= secs(12));
+    world.run_for(secs(5));
+    assert_eq!(world.node(me).conns(), 0, "both are closed");
+}
+
+/// A plain joiner listens only once its own join is over.
+#[test]
+fn a_refused_dial_is_tried_again() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let contact = world.listen(addr(50));
+    world.answer(contact, Answer::Refuse);
+    join(&mut world, me, addr(50));
+    world.run_for(secs(1));
+    world.answer(contact, Answer::Queue);
+    world.until(secs(5), |w| {
+        answer_all(w, contact, &packet(Kind::Welcome, "late", &[]), false) == 1
+    });
+    let report = report(&mut world, me);
+    assert_eq!((report.dials, report.failures, report.welcomes), (3, 2, 1));
+}
+
+#[test]
+fn who_is_not_there_is_given_up_and_others_come_first() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let (contact, good) = (world.listen(addr(50)), world.listen(addr(99)));
+    let mut named: Vec<_> = (60..70).map(addr).collect();
+    named.push(addr(99));
+    join(&mut world, me, addr(50));
+    world.until(secs(60), |w| {
+        answer_all(w, contact, &packet(Kind::Redirect, "c", &named), true);
+        answer_all(w, good, &packet(Kind::Welcome, "g", &[]), false);
+        log(w, me).lines.iter().any(|line| line.contains("Welcome"))
+    });
+    // Nobody of those who refuse was waited for.
+    assert!(world.now() < Tick(20), "{:?}", world.now());
+    let report = report(&mut world, me);
+    assert_eq!((report.end, report.welcomes), (JoinEnd::Exhausted, 1));
+    assert_eq!(report.failures, 40, "four tries each");
+    assert!(report.took <= secs(10));
+}
+
+/// The plain peers that were seen close after their packet.
+#[test]
+fn a_peer_that_welcomed_us_and_closed_is_remembered_for_a_time_and_never_dialled() {
+    let mut world = Sim::new(1);
+    let me = add(
+        &mut world,
+        Config {
+            linkless_ttl: secs(600),
+            ..config(1, 1)
+        },
+    );
+    let contact = world.listen(addr(50));
+    join(&mut world, me, addr(50));
+    world.until(secs(60), |w| {
+        answer_all(w, contact, &packet(Kind::Welcome, "plain", &[]), true) == 1
+    });
+    world.until(secs(1), |w| {
+        matches!(peer(w, me).table().get(addr(50)), Some(Link::Linkless(_)))
+    });
+    // The table is full with somebody who may be dead: newcomers are sent there, but not for ever.
+    let since = world.now();
+    let mut redirected = 0;
+    let mut welcomed = false;
+    while !welcomed {
+        let id = world.connect_from(addr(11), addr(1));
+        world.run_for(secs(7));
+        let bytes = world.peer(id).take();
+        welcomed = bytes == packet(Kind::Welcome, "p1", &[]);
+        assert!(welcomed || bytes == packet(Kind::Redirect, "p1", &[addr(50)]));
+        redirected += u32::from(!welcomed);
+        assert!(
+            world.accept(contact).is_none(),
+            "dialled to see if it lives"
+        );
+    }
+    let took = world.now() - since;
+    assert!(secs(590) < took && took < secs(615), "{took:?}");
+    assert!(redirected > 80);
+    assert_eq!(table(&world, me), [addr(11)]);
+}
+
+#[test]
+fn what_breaks_is_forgotten_at_once() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let contact = world.listen(addr(50));
+    join(&mut world, me, addr(50));
+    let mut held = None;
+    world.until(secs(60), |w| {
+        held = w.accept(contact);
+        held.is_some()
+    });
+    let held = held.unwrap();
+    world.peer(held).send(&packet(Kind::Welcome, "w", &[]));
+    world.until(secs(1), |w| table(w, me) == [addr(50)]);
+    world.peer(held).reset();
+    world.until(secs(1), |w| table(w, me).is_empty());
+}
+
+/// One entry each and one link, whatever the network does to the order.
+#[test]
+fn two_that_join_each_other_at_the_same_moment() {
+    for seed in seeds(200) {
+        check(seed, || {
+            let mut world = Sim::new(seed);
+            world.set_faults(Faults::rough());
+            let (a, b) = (add(&mut world, config(1, 4)), add(&mut world, config(2, 4)));
+            join(&mut world, a, addr(2));
+            let apart = Ticks(seed % 4 / 3);
+            world.run_for(apart);
+            join(&mut world, b, addr(1));
+            report(&mut world, a);
+            report(&mut world, b);
+            world.until(secs(10), |w| {
+                let both = [a, b].map(|id| (table(w, id), w.node(id).conns()));
+                both == [(vec![addr(2)], 1), (vec![addr(1)], 1)]
+            });
+            assert!(
+                [a, b]
+                    .iter()
+                    .all(|id| log(&world, *id).reports[0].welcomes == 1)
+            );
+            world.run_for(secs(20));
+            assert!([a, b].iter().all(|id| world.node(*id).conns() == 1));
+        });
+    }
+}
+
+#[test]
+fn a_join_goes_on_until_it_has_its_links() {
+    let mut world = Sim::new(1);
+    for n in 1..=6 {
+        let id = add(&mut world, config(n, 8));
+        if n > 1 {
+            join(&mut world, id, addr(1));
+            let report = report(&mut world, id);
+            assert_eq!(report.welcomes as usize, 3.min(n - 1));
+            let expected = if n > 3 {
+                JoinEnd::Satisfied
+            } else {
+                JoinEnd::Exhausted
+            };
+            // With exactly three there is nobody left, and enough.
+            assert!(report.end == expected || n == 4, "{n}: {report:?}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Visits every peer of an overlay.
