@@ -4,8 +4,10 @@
 //! of redirects is about as long as the overlay is deep. Among them chance decides, or every joiner would go the same
 //! way and the overlay would grow into a line.
 //!
-//! It ends: a join has a deadline and [`DIALS_MAX`], and whoever declined or failed is remembered and not tried again.
+//! It ends: nobody is dialled twice in a join but to try again what may only be early, there are at most [`DIALS_MAX`]
+//! dials, and there is a deadline.
 
+use std::collections::HashSet;
 use std::net::SocketAddrV4;
 
 use rand::rngs::StdRng;
@@ -13,7 +15,6 @@ use rand::seq::SliceRandom;
 
 use crate::engine::{ConnId, Tick, Ticks, TimerId};
 
-use super::table::Memory;
 use super::wire::{Entries, is_usable};
 
 /// Dials of one join. A redirect costs a round trip, so this is seconds at most; an overlay of 5,000 peers with tables
@@ -64,27 +65,20 @@ pub(super) enum Next {
 }
 
 /// Those who are to be tried.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Search {
     /// The last is next.
     fresh: Vec<Candidate>,
     /// Not before a tick, when there is nobody else.
     again: Vec<(Tick, Candidate)>,
-    failed: Memory,
+    /// Everybody who was tried; at most [`DIALS_MAX`].
+    tried: HashSet<SocketAddrV4>,
 }
 
 impl Search {
-    pub(super) fn new(memory_max: usize) -> Search {
-        Search {
-            fresh: Vec::new(),
-            again: Vec::new(),
-            failed: Memory::new(memory_max),
-        }
-    }
-
     /// Somebody whom the user named: next, whatever is known of it.
     pub(super) fn name(&mut self, addr: SocketAddrV4) {
-        self.failed.remove(addr);
+        self.tried.remove(&addr);
         self.push([Candidate::named(addr)]);
     }
 
@@ -115,8 +109,7 @@ impl Search {
 
     pub(super) fn next(&mut self, now: Tick) -> Next {
         while let Some(candidate) = self.fresh.pop() {
-            let waits = self.again.iter().any(|(_, it)| it.addr == candidate.addr);
-            if !waits && !self.failed.contains(candidate.addr) {
+            if self.tried.insert(candidate.addr) {
                 return Next::Try(candidate);
             }
         }
@@ -149,11 +142,6 @@ impl Search {
             ..candidate
         };
         self.again.push((now, again));
-    }
-
-    /// Not again in this join.
-    pub(super) fn give_up(&mut self, addr: SocketAddrV4) {
-        self.failed.add(addr);
     }
 }
 
@@ -199,9 +187,9 @@ pub(super) struct Join {
 }
 
 impl Join {
-    pub(super) fn new(memory_max: usize, links_wanted: usize, now: Tick, deadline: Ticks) -> Join {
+    pub(super) fn new(links_wanted: usize, now: Tick, deadline: Ticks) -> Join {
         Join {
-            search: Search::new(memory_max),
+            search: Search::default(),
             attempt: None,
             timer: None,
             links_wanted,

@@ -199,10 +199,9 @@ impl Peer {
     ) {
         let now = hub.now();
         let links_wanted = self.config.links.max(self.table.joined() + 1);
-        let join = self.join.get_or_insert_with(|| {
-            let memory_max = 2 * self.config.table_max;
-            Box::new(Join::new(memory_max, links_wanted, now, self.config.join))
-        });
+        let join = self
+            .join
+            .get_or_insert_with(|| Box::new(Join::new(links_wanted, now, self.config.join)));
         join.search.name(contact);
         if join.attempt.is_none() {
             self.advance(hub, observer);
@@ -377,9 +376,6 @@ impl Peer {
             }
             Fate::GiveUp => false,
         };
-        if !again {
-            join.search.give_up(addr);
-        }
         let failed = Event::Failed {
             peer: addr,
             end,
