@@ -133,6 +133,10 @@ impl<O: Observer> Overlay<O> {
         &mut self.observer
     }
 
+    pub fn into_observer(self) -> O {
+        self.observer
+    }
+
     fn peer(&mut self, number: u32) -> Option<(&mut Peer, &mut O)> {
         let peer = self.peers.get_mut(number as usize)?;
         Some((peer, &mut self.observer))

@@ -34,7 +34,9 @@ pub struct Failure(pub Option<End>);
 
 /// A walk through an overlay.
 pub struct Walk {
-    /// Where we listen and dial from.
+    /// Where our listener is bound, and so what we dial from.
+    listening: SocketAddrV4,
+    /// The address that others see.
     own: SocketAddrV4,
     answer: Ticks,
     queue: VecDeque<SocketAddrV4>,
@@ -44,9 +46,10 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// A walk from `own`; who accepts has to answer within `answer`.
-    pub fn new(own: SocketAddrV4, answer: Ticks) -> Walk {
+    /// A walk from the listener at `listening`, which others see as `own`; who accepts has to answer within `answer`.
+    pub fn new(listening: SocketAddrV4, own: SocketAddrV4, answer: Ticks) -> Walk {
         Walk {
+            listening,
             own,
             answer,
             queue: VecDeque::new(),
@@ -79,7 +82,7 @@ impl Walk {
             && let Some(peer) = self.queue.pop_front()
         {
             self.under_way += 1;
-            hub.dial(peer, Some(self.own), Conn::Visiting { timer: None });
+            hub.dial(peer, Some(self.listening), Conn::Visiting { timer: None });
         }
         if self.under_way == 0 {
             hub.stop();

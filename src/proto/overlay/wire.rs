@@ -302,7 +302,7 @@ mod tests {
             for cut in 0..bytes.len() {
                 match parse(&bytes[..cut]) {
                     Ok(None) => {}
-                    verdict => prop_assert_eq!(verdict, whole.clone()),
+                    verdict => prop_assert_eq!(verdict, whole),
                 }
             }
         }
