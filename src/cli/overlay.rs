@@ -1,6 +1,7 @@
 //! `peerloop overlay`: a cPTP peer, and a map of an overlay.
 
-pub(super) mod map;
+pub(super) mod graph;
+mod map;
 mod report;
 mod shell;
 

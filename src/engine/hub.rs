@@ -150,9 +150,10 @@ impl<S: Service> Hub<S> {
         })
     }
 
-    /// Bytes that are queued for connection `id` and not taken by the kernel yet; 0 when it is gone.
-    pub fn unsent_of(&self, id: ConnId) -> usize {
-        self.port(id).map_or(0, |port| port.output.len())
+    /// Something is queued for connection `id` that the kernel does not take, because the peer does not read.
+    pub fn is_blocked(&self, id: ConnId) -> bool {
+        self.port(id)
+            .is_some_and(|port| !port.writable && !port.output.is_empty())
     }
 
     /// Closes connection `id` once everything that is queued for it is sent.

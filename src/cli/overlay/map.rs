@@ -13,6 +13,7 @@ use peerloop::net::{Bound, Reactor};
 use peerloop::proto::overlay::table::SAMPLE_MAX;
 use peerloop::proto::overlay::walk::{Failure, Visit, Walk};
 
+use super::graph::Graph;
 use super::report::{printable, reason};
 use crate::cli::addr::{advertised, resolve};
 use crate::cli::{Answer, print};
@@ -94,11 +95,10 @@ impl Map {
             .into_iter()
             .map(|(addr, visit)| Found::new(addr, visit))
             .collect();
-        let edges = edges(&peers);
-        let components = components(peers.iter().map(|found| found.addr), &edges);
+        let graph = graph(&peers);
         Map {
-            links: edges.len(),
-            components,
+            links: graph.links().count(),
+            components: graph.parts().len(),
             peers,
         }
     }
@@ -118,7 +118,7 @@ impl Map {
                 format_args!("  \"{}\" [label={label:?}{look}];", found.addr),
             );
         }
-        for (a, b) in edges(&self.peers) {
+        for (a, b) in graph(&self.peers).links() {
             put(&mut text, format_args!("  \"{a}\" -- \"{b}\";"));
         }
         text.push_str("}\n");
@@ -188,34 +188,9 @@ impl Found {
     }
 }
 
-/// Who is peered with whom, by the word of either.
-fn edges(peers: &[Found]) -> BTreeSet<(SocketAddrV4, SocketAddrV4)> {
-    let told = peers.iter().flat_map(|found| {
-        let peers = found.peered_with.iter();
-        peers.map(move |other| (found.addr.min(*other), found.addr.max(*other)))
-    });
-    told.filter(|(a, b)| a != b).collect()
-}
-
-/// Parts of a graph that are not connected with each other.
-fn components(
-    peers: impl Iterator<Item = SocketAddrV4>,
-    edges: &BTreeSet<(SocketAddrV4, SocketAddrV4)>,
-) -> usize {
-    let mut next: BTreeMap<SocketAddrV4, Vec<SocketAddrV4>> =
-        peers.map(|peer| (peer, Vec::new())).collect();
-    for (a, b) in edges {
-        next.entry(*a).or_default().push(*b);
-        next.entry(*b).or_default().push(*a);
-    }
-    let mut count = 0;
-    while let Some((_, mut reached)) = next.pop_first() {
-        count += 1;
-        while let Some(peer) = reached.pop() {
-            reached.extend(next.remove(&peer).into_iter().flatten());
-        }
-    }
-    count
+fn graph(peers: &[Found]) -> Graph {
+    let told = peers.iter();
+    Graph::new(told.map(|found| (found.addr, found.peered_with.clone())))
 }
 
 /// Adds a line.

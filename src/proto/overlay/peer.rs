@@ -150,9 +150,7 @@ impl Peer {
             return Conn::TurnedAway;
         }
         let drawn = Sample::draw(self.table.len(), cx.rng());
-        let sample = self
-            .table
-            .choose(drawn, from, |conn| cx.unsent_of(conn) == 0);
+        let sample = self.table.choose(drawn, from, |conn| cx.is_blocked(conn));
         if !self.table.set(from, Link::Welcomed(id)) {
             self.counters.redirected += 1;
             let entries = self.table.peers(&sample);

@@ -133,12 +133,12 @@ impl Table {
     }
 
     /// Of a sample that was drawn from as many places as there are entries, those of other peers than `except`. Entries
-    /// that `is_known_good` doubts are told of only when there is no other.
+    /// that are `in_doubt` are told of only when there is no other.
     pub fn choose(
         &self,
         mut drawn: Sample,
         except: SocketAddrV4,
-        is_known_good: impl Fn(ConnId) -> bool,
+        in_doubt: impl Fn(ConnId) -> bool,
     ) -> Sample {
         let link_of = |place: u32| match self.entries.get_index(place as usize) {
             Some((peer, link)) if *peer != except => Some(*link),
@@ -147,7 +147,7 @@ impl Table {
         drawn.keep(|place| link_of(place).is_some_and(|link| !matches!(link, Link::Dialling(_))));
         let mut good = drawn.clone();
         good.keep(|place| match link_of(place) {
-            Some(Link::Welcomed(conn)) => is_known_good(conn),
+            Some(Link::Welcomed(conn)) => !in_doubt(conn),
             _ => true,
         });
         if good.len > 0 { good } else { drawn }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     fn sampled(table: &Table, except: SocketAddrV4, rng: &mut StdRng) -> BTreeSet<SocketAddrV4> {
-        let sample = table.choose(Sample::draw(table.len(), rng), except, |_| true);
+        let sample = table.choose(Sample::draw(table.len(), rng), except, |_| false);
         let peers: Vec<_> = table.peers(&sample).collect();
         let distinct: BTreeSet<_> = peers.iter().copied().collect();
         assert_eq!(distinct.len(), peers.len(), "an entry twice");
@@ -346,7 +346,7 @@ mod tests {
         table.set(peer(3), Link::Linkless(Tick(9)));
         let names = |table: &Table, rng: &mut StdRng, good: u64| {
             let drawn = Sample::draw(table.len(), rng);
-            let sample = table.choose(drawn, peer(99), |id| id == conn(good));
+            let sample = table.choose(drawn, peer(99), |id| id != conn(good));
             table.peers(&sample).collect::<BTreeSet<_>>()
         };
         assert_eq!(names(&table, &mut rng, 2), [peer(2), peer(3)].into());
