@@ -10,6 +10,8 @@ mod durable;
 mod echo;
 mod layers;
 mod limits;
+mod overlay;
+mod overlay_crowd;
 mod plain_peer;
 mod plain_wire;
 mod ring;
