@@ -1,7 +1,7 @@
 //! `peerloop overlay`: a cPTP peer, and a map of an overlay.
 
 pub(super) mod graph;
-mod map;
+pub(super) mod map;
 mod report;
 mod shell;
 

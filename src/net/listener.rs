@@ -63,6 +63,10 @@ impl Bound {
         self.socket.set_tcp_keepalive(settings)
     }
 
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// The address, with the port that was got.
     pub fn addr(&self) -> SocketAddrV4 {
         self.addr
@@ -80,7 +84,7 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn register(bound: Bound, registry: &Registry, token: Token) -> io::Result<Self> {
-        let mut socket = TcpListener::from_std(bound.socket.into());
+        let mut socket = TcpListener::from_std(bound.into_socket().into());
         registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Listener {
             socket,

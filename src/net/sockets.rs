@@ -128,3 +128,48 @@ impl Transport for Sockets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use mio::Poll;
+    use socket2::SockRef;
+
+    use crate::net::Bound;
+
+    use super::*;
+
+    /// A peer that vanishes without a word is found out by the kernel, on both sides of a connection.
+    #[test]
+    fn keepalive_on_what_is_dialled_and_on_what_is_accepted() {
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let mut limits = Limits::default();
+        assert!(keepalive(&limits).is_none());
+        limits.keepalive = Ticks::from_secs(60);
+        let settings = keepalive(&limits).unwrap();
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let mut sockets = Sockets::new(registry, Some(settings.clone()));
+        let bound = Bound::bind(any).unwrap();
+        bound.keep_alive(&settings).unwrap();
+        let addr = bound.addr();
+        let listener: TcpListener = bound.into_socket().into();
+        listener.set_nonblocking(false).unwrap();
+        sockets.dial(ConnId::from_token(0), addr, None).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let dialled = sockets.stream(0).unwrap();
+        for socket in [SockRef::from(&accepted), SockRef::from(&*dialled)] {
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(
+                socket.tcp_keepalive_time().unwrap(),
+                Duration::from_secs(60)
+            );
+            assert_eq!(
+                socket.tcp_keepalive_interval().unwrap(),
+                Duration::from_secs(20)
+            );
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        }
+    }
+}

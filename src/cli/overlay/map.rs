@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -36,7 +38,7 @@ pub(in crate::cli) struct MapArgs {
 
 /// What was found.
 #[derive(Serialize)]
-struct Map {
+pub(in crate::cli) struct Map {
     peers: Vec<Found>,
     links: usize,
     components: usize,
@@ -56,26 +58,8 @@ struct Found {
 
 impl MapArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        // Somebody on this machine is reached, and sees us, by loopback.
-        let ip = if self.peer.ip().is_loopback() {
-            Ipv4Addr::LOCALHOST
-        } else {
-            Ipv4Addr::UNSPECIFIED
-        };
-        let bound = Bound::bind_to_dial_from(SocketAddrV4::new(ip, 0))?;
-        let own = advertised(None, bound.addr())?;
-        let walk = Walk::new(bound.addr(), own, Ticks::from_secs(self.timeout));
-        let mut reactor = Reactor::new(walk, Limits::default())?;
-        reactor.accept_from(bound)?;
-        reactor.catch_signals()?;
-        reactor.node().with(|walk, hub| walk.begin(hub, self.peer));
-        reactor.run()?;
-        let map = Map::new(reactor.into_service().into_found());
-        if let Some(contact) = map.peers.iter().find(|found| found.addr == self.peer)
-            && let Some(problem) = &contact.problem
-        {
-            bail!("{}: {problem} (-p)", self.peer);
-        }
+        let timeout = Duration::from_secs(self.timeout);
+        let map = walk(self.peer, timeout, Reactor::catch_signals)?;
         if self.json {
             print::json(&map)?;
         } else if self.dot {
@@ -85,6 +69,35 @@ impl MapArgs {
         }
         Ok(Answer::Yes)
     }
+}
+
+/// Visits everybody who can be found from `contact`; `prepare` has the last word on the reactor that does it.
+pub(in crate::cli) fn walk(
+    contact: SocketAddrV4,
+    answer: Duration,
+    prepare: impl FnOnce(&mut Reactor<Walk>) -> io::Result<()>,
+) -> Result<Map> {
+    // Somebody on this machine is reached, and sees us, by loopback.
+    let ip = if contact.ip().is_loopback() {
+        Ipv4Addr::LOCALHOST
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
+    let bound = Bound::bind_to_dial_from(SocketAddrV4::new(ip, 0))?;
+    let own = advertised(None, bound.addr())?;
+    let walk = Walk::new(bound.addr(), own, Ticks::from_duration(answer));
+    let mut reactor = Reactor::new(walk, Limits::default())?;
+    reactor.accept_from(bound)?;
+    prepare(&mut reactor)?;
+    reactor.node().with(|walk, hub| walk.begin(hub, contact));
+    reactor.run()?;
+    let map = Map::new(reactor.into_service().into_found());
+    if let Some(found) = map.peers.iter().find(|found| found.addr == contact)
+        && let Some(problem) = &found.problem
+    {
+        bail!("{contact}: {problem}");
+    }
+    Ok(map)
 }
 
 type Visits = BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>;
@@ -101,6 +114,11 @@ impl Map {
             components: graph.parts().len(),
             peers,
         }
+    }
+
+    /// Peers, links and parts.
+    pub(in crate::cli) fn shape(&self) -> (usize, usize, usize) {
+        (self.peers.len(), self.links, self.components)
     }
 
     fn dot(&self) -> String {

@@ -128,6 +128,13 @@ impl Crowd {
         }
     }
 
+    /// How often somebody was redirected so far.
+    pub(in crate::cli) fn redirects(&self) -> Result<u64> {
+        Ok(self
+            .caller
+            .call(|overlay, _| overlay.observer().redirects)?)
+    }
+
     /// Who has whom, and the end.
     pub(in crate::cli) fn stop(mut self) -> Result<Told> {
         let tables = self.caller.call(|overlay, _| {
