@@ -1,6 +1,7 @@
 //! `peerloop overlay`: a cPTP peer, and a map of an overlay.
 
 pub(super) mod graph;
+mod lines;
 pub(super) mod map;
 mod report;
 mod shell;
@@ -17,8 +18,9 @@ use peerloop::proto::overlay::wire::NAME_BYTES_MAX;
 use peerloop::proto::overlay::{Overlay, fit};
 
 use super::addr::{advertised, resolve};
-use super::{Answer, prompt};
+use super::{Answer, print, prompt};
 
+use lines::Sink;
 use report::{Outcome, Printer};
 
 #[derive(Subcommand)]
@@ -98,18 +100,24 @@ impl PeerArgs {
             answer: Ticks::from_secs(self.answer_timeout),
             ..Config::new(name, addr)
         };
-        // Who was told to join somebody and finds nobody ends; a peer that is an overlay of its own has nothing to fail.
-        let printer = Printer::start(self.json, self.peer)?;
+        let printer = Printer::new(self.json, self.peer);
+        printer.begin(listening, &config);
         let mut reactor = Reactor::new(Overlay::new(printer), fit(Limits::default()))?;
         reactor.accept_from(bound)?;
         reactor.catch_signals()?;
+        let sink: Sink = if prompt::is_interactive() {
+            shell::above(addr)
+        } else {
+            Box::new(print::stdout)
+        };
         reactor.node().with(|overlay, hub| {
-            overlay.observer_mut().begin(listening, &config);
+            overlay.observer_mut().lines().write_to(sink)?;
             overlay.add(hub, config);
             if let Some(contact) = self.peer {
                 overlay.join(hub, 0, contact);
             }
-        });
+            anyhow::Ok(())
+        })?;
         let prompt = match prompt::is_interactive() {
             true => Some(shell::inside(addr, reactor.caller(), reactor.handle())?),
             false => None,
@@ -120,8 +128,10 @@ impl PeerArgs {
         result?;
         match outcome {
             Outcome::Joined => Ok(Answer::Yes),
-            Outcome::Declined { by } => {
-                eprintln!("peerloop: declined by all that were asked ({by})");
+            Outcome::Declined { by, failures } => {
+                eprintln!(
+                    "peerloop: {by} declined, {failures} dials failed, and nobody is left to ask"
+                );
                 Ok(Answer::No)
             }
             Outcome::Failed { contact, why } => bail!("cannot join at {contact}: {why}"),

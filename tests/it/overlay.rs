@@ -3,13 +3,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{DEADLINE, Ended, LOOPBACK, Peer, Server, peerloop, run, wait_until, window};
+use crate::ring_cli::Terminal;
+use crate::support::{
+    DEADLINE, Ended, LOOPBACK, Peer, Server, peerloop, run, wait, wait_until, window,
+};
 
 /// A peer with `options`.
 fn peer(options: &[&str]) -> Server {
@@ -99,7 +102,11 @@ fn what_a_user_sees() {
     // Everybody is full now.
     let ended = run(&mut peerloop(&["overlay", "peer", "-p", &alpha.at()]), "");
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("declined by all that were asked (3)"));
+    assert!(
+        ended.stderr.contains("3 declined, 0 dials failed"),
+        "{}",
+        ended.stderr
+    );
     // A visitor leaves no trace, also when it is redirected.
     for _ in 0..3 {
         let map = map(&gamma);
@@ -166,16 +173,15 @@ fn json_is_an_object_a_line() {
         "beta",
     ]);
     let mut child = command
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("spawn");
     let addr: SocketAddrV4 = rest_of_line(&alpha, "Connected from peer ")
         .parse()
         .expect("an address");
     window(Duration::from_millis(200));
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM)
-        .expect("kill");
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("kill");
     let mut text = String::new();
     child
         .stdout
@@ -183,10 +189,7 @@ fn json_is_an_object_a_line() {
         .expect("piped")
         .read_to_string(&mut text)
         .expect("UTF-8");
-    assert_eq!(
-        crate::support::wait(&mut child, DEADLINE).and_then(|it| it.code()),
-        Some(0)
-    );
+    assert_eq!(wait(&mut child, DEADLINE).and_then(|it| it.code()), Some(0));
     let lines: Vec<Value> = text
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
@@ -447,4 +450,80 @@ fn joiners_dial_from_where_they_listen() {
     // And can be reached there while the link is open.
     let mut back = Peer::over(TcpStream::connect(from).expect("connect"));
     back.expect([0xe0, 0x20, 1]);
+}
+
+#[test]
+fn a_peer_on_a_terminal_has_a_prompt() {
+    let alpha = peer(&["--name", "alpha"]);
+    let Some(mut terminal) = Terminal::start("overlay peer --name beta --table-size 5") else {
+        eprintln!("passed over: there is no script(1)");
+        return;
+    };
+    terminal.expect("located at beta");
+    let join = format!("join {alpha}", alpha = alpha.at());
+    for (line, reply) in [
+        ("table", "0 of 5"),
+        (
+            &join,
+            &format!("Received ack from alpha:{}", alpha.addr.port()),
+        ),
+        ("table", "welcomed us"),
+        ("declined", "> "),
+        ("join nowhere", "cannot join \"nowhere\""),
+        ("help", "ticks of 10 ms"),
+        ("nonsense", "no command"),
+    ] {
+        terminal.expect("> ");
+        terminal.line(line);
+        // The echo comes in pieces, and none of them is the reply.
+        terminal.expect(reply);
+    }
+    // What happens meanwhile stands above the line that is being typed.
+    let beta: SocketAddrV4 = rest_of_line(&alpha, "Connected from peer ")
+        .parse()
+        .expect("an address");
+    let newcomer = TcpStream::connect(beta).expect("connect");
+    terminal.expect(&format!(
+        "Connected from peer {}",
+        newcomer.local_addr().expect("bound")
+    ));
+    terminal.expect("> ");
+    terminal.line("quit");
+    assert_eq!(terminal.wait(), Some(0));
+}
+
+/// The loop does not wait for who reads the lines.
+#[test]
+fn nobody_reads_what_it_prints() {
+    // More than a pipe holds.
+    const NEWCOMERS: usize = 3000;
+    let mut command = peerloop(&["overlay", "peer", "--table-size", "1"]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("spawn");
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).expect("a line");
+        line.push(byte[0]);
+    }
+    let line = String::from_utf8(line).expect("UTF-8");
+    let addr = line
+        .trim_end()
+        .strip_prefix("listening ")
+        .expect("the line");
+    let addr: SocketAddrV4 = addr.parse().expect("an address");
+    let mut only = Peer::connect(addr);
+    only.expect([0xe0, 0x20]);
+    for _ in 0..NEWCOMERS {
+        let mut peer = Peer::connect(addr);
+        peer.expect([0xe0, 0x40]);
+        peer.reset();
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("kill");
+    let status = wait(&mut child, DEADLINE);
+    assert_eq!(status.and_then(|it| it.code()), Some(0));
 }

@@ -1,15 +1,9 @@
-//! What a peer tells on stdout: the lines of the specification, or one JSON object each.
-//!
-//! The loop never waits for who reads them: lines go to a buffer that a thread writes out, and when it is full they
-//! are dropped and counted. What is no part of the specification goes to the log.
+//! What a peer tells on stdout: the lines of the specification, or one JSON object each. What is no part of the
+//! specification goes to the log.
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use anyhow::Result;
 use serde::Serialize;
 
 use peerloop::engine::{Deadline, End};
@@ -18,68 +12,10 @@ use peerloop::proto::overlay::peer::Config;
 use peerloop::proto::overlay::wire::{Kind, Packet};
 use peerloop::proto::overlay::{Event, Observer, Then};
 
-use crate::cli::print;
-
-/// Bytes of lines that wait to be written: some thousands, which a reader that stops for a moment does not lose.
-const WAITING_BYTES_MAX: usize = 1 << 20;
-
-/// At the end, how long a reader may take for what waits.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use super::lines::Lines;
 
 /// Entries of a packet that a line shows: all that our peers send.
 const ENTRIES_SHOWN_MAX: usize = 64;
-
-#[derive(Default)]
-struct Waiting {
-    lines: Vec<u8>,
-    dropped: u64,
-    /// The thread is writing.
-    busy: bool,
-    over: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes what comes until all is over.
-    fn write_out(&self) {
-        let mut lines = Vec::new();
-        let mut open = true;
-        let mut waiting = self.lock();
-        loop {
-            waiting = self
-                .changed
-                .wait_while(waiting, |it| it.lines.is_empty() && !it.over)
-                .unwrap_or_else(PoisonError::into_inner);
-            if waiting.lines.is_empty() {
-                return;
-            }
-            std::mem::swap(&mut lines, &mut waiting.lines);
-            let dropped = std::mem::take(&mut waiting.dropped);
-            waiting.busy = true;
-            drop(waiting);
-            if open && let Err(e) = print::stdout(&lines) {
-                log::warn!("nothing more is printed: {e:#}");
-                open = false;
-            }
-            if dropped > 0 {
-                log::warn!("{dropped} lines were not printed: nobody took them");
-            }
-            lines.clear();
-            waiting = self.lock();
-            waiting.busy = false;
-            self.changed.notify_all();
-        }
-    }
-}
 
 /// What became of the join that the peer was started with.
 pub(super) enum Outcome {
@@ -87,6 +23,7 @@ pub(super) enum Outcome {
     Joined,
     Declined {
         by: u32,
+        failures: u32,
     },
     Failed {
         contact: SocketAddrV4,
@@ -101,8 +38,7 @@ pub(super) struct Printer {
     starting: Option<SocketAddrV4>,
     outcome: Outcome,
     last_failure: String,
-    shared: Arc<Shared>,
-    writer: JoinHandle<()>,
+    lines: Lines,
 }
 
 /// What `--json` prints.
@@ -154,24 +90,19 @@ enum Line<'a> {
 }
 
 impl Printer {
-    pub(super) fn start(json: bool, contact: Option<SocketAddrV4>) -> Result<Printer> {
-        let shared = Arc::new(Shared::default());
-        let of_thread = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("stdout".into())
-            .spawn(move || of_thread.write_out())?;
-        Ok(Printer {
+    /// `contact`: whom the peer is started to join.
+    pub(super) fn new(json: bool, contact: Option<SocketAddrV4>) -> Printer {
+        Printer {
             json,
             starting: contact,
             outcome: Outcome::Joined,
-            last_failure: String::new(),
-            shared,
-            writer,
-        })
+            last_failure: "it is this peer itself".into(),
+            lines: Lines::new(),
+        }
     }
 
     /// The first lines.
-    pub(super) fn begin(&mut self, listening: SocketAddrV4, config: &Config) {
+    pub(super) fn begin(&self, listening: SocketAddrV4, config: &Config) {
         let (addr, name) = (config.addr, &config.name);
         if self.json {
             self.object(&Line::Listening { addr: listening });
@@ -183,50 +114,24 @@ impl Printer {
         }
     }
 
-    /// Waits until everything is written, but not for long.
-    pub(super) fn finish(self) -> Outcome {
-        let until = Instant::now() + LAST_WORDS;
-        let mut waiting = self.shared.lock();
-        waiting.over = true;
-        self.shared.changed.notify_all();
-        while waiting.busy || !waiting.lines.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.writer.is_finished() {
-                break;
-            }
-            (waiting, _) = self
-                .shared
-                .changed
-                .wait_timeout(waiting, left)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(waiting);
-        self.outcome
+    pub(super) fn lines(&mut self) -> &mut Lines {
+        &mut self.lines
     }
 
-    fn push(&self, put: impl FnOnce(&mut Vec<u8>)) {
-        let mut waiting = self.shared.lock();
-        if waiting.lines.len() >= WAITING_BYTES_MAX {
-            waiting.dropped += 1;
-            return;
-        }
-        put(&mut waiting.lines);
-        let first = !waiting.busy;
-        drop(waiting);
-        // A thread that is writing looks again by itself.
-        if first {
-            self.shared.changed.notify_all();
-        }
+    /// Once the peer has ended.
+    pub(super) fn finish(self) -> Outcome {
+        self.lines.finish();
+        self.outcome
     }
 
     fn text(&self, text: std::fmt::Arguments<'_>) {
         use std::io::Write as _;
         // Writing to memory does not fail.
-        self.push(|lines| _ = lines.write_fmt(text));
+        self.lines.push(|lines| _ = lines.write_fmt(text));
     }
 
     fn object(&self, line: &Line<'_>) {
-        self.push(|lines| {
+        self.lines.push(|lines| {
             // Nor does this: no map has keys that are no strings.
             let _ = serde_json::to_writer(&mut *lines, line);
             lines.push(b'\n');
@@ -337,7 +242,10 @@ impl Observer for Printer {
                 contact,
                 why: std::mem::take(&mut self.last_failure),
             },
-            by => Outcome::Declined { by },
+            by => Outcome::Declined {
+                by,
+                failures: report.failures,
+            },
         };
         Then::Stop
     }

@@ -10,6 +10,7 @@ use peerloop::proto::overlay::Overlay;
 use peerloop::proto::overlay::peer::Peer;
 use peerloop::proto::overlay::table::Link;
 
+use super::lines::Sink;
 use super::report::Printer;
 use super::resolve;
 use crate::cli::print;
@@ -36,6 +37,20 @@ pub(super) fn inside(
     NodePrompt::start(Prompt { at, caller, handle })
 }
 
+/// Prints lines in place of the prompt of the peer at `at`, and the prompt again below them. What was typed already is
+/// seen again with the next key. (The line editor can do that better, but then waits for a key before it looks at what
+/// was typed ahead.)
+pub(super) fn above(at: SocketAddrV4) -> Sink {
+    const CLEAR_LINE: &str = "\r\x1b[K";
+    Box::new(move |lines| {
+        print::stdout(&[CLEAR_LINE.as_bytes(), lines, sign(at).as_bytes()].concat())
+    })
+}
+
+fn sign(at: SocketAddrV4) -> String {
+    format!("{at}> ")
+}
+
 struct Prompt {
     at: SocketAddrV4,
     caller: Caller<Overlay<Printer>>,
@@ -44,7 +59,7 @@ struct Prompt {
 
 impl Commands for Prompt {
     fn sign(&self) -> String {
-        format!("{}> ", self.at)
+        sign(self.at)
     }
 
     fn on_interrupt(&self) -> Option<&'static str> {

@@ -1,6 +1,8 @@
 //! Joins, mostly at scripted acceptors.
 
-use crate::engine::Tick;
+use std::io::{self, ErrorKind, IoSlice};
+
+use crate::engine::{ConnId, Node, Tick, Transport};
 use crate::sim::{Answer, Faults, ListenerId, check, seeds};
 
 use super::super::join::JoinEnd;
@@ -346,4 +348,96 @@ fn a_join_goes_on_until_it_has_its_links() {
             assert!(report.end == expected || n == 4, "{n}: {report:?}");
         }
     }
+}
+
+/// Theirs counts, and ours is closed even when they would keep both.
+#[test]
+fn of_two_dials_that_cross_the_one_of_the_higher_address_is_closed() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(9, 4));
+    let lower = world.listen(addr(5));
+    join(&mut world, me, addr(5));
+    let mut ours = None;
+    world.until(secs(1), |w| {
+        ours = ours.or_else(|| w.accept(lower));
+        ours.is_some()
+    });
+    let theirs = world.connect_from(addr(5), addr(9));
+    world.until(secs(1), |w| !w.peer(theirs).received().is_empty());
+    assert_eq!(world.peer(theirs).take(), packet(Kind::Welcome, "p9", &[]));
+    world.until(secs(1), |w| w.peer(ours.unwrap()).is_closed());
+    let report = report(&mut world, me);
+    assert_eq!((report.welcomes, report.failures), (1, 0));
+    assert!(matches!(
+        peer(&world, me).table().get(addr(5)),
+        Some(Link::Welcomed(_))
+    ));
+    assert_eq!(world.node(me).conns(), 1);
+}
+
+/// Sockets of which each dial from our own port fails, as while its four-tuple is in TIME_WAIT.
+#[derive(Default)]
+struct PortTaken {
+    dials: Vec<(Tick, SocketAddrV4)>,
+    now: Tick,
+}
+
+impl Transport for PortTaken {
+    fn read(&mut self, _: usize, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn write(&mut self, _: usize, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn dial(&mut self, _: ConnId, _: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
+        let from = from.unwrap();
+        self.dials.push((self.now, from));
+        if from.port() == 0 {
+            Ok(())
+        } else {
+            Err(ErrorKind::AddrNotAvailable.into())
+        }
+    }
+
+    fn dialled(&mut self, _: usize) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn finish(&mut self, _: usize) {}
+
+    fn close(&mut self, _: usize) {}
+}
+
+/// It is tried again, and another port is the last resort, which is said.
+#[test]
+fn a_port_in_time_wait() {
+    let limits = super::super::fit(Limits::default());
+    let mut node = Node::new(Overlay::new(Log::default()), limits, 1, Tick(0));
+    node.with(|overlay, hub| {
+        overlay.add(hub, config(1, 4));
+        overlay.join(hub, 0, addr(50));
+    });
+    let mut io = PortTaken::default();
+    for tick in 0..500 {
+        io.now = Tick(tick);
+        node.begin(Tick(tick));
+        node.turn(&mut io);
+        while node.has_work() {
+            node.turn(&mut io);
+        }
+    }
+    let any_port = SocketAddrV4::new(*addr(1).ip(), 0);
+    let dials = [
+        (0, addr(1)),
+        (20, addr(1)),
+        (120, addr(1)),
+        (420, addr(1)),
+        (420, any_port),
+    ];
+    assert_eq!(io.dials, dials.map(|(tick, from)| (Tick(tick), from)));
+    let said = format!("OtherPort({})", addr(50));
+    let lines = &node.service().observer().lines;
+    assert_eq!(lines.iter().filter(|line| **line == said).count(), 1);
 }
