@@ -468,7 +468,7 @@ fn a_peer_on_a_terminal_has_a_prompt() {
             &format!("Received ack from alpha:{}", alpha.addr.port()),
         ),
         ("table", "welcomed us"),
-        ("declined", "> "),
+        ("declined", "\n"),
         ("join nowhere", "cannot join \"nowhere\""),
         ("help", "ticks of 10 ms"),
         ("nonsense", "no command"),
