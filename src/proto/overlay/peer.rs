@@ -151,28 +151,23 @@ impl Peer {
         }
         let drawn = Sample::draw(self.table.len(), cx.rng());
         let sample = self.table.choose(drawn, from, |conn| cx.is_blocked(conn));
-        if !self.table.set(from, Link::Welcomed(id)) {
+        let has_room = self.table.set(from, Link::Welcomed(id));
+        let kind = if has_room {
+            Kind::Welcome
+        } else {
+            Kind::Redirect
+        };
+        // The new entry stands behind those of the sample, or in the place that the sample leaves out.
+        let entries = self.table.peers(&sample);
+        put_packet(cx.out(), kind, self.config.name.as_bytes(), entries);
+        if !has_room {
             self.counters.redirected += 1;
-            let entries = self.table.peers(&sample);
-            put_packet(
-                cx.out(),
-                Kind::Redirect,
-                self.config.name.as_bytes(),
-                entries,
-            );
             cx.close();
-            observer.on_event(self.number as usize, Event::Redirected(from));
+            self.tell(observer, Event::Redirected(from));
             return Conn::TurnedAway;
         }
         self.counters.welcomed += 1;
-        let entries = self.table.peers(&sample);
-        put_packet(
-            cx.out(),
-            Kind::Welcome,
-            self.config.name.as_bytes(),
-            entries,
-        );
-        observer.on_event(self.number as usize, Event::ConnectedFrom(from));
+        self.tell(observer, Event::ConnectedFrom(from));
         match before {
             // It came from the same address and port, so the connection before it is over, or one of two that cross.
             Some(Link::Joined(old) | Link::Welcomed(old)) => cx.close_conn(old),
@@ -188,6 +183,10 @@ impl Peer {
         }
     }
 
+    fn tell<O: Observer>(&self, observer: &mut O, event: Event<'_>) {
+        observer.on_event(self.number as usize, event);
+    }
+
     /// Begins to join `contact`, or goes on with it in the join that is under way.
     pub(super) fn join<O: Observer>(
         &mut self,
@@ -196,10 +195,13 @@ impl Peer {
         contact: SocketAddrV4,
     ) {
         let now = hub.now();
-        let links_wanted = self.config.links.max(self.table.joined() + 1);
+        let Config { links, join, .. } = self.config;
         let join = self
             .join
-            .get_or_insert_with(|| Box::new(Join::new(links_wanted, now, self.config.join)));
+            .get_or_insert_with(|| Box::new(Join::new(links, now, join)));
+        // Also when the dial that is under way brings the last link that was wanted.
+        let at_least = self.table.joined() + 1 + usize::from(join.attempt.is_some());
+        join.links_wanted = join.links_wanted.max(at_least);
         join.search.name(contact);
         if join.attempt.is_none() {
             self.advance(hub, observer);
@@ -277,7 +279,7 @@ impl Peer {
                     peer: addr,
                     remembered: false,
                 };
-                observer.on_event(self.number as usize, gone);
+                self.tell(observer, gone);
             }
             (Conn::Joined { .. }, Some(Link::Joined(link))) if link == id => {
                 // An orderly end says nothing of the peer's health; a broken connection does.
@@ -293,7 +295,7 @@ impl Peer {
                     peer: addr,
                     remembered,
                 };
-                observer.on_event(self.number as usize, gone);
+                self.tell(observer, gone);
             }
             _ => {}
         }
@@ -379,7 +381,7 @@ impl Peer {
             end,
             again,
         };
-        observer.on_event(self.number as usize, failed);
+        self.tell(observer, failed);
         self.advance(hub, observer);
     }
 
@@ -469,7 +471,7 @@ impl Peer {
 
     fn expire<O: Observer>(&mut self, hub: &mut Hub<Overlay<O>>, observer: &mut O) {
         while let Some(peer) = self.table.expire(hub.now()) {
-            observer.on_event(self.number as usize, Event::Forgotten(peer));
+            self.tell(observer, Event::Forgotten(peer));
         }
     }
 

@@ -14,7 +14,10 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, Ti
 use super::wire::{Kind, is_usable, parse, put_packet};
 
 /// Peers of one walk; a peer that makes them up could lead it on for ever.
-pub const PEERS_MAX: usize = 100_000;
+pub const PEERS_MAX: usize = 50_000;
+
+/// Entries that are kept of one packet: ours send 64, and all that are kept have to fit into memory.
+const ENTRIES_MAX: usize = 512;
 
 /// Visits at once: enough to walk thousands of peers in a second, few enough to be a guest.
 const VISITS_AT_ONCE: usize = 32;
@@ -71,7 +74,7 @@ impl Walk {
 
     fn note(&mut self, peer: SocketAddrV4) {
         let is_new = self.found.len() < PEERS_MAX && !self.found.contains_key(&peer);
-        if is_new && peer != self.own && is_usable(peer) {
+        if is_new {
             self.found.insert(peer, None);
             self.queue.push_back(peer);
         }
@@ -151,11 +154,12 @@ impl Service for Walk {
         let Some((packet, used)) = parse(input.bytes)? else {
             return Ok(Step::More);
         };
-        let own = self.own;
+        let named = packet.entries.iter();
+        let others = named.filter(|peer| *peer != self.own && is_usable(*peer));
         let visit = Visit {
             name: packet.sender.to_vec(),
             has_room: packet.kind == Kind::Welcome,
-            peers: packet.entries.iter().filter(|peer| *peer != own).collect(),
+            peers: others.take(ENTRIES_MAX).collect(),
         };
         let peer = cx.peer();
         self.end_visit(cx, peer, conn, Ok(visit));
