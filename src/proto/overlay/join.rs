@@ -40,6 +40,8 @@ pub(super) struct Candidate {
     /// Redirects and welcomes on the way to its address; 0 is who the user named.
     pub(super) hops: u32,
     pub(super) tries: u8,
+    /// It accepted once, and was silent.
+    pub(super) silent: bool,
     /// Our own port cannot be used for it: the last resort.
     pub(super) other_port: bool,
 }
@@ -50,6 +52,7 @@ impl Candidate {
             addr,
             hops: 0,
             tries: 0,
+            silent: false,
             other_port: false,
         }
     }

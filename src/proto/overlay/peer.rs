@@ -370,9 +370,12 @@ impl Peer {
                 true
             }
             Fate::RetryApart => {
-                let mut later = candidate;
-                later.tries = if self.config.addr < addr { 1 } else { 2 };
-                join.search.retry(later, hub.now())
+                let again = Candidate {
+                    silent: true,
+                    tries: if self.config.addr < addr { 1 } else { 2 },
+                    ..candidate
+                };
+                join.search.retry(again, hub.now())
             }
             Fate::GiveUp => false,
         };
@@ -505,7 +508,11 @@ impl Fate {
             Some(End::Unreachable(ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable))
                 if !candidate.other_port =>
             {
-                Fate::RetryPort
+                // Whoever hangs keeps its end open for long; that is worth no last resort.
+                match candidate.silent {
+                    true => Fate::Retry,
+                    false => Fate::RetryPort,
+                }
             }
             // Not listening yet; or gone without a word, as from a connection that crossed theirs.
             Some(
@@ -516,7 +523,7 @@ impl Fate {
             ) => Fate::Retry,
             // It may be slow; and two SYNs that cross make one connection, of which both ends wait for the other to
             // speak. Whom the user named gets a second chance; the lower address is then the first one.
-            None if candidate.hops == 0 && candidate.tries == 0 => Fate::RetryApart,
+            None if candidate.hops == 0 && !candidate.silent => Fate::RetryApart,
             None
             | Some(
                 End::Unreachable(_)

@@ -192,16 +192,45 @@ fn who_accepts_and_is_silent_is_given_up_after_five_seconds() {
 
 /// Whom the user named gets a second chance, and then the join is over.
 #[test]
-fn a_silent_contact_is_asked_twice() {
+fn a_silent_contact_is_dialled_again() {
     let mut world = Sim::new(1);
     let me = add(&mut world, config(1, 4));
     world.listen(addr(50));
     join(&mut world, me, addr(50));
     let report = report(&mut world, me);
-    assert_eq!((report.dials, report.failures, report.welcomes), (2, 2, 0));
+    assert_eq!((report.dials, report.failures, report.welcomes), (3, 3, 0));
     assert!(report.took <= secs(12));
+    // It never closed its end, so the second dial was refused by our own kernel.
+    let silent = "Failed { peer: 10.1.0.50:4000, end: None, again: true }";
+    let taken = "Failed { peer: 10.1.0.50:4000, end: Some(Unreachable(AddrNotAvailable)), again: ";
+    let lines = &log(&world, me).lines;
+    assert_eq!(lines[0], silent);
+    assert!(
+        lines[1..].iter().all(|line| line.starts_with(taken)),
+        "{lines:?}"
+    );
     world.run_for(secs(5));
-    assert_eq!(world.node(me).conns(), 0, "both are closed");
+    assert_eq!(world.node(me).conns(), 0);
+}
+
+#[test]
+fn a_silent_contact_that_speaks_at_the_second_dial() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let contact = world.listen(addr(50));
+    join(&mut world, me, addr(50));
+    let mut first = None;
+    world.until(secs(1), |w| {
+        first = first.or_else(|| w.accept(contact));
+        first.is_some()
+    });
+    world.until(secs(6), |w| w.peer(first.unwrap()).is_closed());
+    world.peer(first.unwrap()).close();
+    world.until(secs(5), |w| {
+        answer_all(w, contact, &packet(Kind::Welcome, "slow", &[]), false) == 1
+    });
+    let report = report(&mut world, me);
+    assert_eq!((report.dials, report.failures, report.welcomes), (2, 1, 1));
 }
 
 /// A plain joiner listens only once its own join is over.

@@ -176,7 +176,8 @@ impl Swarm {
             let mut linked = 0;
             for (other, link) in links.filter(|(_, link)| is_linked(*link)) {
                 linked += 1;
-                let known = up.iter().find(|n| addr(**n + 1) == other);
+                // By its IP alone: it may have dialled from another port, as the last resort.
+                let known = up.iter().find(|n| addr(**n + 1).ip() == other.ip());
                 let back = known.and_then(|n| {
                     let back = peer(&self.world, self.nodes[*n]).table();
                     back.get(addr_of(&self.world, id))
