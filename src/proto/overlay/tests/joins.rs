@@ -21,8 +21,16 @@ fn answer_all(world: &mut Sim, listener: ListenerId, bytes: &[u8], closes: bool)
     answered
 }
 
-/// A joiner whose contact says `bytes`, in pieces that end at `splits`, and then closes or not; how its join ended.
-fn join_at(bytes: &[u8], splits: &[usize], closes: bool) -> (Sim, NodeId, Report) {
+/// What an acceptor does after its last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Stay,
+    Finish,
+    Reset,
+}
+
+/// A joiner whose contact says `bytes`, in pieces that end at `splits`; how its join ended.
+fn join_at(bytes: &[u8], splits: &[usize], last: Last) -> (Sim, NodeId, Report) {
     let mut world = Sim::new(1);
     let me = add(&mut world, config(1, 4));
     let contact = world.listen(addr(50));
@@ -38,8 +46,10 @@ fn join_at(bytes: &[u8], splits: &[usize], closes: bool) -> (Sim, NodeId, Report
                 w.run_for(Ticks(3));
                 from = to;
             }
-            if closes {
-                w.peer(id).finish();
+            match last {
+                Last::Stay => {}
+                Last::Finish => w.peer(id).finish(),
+                Last::Reset => w.peer(id).reset(),
             }
         }
         !log(w, me).reports.is_empty()
@@ -52,7 +62,7 @@ fn join_at(bytes: &[u8], splits: &[usize], closes: bool) -> (Sim, NodeId, Report
 fn a_packet_may_come_in_any_pieces() {
     let welcome = packet(Kind::Welcome, "acceptor", &[addr(1), addr(50)]);
     for split in 0..welcome.len() {
-        let (world, me, report) = join_at(&welcome, &[split], false);
+        let (world, me, report) = join_at(&welcome, &[split], Last::Stay);
         assert_eq!(
             (report.welcomes, report.failures),
             (1, 0),
@@ -61,14 +71,38 @@ fn a_packet_may_come_in_any_pieces() {
         assert_eq!(table(&world, me), [addr(50)]);
     }
     let each: Vec<usize> = (1..welcome.len()).collect();
-    let (_, _, report) = join_at(&welcome, &each, false);
+    let (_, _, report) = join_at(&welcome, &each, Last::Stay);
     assert_eq!((report.welcomes, report.failures), (1, 0));
+}
+
+/// Whatever ends it, there is no entry, and what was announced is nobody's to dial.
+#[test]
+fn a_packet_that_ends_before_its_end_is_none() {
+    for kind in [Kind::Welcome, Kind::Redirect] {
+        let whole = packet(kind, "acceptor", &[addr(60), addr(61)]);
+        for cut in 0..whole.len() {
+            for last in [Last::Finish, Last::Reset] {
+                let (world, me, report) = join_at(&whole[..cut], &[], last);
+                let context = format!("{kind:?} cut at {cut}, {last:?}");
+                // The contact is tried four times, and nobody else.
+                let counts = (
+                    report.dials,
+                    report.failures,
+                    report.welcomes,
+                    report.redirects,
+                );
+                assert_eq!(counts, (4, 4, 0, 0), "{context}");
+                assert!(table(&world, me).is_empty(), "{context}");
+                assert_eq!(world.node(me).conns(), 0, "{context}");
+            }
+        }
+    }
 }
 
 #[test]
 fn padding_after_the_packet_is_overlooked_for_ever() {
     let padded = [packet(Kind::Welcome, "p1", &[]), vec![0; 100_000]].concat();
-    let (mut world, me, report) = join_at(&padded, &[7, 1000], false);
+    let (mut world, me, report) = join_at(&padded, &[7, 1000], Last::Stay);
     assert_eq!(report.welcomes, 1);
     world.run_for(secs(100));
     assert_eq!(table(&world, me), [addr(50)]);
@@ -82,9 +116,9 @@ fn padding_after_the_packet_is_overlooked_for_ever() {
 fn bad_packets_at_every_split_leave_the_table_as_it_was() {
     for (what, bytes) in vectors("bad") {
         for split in 0..bytes.len() {
-            for closes in [false, true] {
-                let (world, me, report) = join_at(&bytes, &[split], closes);
-                let context = format!("{what}, split at {split}, closes {closes}");
+            for last in [Last::Stay, Last::Finish, Last::Reset] {
+                let (world, me, report) = join_at(&bytes, &[split], last);
+                let context = format!("{what}, split at {split}, {last:?}");
                 assert_eq!(report.end, JoinEnd::Exhausted, "{context}");
                 assert_eq!((report.welcomes, report.redirects), (0, 0), "{context}");
                 assert!(table(&world, me).is_empty(), "{context}");
