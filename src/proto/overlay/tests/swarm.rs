@@ -282,7 +282,7 @@ fn overlays_under_faults() {
 
 /// `cargo test --release --lib -- --ignored many_overlays`
 #[test]
-#[ignore = "a minute with --release"]
+#[ignore = "half a minute with --release"]
 fn many_overlays_under_faults() {
     for seed in seeds(10_000) {
         check(seed, || _ = storm(seed));
