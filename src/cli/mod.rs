@@ -6,6 +6,7 @@ mod addr;
 mod demo;
 mod dht;
 mod load;
+mod overlay;
 mod print;
 mod prompt;
 mod stress;
@@ -38,6 +39,11 @@ enum Command {
         #[command(subcommand)]
         command: dht::Command,
     },
+    /// The cPTP overlay: run a peer, or map one
+    Overlay {
+        #[command(subcommand)]
+        command: overlay::Command,
+    },
     /// Many nodes on loopback under load: does everything hold that was promised?
     Stress {
         #[command(subcommand)]
@@ -69,6 +75,7 @@ pub fn run() -> ExitCode {
     }
     let result = match cli.command {
         Command::Dht { command } => command.run(),
+        Command::Overlay { command } => command.run(),
         Command::Stress { command } => command.run(),
         Command::Load { command } => command.run(),
         Command::Demo(demo) => demo.run(),

@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use super::input::Stash;
 use super::output::Output;
 use super::service::{Deadline, End};
-use super::{Limits, Tick, TimerId};
+use super::{Limits, Tick, Ticks, TimerId};
 
 /// Names a connection for ever: the slot it stands in, and the generation that tells it from earlier
 /// and later ones in the same slot. An id whose connection is gone is harmless: whatever is done with it
@@ -212,7 +212,7 @@ impl Port {
             Watch::Linger => limits.linger,
             Watch::None => return None,
         };
-        Some(self.since + allowed)
+        (allowed != Ticks::NEVER).then(|| self.since + allowed)
     }
 
     /// Bytes moved in the direction that `watch` looks at. At the least pace they buy time, but never more

@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slab::Slab;
 
-use super::conn::{ConnId, Phase, Port};
+use super::conn::{ConnId, Phase, Port, Watch};
 use super::input::Stash;
 use super::output::QueuePool;
 use super::{End, Limits, Service, Stats, Tick, Ticks, TimerId, Wheel};
@@ -154,6 +154,12 @@ impl<S: Service> Hub<S> {
                 .output_bytes_high
                 .saturating_sub(port.output.len())
         })
+    }
+
+    /// Something is queued for connection `id` that the kernel does not take, because the peer does not read.
+    pub fn is_blocked(&self, id: ConnId) -> bool {
+        self.port(id)
+            .is_some_and(|port| !port.writable && !port.output.is_empty())
     }
 
     /// Closes connection `id` once everything that is queued for it is sent.
@@ -344,6 +350,13 @@ impl<S: Service> Hub<S> {
             port.moved_bytes = 0;
         }
         let Some(deadline) = port.deadline(&self.limits) else {
+            // For as long as the connection lasts, and not only while the service works on an answer: the alarm
+            // of an earlier watch would wake the node for nothing.
+            if port.watch == Watch::Idle
+                && let Some(alarm) = port.alarm.take()
+            {
+                self.wheel.cancel(alarm);
+            }
             return;
         };
         match port.alarm {

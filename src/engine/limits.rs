@@ -49,8 +49,12 @@ pub struct Limits {
     pub timers_max: usize,
     /// A dialled peer must accept within this.
     pub dial: Ticks,
-    /// A connection between two messages may be silent for this long.
+    /// A connection between two messages may be silent for this long. [`Ticks::NEVER`]: for ever, and then it has no
+    /// timer.
     pub idle: Ticks,
+    /// For connections that may be silent for ever: the driver has the kernel ask a peer that was silent for this
+    /// long whether it is still there, and end the connection when it is not. [`Ticks::NEVER`]: nobody asks.
+    pub keepalive: Ticks,
     /// A message must be complete within this after its first byte, or else move on at
     /// `pace_bytes_per_sec`, averaged over this long: each byte buys the time that it needs at that pace, but
     /// the deadline is never further off than this. A byte now and then is not enough, and neither are
@@ -91,6 +95,7 @@ impl Default for Limits {
             timers_max: 4_000_000,
             dial: Ticks::from_secs(3),
             idle: Ticks::from_secs(60),
+            keepalive: Ticks::NEVER,
             message: Ticks::from_secs(10),
             drain: Ticks::from_secs(30),
             linger: Ticks::from_secs(2),

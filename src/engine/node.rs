@@ -125,7 +125,10 @@ impl<S: Service> Node<S> {
         self.hub.ports[id.slot()].writable = true;
         let conn = self.service.on_accept(&mut self.hub.cx(id), listener);
         self.place(id, conn);
-        self.hub.watch(id.slot());
+        // As in `settle`: an acceptor that speaks first is mostly out of debt after the flush.
+        if !self.hub.ports[id.slot()].on_dirty_list {
+            self.hub.watch(id.slot());
+        }
         id
     }
 

@@ -27,6 +27,9 @@ impl Tick {
 }
 
 impl Ticks {
+    /// Longer than anything lasts: as a limit, no limit.
+    pub const NEVER: Ticks = Ticks(u64::MAX);
+
     pub const fn from_millis(ms: u64) -> Ticks {
         Ticks(ms.div_ceil(TICK_MS))
     }

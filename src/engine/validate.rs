@@ -30,7 +30,10 @@ impl<S: Service> Hub<S> {
                 Some(deadline) => {
                     assert!(armed.is_some_and(|at| at <= deadline.max(self.now + ONE)))
                 }
-                None => assert!(port.watch == Watch::None),
+                None => {
+                    let for_ever = port.watch == Watch::Idle && self.limits.idle == Ticks::NEVER;
+                    assert!(for_ever || port.watch == Watch::None);
+                }
             }
         }
         let dialling = self

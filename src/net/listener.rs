@@ -11,7 +11,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::engine::{Node, Service, Tick, Ticks};
 
@@ -58,6 +58,15 @@ impl Bound {
         Ok(Bound { socket, addr })
     }
 
+    /// What is accepted inherits it, as it does TCP_NODELAY.
+    pub(super) fn keep_alive(&self, settings: &TcpKeepalive) -> io::Result<()> {
+        self.socket.set_tcp_keepalive(settings)
+    }
+
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// The address, with the port that was got.
     pub fn addr(&self) -> SocketAddrV4 {
         self.addr
@@ -75,7 +84,7 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn register(bound: Bound, registry: &Registry, token: Token) -> io::Result<Self> {
-        let mut socket = TcpListener::from_std(bound.socket.into());
+        let mut socket = TcpListener::from_std(bound.into_socket().into());
         registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Listener {
             socket,

@@ -89,9 +89,10 @@ impl<S: Service> Reactor<S> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), TOKEN_WAKER)?);
         let clock = Clock::start();
+        let keepalive = sockets::keepalive(&limits);
         Ok(Reactor {
             node: Node::new(service, limits, rand::random(), clock.now()),
-            sockets: Sockets::new(poll.registry().try_clone()?),
+            sockets: Sockets::new(poll.registry().try_clone()?, keepalive),
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
             listeners: Vec::new(),
@@ -107,6 +108,9 @@ impl<S: Service> Reactor<S> {
 
     /// Accepts from `bound`. Listeners are numbered from 0.
     pub fn accept_from(&mut self, bound: Bound) -> io::Result<()> {
+        if let Some(settings) = sockets::keepalive(self.node.limits()) {
+            bound.keep_alive(&settings)?;
+        }
         let token = Token((self.listeners.len() << 32) | SLOT_LISTENER as usize);
         self.listeners
             .push(Listener::register(bound, self.poll.registry(), token)?);

@@ -5,25 +5,43 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddrV4};
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::engine::{ConnId, Transport};
+use crate::engine::{ConnId, Limits, Ticks, Transport};
 
 pub(super) struct Sockets {
     streams: Vec<Option<TcpStream>>,
     registry: Registry,
+    /// Of sockets that are dialled; those that are accepted have it from their listener.
+    keepalive: Option<TcpKeepalive>,
     /// A descriptor became free since [`Sockets::take_closed`].
     closed: bool,
 }
 
+/// Asked so often, at a third of the time that is waited for the first one, before a peer counts as gone.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// The kernel's settings for [`Limits::keepalive`]; it counts in whole seconds.
+pub(super) fn keepalive(limits: &Limits) -> Option<TcpKeepalive> {
+    let after = (limits.keepalive != Ticks::NEVER).then(|| limits.keepalive.as_duration())?;
+    let interval = (after / KEEPALIVE_RETRIES).max(Duration::from_secs(1));
+    let settings = TcpKeepalive::new()
+        .with_time(after.max(Duration::from_secs(1)))
+        .with_interval(interval)
+        .with_retries(KEEPALIVE_RETRIES);
+    Some(settings)
+}
+
 impl Sockets {
-    pub(super) fn new(registry: Registry) -> Sockets {
+    pub(super) fn new(registry: Registry, keepalive: Option<TcpKeepalive>) -> Sockets {
         Sockets {
             streams: Vec::new(),
             registry,
+            keepalive,
             closed: false,
         }
     }
@@ -69,6 +87,9 @@ impl Transport for Sockets {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        if let Some(settings) = &self.keepalive {
+            socket.set_tcp_keepalive(settings)?;
+        }
         if let Some(from) = from {
             socket.set_reuse_address(true)?;
             socket.set_reuse_port(true)?;
@@ -104,6 +125,51 @@ impl Transport for Sockets {
     fn close(&mut self, slot: usize) {
         if let Some(stream) = self.streams.get_mut(slot) {
             self.closed |= stream.take().is_some();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use mio::Poll;
+    use socket2::SockRef;
+
+    use crate::net::Bound;
+
+    use super::*;
+
+    /// A peer that vanishes without a word is found out by the kernel, on both sides of a connection.
+    #[test]
+    fn keepalive_on_what_is_dialled_and_on_what_is_accepted() {
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let mut limits = Limits::default();
+        assert!(keepalive(&limits).is_none());
+        limits.keepalive = Ticks::from_secs(60);
+        let settings = keepalive(&limits).unwrap();
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let mut sockets = Sockets::new(registry, Some(settings.clone()));
+        let bound = Bound::bind(any).unwrap();
+        bound.keep_alive(&settings).unwrap();
+        let addr = bound.addr();
+        let listener: TcpListener = bound.into_socket().into();
+        listener.set_nonblocking(false).unwrap();
+        sockets.dial(ConnId::from_token(0), addr, None).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let dialled = sockets.stream(0).unwrap();
+        for socket in [SockRef::from(&accepted), SockRef::from(&*dialled)] {
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(
+                socket.tcp_keepalive_time().unwrap(),
+                Duration::from_secs(60)
+            );
+            assert_eq!(
+                socket.tcp_keepalive_interval().unwrap(),
+                Duration::from_secs(20)
+            );
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         }
     }
 }

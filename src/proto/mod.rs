@@ -1,4 +1,5 @@
 //! The protocols: codecs as pure functions of bytes, peers as state machines on the [`crate::engine`].
 
 pub mod dht;
+pub mod overlay;
 pub mod ring;

@@ -6,7 +6,8 @@
 //!
 //! Rules kept from TCP and epoll: bytes in order; an event only when something changed, and then with all
 //! that is true of the connection at that time; after a short read or write, another event; a connection closed
-//! with input unread resets and loses what it had under way.
+//! with input unread resets and loses what it had under way; two addresses have one connection with each other at a
+//! time, but for dials that cross.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -240,6 +241,15 @@ impl Net {
         let at = self.now_us + self.latency();
         self.schedule(at, What::Syn(end));
         end
+    }
+
+    /// The kernel at `from` has a connection with `to` on these ports, whoever dialled it; so not a second one.
+    pub(super) fn is_taken(&self, from: SocketAddrV4, to: SocketAddrV4) -> bool {
+        self.links.iter().any(|(_, link)| {
+            let dialled = link.addrs == [from, to] && link.owners[0] != Owner::Gone;
+            let accepted = link.addrs == [to, from] && link.owners[1] != Owner::Gone;
+            dialled || accepted
+        })
     }
 
     pub(super) fn latency(&mut self) -> u64 {

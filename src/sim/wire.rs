@@ -55,7 +55,13 @@ impl Transport for Wire<'_> {
     }
 
     fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
-        let from = from.unwrap_or_else(|| self.net.ephemeral(self.host));
+        let from = match from.filter(|from| from.port() != 0) {
+            Some(from) if self.net.is_taken(from, to) => {
+                return Err(ErrorKind::AddrNotAvailable.into());
+            }
+            Some(from) => from,
+            None => self.net.ephemeral(self.host),
+        };
         let end = self.net.connect(Owner::Conn(self.host, id), from, to);
         self.insert(id, end);
         Ok(())

@@ -1,5 +1,5 @@
-//! No allocation per message in the steady state, proved by counting them: the whole engine with a DHT node,
-//! over connections in memory.
+//! No allocation per message in the steady state, proved by counting them: the whole engine with a DHT node or a
+//! cPTP peer, over connections in memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,6 +11,8 @@ use bytes::Bytes;
 use peerloop::engine::{ConnId, Limits, Node, Readiness, Tick, Transport};
 use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::overlay::peer::Config as PeerConfig;
+use peerloop::proto::overlay::{self, Overlay};
 
 use crate::support::{command, key, noise};
 
@@ -273,4 +275,75 @@ fn none_for_requests_that_dribble_in() {
 fn none_for_pipelined_requests() {
     let (get, reply) = get_and_reply("small", 100);
     World::new(&[("small", 100)]).expect_none(&get.repeat(64), usize::MAX, &reply.repeat(64));
+}
+
+/// Connections in memory whose peer takes everything, and closes when we do.
+struct Strangers {
+    written: usize,
+}
+
+impl Transport for Strangers {
+    fn read(&mut self, _: usize, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn write(&mut self, _: usize, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let n = from.iter().map(|slice| slice.len()).sum();
+        self.written += n;
+        Ok(n)
+    }
+
+    fn dial(&mut self, _: ConnId, _: SocketAddrV4, _: Option<SocketAddrV4>) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn dialled(&mut self, _: usize) -> io::Result<bool> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn finish(&mut self, _: usize) {}
+
+    fn close(&mut self, _: usize) {}
+}
+
+/// From the accept to the end of the connection, with a table that is larger than a packet.
+#[test]
+fn none_for_a_redirect() {
+    const TABLE: u16 = 200;
+    let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let config = PeerConfig {
+        table_max: TABLE.into(),
+        ..PeerConfig::new("p1".into(), at(4000))
+    };
+    let limits = overlay::fit(Limits::default());
+    let mut node = Node::new(Overlay::new(()), limits, 1, Tick(0));
+    node.with(|overlay, hub| overlay.add(hub, config));
+    let mut io = Strangers { written: 0 };
+    for port in 0..TABLE {
+        node.accepted(at(10_000 + port), 0);
+    }
+    node.turn(&mut io);
+    let mut now = 0;
+    let mut redirect = |node: &mut Node<Overlay<()>>| {
+        now += 1;
+        node.begin(Tick(now));
+        let id = node.accepted(at(20_000 + (now % 1000) as u16), 0);
+        io.written = 0;
+        node.turn(&mut io);
+        assert_eq!(io.written, 4 + 2 + 64 * 6, "a redirect with 64 entries");
+        let hung_up = Readiness {
+            hung_up: true,
+            ..READABLE
+        };
+        node.ready(id, hung_up);
+        while node.has_work() {
+            node.turn(&mut io);
+        }
+        assert_eq!(node.conns(), usize::from(TABLE));
+    };
+    (0..WARM_UP).for_each(|_| redirect(&mut node));
+    let made = allocations(|| (0..MEASURED).for_each(|_| redirect(&mut node)));
+    assert_eq!(made, 0);
+    let counters = node.service().peers()[0].counters();
+    assert_eq!(counters.redirected as usize, WARM_UP + MEASURED);
 }

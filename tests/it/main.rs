@@ -11,6 +11,8 @@ mod echo;
 mod layers;
 mod limits;
 mod load;
+mod overlay;
+mod overlay_crowd;
 mod plain_peer;
 mod plain_wire;
 mod restarts;

@@ -249,14 +249,14 @@ fn a_node_without_a_terminal_runs_on_whatever_its_stdin_is() {
 }
 
 /// A program on a pseudo terminal, by way of `script`.
-struct Terminal {
+pub struct Terminal {
     child: Child,
     shown: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Terminal {
     /// `None` where there is no `script`.
-    fn start(words: &str) -> Option<Terminal> {
+    pub fn start(words: &str) -> Option<Terminal> {
         let line = format!("{} {words}", env!("CARGO_BIN_EXE_peerloop"));
         let mut child = Command::new("script")
             .args(["-qec", &line, "/dev/null"])
@@ -279,7 +279,7 @@ impl Terminal {
 
     /// Waits for this text and forgets everything up to there.
     #[track_caller]
-    fn expect(&self, text: &str) {
+    pub fn expect(&self, text: &str) {
         let came = wait_until(DEADLINE, || {
             let mut shown = self.shown.lock().expect("shown");
             let at = shown
@@ -291,7 +291,12 @@ impl Terminal {
         assert!(came, "no {text:?} in {}", shown.escape_ascii());
     }
 
-    fn line(&mut self, line: &str) {
+    /// The exit code, once it has ended.
+    pub fn wait(&mut self) -> Option<i32> {
+        wait(&mut self.child, DEADLINE)?.code()
+    }
+
+    pub fn line(&mut self, line: &str) {
         let to = self.child.stdin.as_mut().expect("piped");
         to.write_all(format!("{line}\r").as_bytes()).expect("write");
     }
@@ -326,8 +331,7 @@ fn a_node_on_a_terminal_has_a_prompt() {
     }
     terminal.expect("> ");
     terminal.line("disconnect");
-    let status = wait(&mut terminal.child, DEADLINE);
-    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert_eq!(terminal.wait(), Some(0));
 }
 
 #[test]

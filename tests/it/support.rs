@@ -148,6 +148,7 @@ pub struct Server {
     child: Child,
     pub addr: SocketAddrV4,
     log: Arc<Mutex<String>>,
+    said: Arc<Mutex<String>>,
 }
 
 impl Drop for Server {
@@ -183,10 +184,15 @@ impl Server {
         });
         let stdout = child.stdout.take().expect("piped");
         let (tell, told) = std::sync::mpsc::channel();
+        let said = Arc::new(Mutex::new(String::new()));
+        let more = said.clone();
         std::thread::spawn(move || {
-            let mut line = String::new();
-            let _ = BufReader::new(stdout).read_line(&mut line);
+            let (mut from, mut line) = (BufReader::new(stdout), String::new());
+            let _ = from.read_line(&mut line);
             let _ = tell.send(line);
+            for line in from.lines().map_while(Result::ok) {
+                *more.lock().expect("lines") += &(line + "\n");
+            }
         });
         let line = told.recv_timeout(DEADLINE);
         let addr = line.ok().and_then(|line| {
@@ -199,6 +205,7 @@ impl Server {
             child,
             addr: addr.unwrap_or(LOOPBACK),
             log,
+            said,
         };
         if addr.is_none() {
             server.kill();
@@ -215,6 +222,11 @@ impl Server {
     /// What it has said on stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("log").clone()
+    }
+
+    /// What it has said on stdout after its first line.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("lines").clone()
     }
 
     pub fn pid(&self) -> Pid {

@@ -1,6 +1,7 @@
 //! `peerloop stress`: many nodes on loopback under load, and whether everything that was promised held.
 
 pub(super) mod dht;
+pub(super) mod overlay;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,12 +26,15 @@ const LATENCY_MAX_US: u64 = 600_000_000;
 pub(super) enum Command {
     /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost, or a node cannot leave
     Dht(dht::DhtArgs),
+    /// cPTP peers that all join through one; exits 1 when a peer that could be placed was not
+    Overlay(overlay::OverlayArgs),
 }
 
 impl Command {
     pub(super) fn run(self) -> Result<Answer> {
         match self {
             Command::Dht(args) => args.run(),
+            Command::Overlay(args) => args.run(),
         }
     }
 }

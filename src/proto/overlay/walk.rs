@@ -1,0 +1,181 @@
+//! Visits every peer of an overlay, breadth-first, for a map of it.
+//!
+//! The protocol has no question but the join, so a visit is a join that ends as soon as the packet is there: the peer
+//! frees the place at once. Visits are made from a port at which somebody answers, should the peer have named it to
+//! others meanwhile: newcomers are redirected, to nobody.
+//!
+//! It sees what a newcomer sees: 64 random entries of a larger table.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddrV4;
+
+use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, TimerId, Violation};
+
+use super::wire::{Kind, is_usable, parse, put_packet};
+
+/// Peers of one walk; a peer that makes them up could lead it on for ever.
+pub const PEERS_MAX: usize = 50_000;
+
+/// Entries that are kept of one packet: ours send 64, and all that are kept have to fit into memory.
+const ENTRIES_MAX: usize = 512;
+
+/// Visits at once: enough to walk thousands of peers in a second, few enough to be a guest.
+const VISITS_AT_ONCE: usize = 32;
+
+/// What a visit found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visit {
+    pub name: Vec<u8>,
+    /// It had room for one more.
+    pub has_room: bool,
+    pub peers: Vec<SocketAddrV4>,
+}
+
+/// Why a visit found nothing; `None` as an end: the peer accepted and was silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure(pub Option<End>);
+
+/// A walk through an overlay.
+pub struct Walk {
+    /// Where our listener is bound, and so what we dial from.
+    listening: SocketAddrV4,
+    /// The address that others see.
+    own: SocketAddrV4,
+    answer: Ticks,
+    queue: VecDeque<SocketAddrV4>,
+    /// Everybody who was ever named; `None`: not visited yet.
+    found: BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>,
+    under_way: usize,
+}
+
+impl Walk {
+    /// A walk from the listener at `listening`, which others see as `own`; who accepts has to answer within `answer`.
+    pub fn new(listening: SocketAddrV4, own: SocketAddrV4, answer: Ticks) -> Walk {
+        Walk {
+            listening,
+            own,
+            answer,
+            queue: VecDeque::new(),
+            found: BTreeMap::new(),
+            under_way: 0,
+        }
+    }
+
+    /// Begins at `contact`; the node stops when the walk is over.
+    pub fn begin(&mut self, hub: &mut Hub<Self>, contact: SocketAddrV4) {
+        self.note(contact);
+        self.go_on(hub);
+    }
+
+    /// Whom the walk found, by address.
+    pub fn into_found(self) -> BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>> {
+        self.found
+    }
+
+    fn note(&mut self, peer: SocketAddrV4) {
+        let is_new = self.found.len() < PEERS_MAX && !self.found.contains_key(&peer);
+        if is_new {
+            self.found.insert(peer, None);
+            self.queue.push_back(peer);
+        }
+    }
+
+    fn go_on(&mut self, hub: &mut Hub<Self>) {
+        while self.under_way < VISITS_AT_ONCE
+            && let Some(peer) = self.queue.pop_front()
+        {
+            self.under_way += 1;
+            hub.dial(peer, Some(self.listening), Conn::Visiting { timer: None });
+        }
+        if self.under_way == 0 {
+            hub.stop();
+        }
+    }
+
+    fn end_visit(
+        &mut self,
+        hub: &mut Hub<Self>,
+        peer: SocketAddrV4,
+        conn: &mut Conn,
+        result: Result<Visit, Failure>,
+    ) {
+        if let Conn::Visiting { timer } = std::mem::replace(conn, Conn::Over) {
+            if let Some(timer) = timer {
+                hub.cancel(timer);
+            }
+            self.under_way -= 1;
+            if let Ok(visit) = &result {
+                visit.peers.iter().for_each(|peer| self.note(*peer));
+            }
+            self.found.insert(peer, Some(result));
+            self.go_on(hub);
+        }
+    }
+}
+
+/// What is expected next.
+#[derive(Debug)]
+pub enum Conn {
+    /// A packet, before the timer.
+    Visiting { timer: Option<TimerId> },
+    /// Nothing.
+    Over,
+}
+
+impl Service for Walk {
+    type Conn = Conn;
+    type Note = ();
+    type Timer = ConnId;
+    type Job = NoJob;
+    type Done = ();
+
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
+        put_packet(cx.out(), Kind::Redirect, b"map", []);
+        cx.close();
+        Conn::Over
+    }
+
+    fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
+        if let Conn::Visiting { timer } = conn {
+            let id = cx.id();
+            *timer = cx.arm(self.answer, id);
+        }
+    }
+
+    fn on_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        conn: &mut Conn,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        if matches!(conn, Conn::Over) {
+            return Ok(Step::Done(input.bytes.len()));
+        }
+        let Some((packet, used)) = parse(input.bytes)? else {
+            return Ok(Step::More);
+        };
+        let named = packet.entries.iter();
+        let others = named.filter(|peer| *peer != self.own && is_usable(*peer));
+        let visit = Visit {
+            name: packet.sender.to_vec(),
+            has_room: packet.kind == Kind::Welcome,
+            peers: others.take(ENTRIES_MAX).collect(),
+        };
+        let peer = cx.peer();
+        self.end_visit(cx, peer, conn, Ok(visit));
+        cx.close();
+        Ok(Step::Done(used))
+    }
+
+    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, mut conn: Conn, end: End) {
+        if let Some(peer) = hub.peer_of(id) {
+            // Closed by us, while it was silent.
+            let end = (end != End::Closed).then_some(end);
+            self.end_visit(hub, peer, &mut conn, Err(Failure(end)));
+        }
+    }
+
+    fn on_timer(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        hub.close_conn(id);
+    }
+}
