@@ -15,6 +15,7 @@ mod plain_wire;
 mod ring;
 mod ring_churn;
 mod ring_cli;
+mod ring_codec;
 mod ring_support;
 mod rings;
 mod support;
