@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::engine::{ConnId, Cx, Deadline, End, Hub, Input, NoJob, Service, Step, Violation};
 
+use super::value::{Tree, Value};
 use super::wire::{Encoding, Neighbour, Reader, Reply, Request};
 
 /// Peers that a list may have: more than a tracker takes, so that one that lies does not fill our memory.
@@ -94,7 +95,7 @@ impl Client {
                 offset: self.peers.len() as u32,
             },
         };
-        request.put(out, Encoding::OURS);
+        request.put(Encoding::OURS, out);
     }
 
     /// What a reply means as an answer to the question; `None`: there is more to come.
@@ -118,7 +119,10 @@ impl Client {
                 Some(Answer::Peers(std::mem::take(&mut self.peers)))
             }
             _ => {
-                self.result = Err(Failure::Nonsense(self.to, "another answer than was asked for"));
+                self.result = Err(Failure::Nonsense(
+                    self.to,
+                    "another answer than was asked for",
+                ));
                 cx.stop();
                 None
             }
@@ -153,8 +157,11 @@ impl Service for Client {
         };
         let used = packet.used;
         // A peer answers ECHO with an ECHO, which is a request.
-        if matches!(self.question, Question::Echo { .. }) && packet.command() == Some("ECHO") {
-            if let Request::Echo { handle } = packet.request()? {
+        if is_echo(packet.tree()) {
+            let Request::Echo { handle } = packet.request()? else {
+                return Err(Violation::peer("no answer"));
+            };
+            if let Question::Echo { .. } = self.question {
                 self.result = Ok(Answer::Handle(handle.into_owned()));
                 cx.stop();
             }
@@ -181,6 +188,13 @@ impl Service for Client {
             hub.stop();
         }
     }
+}
+
+fn is_echo(tree: &Tree<'_>) -> bool {
+    let Value::Tuple(mut fields) = tree.root() else {
+        return false;
+    };
+    matches!(fields.next(), Some(Value::Text("ECHO")))
 }
 
 impl From<Neighbour<'_>> for Row {

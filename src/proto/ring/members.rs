@@ -6,7 +6,7 @@
 //!
 //! Everything is O(log members); nothing here looks at all of them, but [`Members::ring_from`] on demand.
 //!
-//! Invariants: handles and numbers are unique; who is in the ring is a member.
+//! Invariants: handles are unique, and so are numbers, which the tracker gives out; who is in the ring is a member.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddrV4;
@@ -34,7 +34,6 @@ pub struct Member<T> {
 pub(super) struct Members<T> {
     members: Slab<Member<T>>,
     by_handle: HashMap<Arc<str>, u32>,
-    by_number: BTreeMap<u64, u32>,
     ring: BTreeMap<u64, u32>,
 }
 
@@ -43,7 +42,6 @@ impl<T> Members<T> {
         Members {
             members: Slab::new(),
             by_handle: HashMap::new(),
-            by_number: BTreeMap::new(),
             ring: BTreeMap::new(),
         }
     }
@@ -64,18 +62,12 @@ impl<T> Members<T> {
         self.by_handle.get(handle).copied()
     }
 
-    pub(super) fn by_number(&self, number: u64) -> Option<u32> {
-        self.by_number.get(&number).copied()
-    }
-
-    /// Gives a newcomer a slot; its handle and number are nobody else's.
+    /// Gives a newcomer a slot; its handle and number are nobody else's. It is not in the ring yet.
     pub(super) fn insert(&mut self, member: Member<T>) -> u32 {
-        let (handle, number) = (member.handle.clone(), member.number);
+        let handle = member.handle.clone();
         let slot = self.members.insert(member) as u32;
         let former = self.by_handle.insert(handle, slot);
         assert!(former.is_none(), "a handle has one member");
-        let former = self.by_number.insert(number, slot);
-        assert!(former.is_none(), "a number has one member");
         slot
     }
 
@@ -92,7 +84,6 @@ impl<T> Members<T> {
     pub(super) fn remove(&mut self, slot: u32) -> Member<T> {
         let member = self.members.remove(slot as usize);
         self.by_handle.remove(&member.handle);
-        self.by_number.remove(&member.number);
         self.ring.remove(&member.number);
         member
     }

@@ -19,9 +19,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use crate::engine::{
-    ConnId, Cx, End, Hub, Input, Limits, Step, Tick, Ticks, TimerId, Violation,
-};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Step, Tick, Ticks, TimerId, Violation};
 
 use super::items::Items;
 use super::node::{RingNode, Timer};
@@ -195,11 +193,11 @@ impl Peers {
         match packet.request()? {
             Request::Echo { .. } => {
                 let handle = (&*peer.config.handle).into();
-                Request::Echo { handle }.put(cx.out(), encoding);
+                Request::Echo { handle }.put(encoding, cx.out());
             }
             Request::Ping { .. } => {
                 let handle = (&*peer.config.handle).into();
-                Reply::Ping { handle }.put(cx.out(), encoding);
+                Reply::Ping { handle }.put(encoding, cx.out());
                 peer.heard_ping(cx);
             }
             Request::UpdateNbr(neighbour) => {
@@ -365,12 +363,12 @@ impl Peer {
         let now = cx.now();
         asker.turn(seq, now);
         if let Some(data) = self.items.get(seq) {
-            found(seq, data).put(cx.out(), encoding);
+            found(seq, data).put(encoding, cx.out());
             return Ok(Step::Done(used));
         }
         asker.waits &= self.held.len() < HELD_MAX;
         if !asker.waits {
-            Reply::QueryResult(None).put(cx.out(), encoding);
+            Reply::QueryResult(None).put(encoding, cx.out());
             return Ok(Step::Done(used));
         }
         self.held.push_back(Held {
@@ -429,7 +427,7 @@ impl Asker {
 
 fn tell(hub: &mut Hub<RingNode>, held: &Held, reply: &Reply<'_>) {
     if let Some(out) = hub.output_of(held.conn) {
-        reply.put(out, held.encoding);
+        reply.put(held.encoding, out);
     }
     hub.resume(held.conn);
 }

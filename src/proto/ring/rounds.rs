@@ -134,7 +134,9 @@ mod tests {
             let gap = since.zip(ticks).map(|(a, b)| b - a).max();
             assert!(gap.is_some_and(|gap| gap <= 2001), "{ticks:?}");
             assert!((5..=6).contains(&ticks.len()), "{ticks:?}");
-            ticks.iter().for_each(|t| per_second[*t as usize / 100] += 1);
+            ticks
+                .iter()
+                .for_each(|t| per_second[*t as usize / 100] += 1);
         }
         let mean = 10_000 / 20;
         assert!(per_second.iter().all(|n| *n <= mean + 10), "{per_second:?}");

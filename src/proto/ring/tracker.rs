@@ -5,15 +5,17 @@
 //! - a peer has at most one message about its neighbour under way, and the newest is sent when that is settled;
 //! - a REG_INIT is settled once the peer has closed its connection, or has had [`SETTLES_WITHIN`] to;
 //! - an UPDATE_NBR is taken once the peer closes the connection after it. When that breaks, or stays open for
-//!   [`UPDATE_WITHIN`], it may be taken or not, now or later: it is sent again until one is taken, and then once more. A peer
-//!   that answers pings and never closes is believed after [`UNCONFIRMED_MAX`] of them;
+//!   5 s, it may be taken or not, now or later: it is sent again until one is taken, and then once more;
 //! - it is sent until it is taken or the peer is pruned.
 //!
 //! Of the reliability catalogue: a peer that refuses or breaks a ping is asked again until its time is up (C4, C5: one
 //! deadline, as the specification has it); a handle whose peer may be dead is pinged when somebody else wants it (C3);
 //! members known from the disk are pinged at the start, and stand in the ring when they have answered (C10).
 //!
-//! Not here: sockets, the clock, the store, the database's file. Never a scan of all members, but for `(PEERS,)`.
+//! Registrations are here, pings in `pings.rs`, UPDATE_NBR in `updates.rs`. Not here: sockets, the clock, the store, the database's file. Never a scan of all members, but for `(PEERS,)`.
+
+mod pings;
+mod updates;
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -22,24 +24,10 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Step, Tick, Ticks, Time
 
 use super::members::{Member, Members};
 use super::node::{Conn, RingNode, Timer};
-use super::rounds::{Rounds, TURNS_AT_ONCE_MAX};
+use super::rounds::Rounds;
 use super::wire::{
-    Encoding, Item, Neighbour, PAGE_HANDLE_BYTES_MAX, PAGE_PEERS_MAX, Reader, Refusal, RegInit,
-    RegInitOrder, Reply, Request,
+    Encoding, Item, Neighbour, Reader, Refusal, RegInit, RegInitOrder, Reply, Request, page_len,
 };
-
-/// Until a ping that was refused or cut off is tried again: five times before a peer is given up.
-const PING_AGAIN: Ticks = Ticks::from_secs(1);
-
-/// How long a peer has to close the connection of an UPDATE_NBR, dialling included.
-const UPDATE_WITHIN: Ticks = Ticks::from_secs(5);
-
-/// Until an UPDATE_NBR of which nobody knows whether it was taken is sent again.
-const UPDATE_AGAIN: Ticks = Ticks::from_secs(1);
-
-/// So many UPDATE_NBRs to a peer that keeps their connections open count as taken: it answers its pings, or it would
-/// be gone, so it is one that does not close.
-const UNCONFIRMED_MAX: u8 = 3;
 
 /// How long a peer has to close the connection on which it registered; programs that keep it open have read the answer
 /// by then.
@@ -289,14 +277,14 @@ impl Tracker {
                 if let Refusal::Opcode(what) = refusal {
                     log::warn!("{}: refused a pickle that would {what}", cx.peer());
                 } else {
-                    Reply::BAD_REQUEST.put(cx.out(), guest.reader.encoding());
+                    Reply::BAD_REQUEST.put(guest.reader.encoding(), cx.out());
                 }
                 return Err(refusal.into());
             }
         };
         let (used, encoding) = (packet.used, packet.encoding);
         let request = packet.request().inspect_err(|_| {
-            Reply::BAD_REQUEST.put(cx.out(), encoding);
+            Reply::BAD_REQUEST.put(encoding, cx.out());
         })?;
         match request {
             Request::Register { handle, port } => {
@@ -308,18 +296,16 @@ impl Tracker {
                 })
             }
             Request::Echo { handle } => {
-                let hi = format!(
-                    "Hi {handle}, Welcome to the network. Register to get started."
-                );
-                Reply::Tracker(hi.into()).put(cx.out(), encoding);
+                let hi = format!("Hi {handle}, Welcome to the network. Register to get started.");
+                Reply::Tracker(hi.into()).put(encoding, cx.out());
                 Ok(Step::Done(used))
             }
             Request::Peers { offset } => {
-                self.page(offset).put(cx.out(), encoding);
+                self.page(offset).put(encoding, cx.out());
                 Ok(Step::Done(used))
             }
             Request::UpdateNbr(_) | Request::Ping { .. } | Request::Query { .. } => {
-                Reply::BAD_REQUEST.put(cx.out(), encoding);
+                Reply::BAD_REQUEST.put(encoding, cx.out());
                 Err(Violation::peer("a request that is for peers"))
             }
         }
@@ -344,12 +330,12 @@ impl Tracker {
             Some(slot) => {
                 self.counts.refused += 1;
                 self.counts.reg_inits += 1;
-                self.refusal().put(cx.out(), encoding);
+                self.refusal().put(encoding, cx.out());
                 self.ping(cx, slot);
                 return false;
             }
             None if self.members.len() >= self.config.members_max => {
-                Reply::Tracker("The ring is full".into()).put(cx.out(), encoding);
+                Reply::Tracker("The ring is full".into()).put(encoding, cx.out());
                 return false;
             }
             None => self.enrol(cx, handle, addr, encoding),
@@ -414,7 +400,7 @@ impl Tracker {
             order: self.config.order,
         });
         if let Some(out) = hub.output_of(conn) {
-            reply.put(out, member.encoding);
+            reply.put(member.encoding, out);
             self.counts.reg_inits += 1;
         }
         let before = self.before(member.number);
@@ -467,15 +453,11 @@ impl Tracker {
     }
 
     fn page(&self, offset: u32) -> Reply<'_> {
-        let mut bytes = 0;
-        let peers = self.members.ring_from(0).skip(offset as usize);
-        let page = peers.take(PAGE_PEERS_MAX).take_while(|member| {
-            bytes += member.handle.len();
-            bytes <= PAGE_HANDLE_BYTES_MAX
-        });
+        let peers = || self.members.ring_from(0).skip(offset as usize);
+        let len = page_len(peers().map(|member| &*member.handle));
         Reply::Peers {
             total: self.members.ring_len() as u32,
-            page: page.map(Member::as_neighbour).collect(),
+            page: peers().take(len).map(Member::as_neighbour).collect(),
         }
     }
 
@@ -517,7 +499,7 @@ impl Tracker {
             What::Ping => {
                 let time = self.config.started_unix_secs + cx.now().0 / Ticks::from_secs(1).0;
                 let time = time.to_string().into();
-                Request::Ping { time }.put(cx.out(), member.encoding);
+                Request::Ping { time }.put(member.encoding, cx.out());
                 self.counts.pings += 1;
             }
             What::Update => self.update_reached(cx, call.slot),
@@ -543,10 +525,17 @@ impl Tracker {
     fn remove(&mut self, hub: &mut Hub<RingNode>, slot: u32, why: &str) {
         self.rounds.earn(hub.now(), self.members.len());
         let member = self.members.remove(slot);
-        log::info!("{} at {} is gone: {why}", member.handle.escape_debug(), member.addr);
+        log::info!(
+            "{} at {} is gone: {why}",
+            member.handle.escape_debug(),
+            member.addr
+        );
         self.counts.pruned += 1;
         let contact = member.contact;
-        for timer in [contact.ping_timer, contact.update_timer].into_iter().flatten() {
+        for timer in [contact.ping_timer, contact.update_timer]
+            .into_iter()
+            .flatten()
+        {
             hub.cancel(timer);
         }
         if let Ping::Asked { conn, .. } = contact.ping {
@@ -581,253 +570,11 @@ impl Tracker {
             what,
             reader: Reader::default(),
         };
-        hub.dial(self.members[slot].addr, self.config.dial_from, Conn::Call(call))
-    }
-}
-
-/// Pings.
-impl Tracker {
-    fn round(&mut self, hub: &mut Hub<RingNode>) {
-        let now = hub.now();
-        self.rounds.earn(now, self.members.len());
-        for _ in 0..TURNS_AT_ONCE_MAX {
-            let members = &self.members;
-            let is_there = |slot, number| members.get(slot).is_some_and(|m| m.number == number);
-            let Some(turn) = self.rounds.next(now, |turn| is_there(turn.slot, turn.number)) else {
-                break;
-            };
-            self.rounds.push(now, turn.slot, turn.number);
-            self.ping(hub, turn.slot);
-        }
-        self.plan_round(hub);
-    }
-
-    fn plan_round(&mut self, hub: &mut Hub<RingNode>) {
-        let Some(at) = self.rounds.next_at(hub.now(), self.members.len()) else {
-            return;
-        };
-        match self.round_timer {
-            Some((_, armed)) if armed <= at => return,
-            Some((timer, _)) => hub.cancel(timer),
-            None => {}
-        }
-        let timer = hub.arm(at.since(hub.now()), Timer::Round);
-        self.round_timer = timer.map(|timer| (timer, at));
-    }
-
-    fn ping(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
-        if self.members[slot].contact.ping == Ping::Idle {
-            let until = hub.now() + self.config.ping_timeout;
-            self.ping_until(hub, slot, until);
-        }
-    }
-
-    fn ping_until(&mut self, hub: &mut Hub<RingNode>, slot: u32, until: Tick) {
-        let conn = self.dial(hub, slot, What::Ping);
-        self.members[slot].contact.ping = Ping::Asked { conn, until };
-        self.arm_ping(hub, slot, until);
-    }
-
-    fn arm_ping(&mut self, hub: &mut Hub<RingNode>, slot: u32, at: Tick) {
-        let contact = &mut self.members[slot].contact;
-        if let Some(old) = contact.ping_timer.take() {
-            hub.cancel(old);
-        }
-        contact.ping_timer = hub.arm(at.since(hub.now()), Timer::Ping(slot));
-    }
-
-    pub(super) fn answered(
-        &mut self,
-        cx: &mut Cx<'_, RingNode>,
-        call: &mut Call,
-        input: Input<'_>,
-    ) -> Result<Step, Violation> {
-        if call.what == What::Update {
-            // Nothing is asked; whatever it says, it is there until it closes.
-            return Ok(Step::Done(input.bytes.len()));
-        }
-        let Some(packet) = call.reader.read(input)? else {
-            return Ok(Step::More);
-        };
-        let used = packet.used;
-        let Reply::Ping { handle } = packet.reply()? else {
-            return Err(Violation::peer("no answer to a PING"));
-        };
-        let (slot, id) = (call.slot, cx.id());
-        let member = self.members.get_mut(slot);
-        let is_asked = |ping| matches!(ping, Ping::Asked { conn, .. } if conn == id);
-        let Some(member) = member.filter(|m| is_asked(m.contact.ping)) else {
-            return Ok(Step::Done(used));
-        };
-        if *handle == *member.handle {
-            member.contact.ping = Ping::Idle;
-            if let Some(timer) = member.contact.ping_timer.take() {
-                cx.cancel(timer);
-            }
-            cx.close();
-            self.alive(cx, slot);
-        } else {
-            self.remove(cx, slot, "somebody else answers there");
-        }
-        Ok(Step::Done(used))
-    }
-
-    fn ping_ended(&mut self, hub: &mut Hub<RingNode>, slot: u32, id: ConnId, end: End) {
-        let Some(member) = self.members.get_mut(slot) else {
-            return;
-        };
-        let Ping::Asked { conn, until } = member.contact.ping else {
-            return;
-        };
-        if conn != id {
-            return;
-        }
-        let again = hub.now() + PING_AGAIN;
-        // What our own limits keep from being asked is not the peer's fault.
-        let until = if matches!(end, End::Limit(_)) {
-            until + PING_AGAIN
-        } else {
-            until
-        };
-        member.contact.ping = Ping::Again { until };
-        self.arm_ping(hub, slot, again.min(until));
-    }
-
-    fn ping_fired(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
-        let now = hub.now();
-        let Some(member) = self.members.get_mut(slot) else {
-            return;
-        };
-        member.contact.ping_timer = None;
-        match member.contact.ping {
-            Ping::Again { until } if now < until => self.ping_until(hub, slot, until),
-            Ping::Again { .. } | Ping::Asked { .. } => self.remove(hub, slot, "no answer"),
-            Ping::Idle => {}
-        }
-    }
-}
-
-/// UPDATE_NBR.
-impl Tracker {
-    /// The neighbour of whoever stands after this place may be another one.
-    fn settle_after(&mut self, hub: &mut Hub<RingNode>, number: u64) {
-        if let Some(after) = self.members.after(number) {
-            self.settle(hub, after);
-        }
-    }
-
-    /// Sees to it that the member gets to know its neighbour, if it does not.
-    fn settle(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
-        let Member { number, contact, .. } = &self.members[slot];
-        let knows = contact.told.is_some() && contact.told == self.before(*number);
-        if knows || contact.update != Update::Idle || !self.members.is_in_ring(slot) {
-            return;
-        }
-        let conn = self.dial(hub, slot, What::Update);
-        self.members[slot].contact.update = Update::Sending(conn, None);
-        self.arm_update(hub, slot, UPDATE_WITHIN);
-    }
-
-    fn update_reached(&mut self, cx: &mut Cx<'_, RingNode>, slot: u32) {
-        let id = cx.id();
-        let member = &self.members[slot];
-        let (true, Some(nbr), Some(before)) = (
-            member.contact.update == Update::Sending(id, None),
-            self.neighbour(member.number),
-            self.before(member.number),
-        ) else {
-            return cx.close();
-        };
-        Request::UpdateNbr(nbr).put(cx.out(), member.encoding);
-        self.counts.updates += 1;
-        self.members[slot].contact.update = Update::Sending(id, Some(before));
-    }
-
-    fn update_ended(&mut self, hub: &mut Hub<RingNode>, slot: u32, id: ConnId, end: End) {
-        let Some(member) = self.members.get_mut(slot) else {
-            return;
-        };
-        let contact = &mut member.contact;
-        let Update::Sending(conn, written) = contact.update else {
-            return;
-        };
-        if conn != id {
-            return;
-        }
-        match (end, written) {
-            (End::Eof, Some(before)) => {
-                contact.unconfirmed = 0;
-                self.taken(hub, slot, before);
-            }
-            _ => {
-                contact.unsettled |= written.is_some();
-                self.update_again(hub, slot);
-                // Who cannot be reached may be dead.
-                if matches!(end, End::Unreachable(_)) {
-                    self.ping(hub, slot);
-                }
-            }
-        }
-    }
-
-    fn taken(&mut self, hub: &mut Hub<RingNode>, slot: u32, before: u64) {
-        let contact = &mut self.members[slot].contact;
-        if std::mem::take(&mut contact.unsettled) {
-            contact.told = None;
-            self.update_again(hub, slot);
-        } else {
-            contact.told = Some(before);
-            contact.update = Update::Idle;
-            if let Some(timer) = contact.update_timer.take() {
-                hub.cancel(timer);
-            }
-            self.settle(hub, slot);
-        }
-    }
-
-    fn update_again(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
-        let contact = &mut self.members[slot].contact;
-        contact.told = None;
-        contact.update = Update::Again;
-        self.arm_update(hub, slot, UPDATE_AGAIN);
-    }
-
-    fn arm_update(&mut self, hub: &mut Hub<RingNode>, slot: u32, after: Ticks) {
-        let contact = &mut self.members[slot].contact;
-        if let Some(old) = contact.update_timer.take() {
-            hub.cancel(old);
-        }
-        contact.update_timer = hub.arm(after, Timer::Update(slot));
-    }
-
-    fn update_fired(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
-        let Some(member) = self.members.get_mut(slot) else {
-            return;
-        };
-        let contact = &mut member.contact;
-        contact.update_timer = None;
-        match contact.update {
-            Update::Sending(conn, written) => {
-                contact.update = Update::Again;
-                hub.close_conn(conn);
-                contact.unconfirmed = contact.unconfirmed.saturating_add(1);
-                match written {
-                    Some(before) if contact.unconfirmed >= UNCONFIRMED_MAX => {
-                        contact.unsettled = false;
-                        self.taken(hub, slot, before);
-                    }
-                    _ => {
-                        contact.unsettled |= written.is_some();
-                        self.update_again(hub, slot);
-                    }
-                }
-            }
-            Update::Registering(_) | Update::Again => {
-                contact.update = Update::Idle;
-                self.settle(hub, slot);
-            }
-            Update::Idle => {}
-        }
+        hub.dial(
+            self.members[slot].addr,
+            self.config.dial_from,
+            Conn::Call(call),
+        )
     }
 }
 

@@ -95,14 +95,18 @@ impl Peer {
             peer: self.index,
             to: To::Neighbour,
         };
-        let kind = if self.single { Kind::Single } else { Kind::Fresh };
+        let kind = if self.single {
+            Kind::Single
+        } else {
+            Kind::Fresh
+        };
         let conn = hub.dial(neighbour.addr, self.config.dial_from, Conn::Out(out));
         self.link = Link::Dialling(conn, kind);
     }
 
     fn ask(&mut self, hub: &mut Hub<RingNode>, conn: ConnId) {
         if let (Some(seq), Some(out)) = (self.asked, hub.output_of(conn)) {
-            Request::Query { seq }.put(out, Encoding::OURS);
+            Request::Query { seq }.put(Encoding::OURS, out);
             self.queries += 1;
         }
     }

@@ -57,7 +57,7 @@ impl Peer {
 
     pub(super) fn tracker_reached(&mut self, cx: &mut Cx<'_, RingNode>) {
         let (handle, port) = ((&*self.config.handle).into(), self.config.addr.port());
-        Request::Register { handle, port }.put(cx.out(), Encoding::OURS);
+        Request::Register { handle, port }.put(Encoding::OURS, cx.out());
     }
 
     pub(super) fn tracker_answered(
