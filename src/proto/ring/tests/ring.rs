@@ -98,6 +98,14 @@ struct Tally {
 fn run(seed: u64) -> Tally {
     let mut world = World::swarm(seed);
     world.validate_turns(false);
+    // An orderly end after an UPDATE_NBR is how a peer says that it took it, so nobody else may say it: TCP ends a
+    // direction only when one of the two programs does.
+    let half_close = 0.0;
+    let faults = world.faults().clone();
+    world.set_faults(Faults {
+        half_close,
+        ..faults
+    });
     let mut tally = Tally::default();
     let count = world.rng().random_range(1..30);
     let durable = world.rng().random_bool(0.5);
@@ -145,6 +153,8 @@ fn run(seed: u64) -> Tally {
         world.run_for(pause);
     }
     world.heal();
+    // Dials that were lost are left to their deadline, and may still cost a living peer its place.
+    world.run_for(secs(15));
     if !world.is_up(tracker_id) {
         restart_tracker(&mut world, tracker_id, config, count, disk.as_ref());
     }
@@ -159,7 +169,7 @@ fn run(seed: u64) -> Tally {
         }
         let id = add_peer(&mut world, peers.len() + 1);
         peers.push(id);
-        world.run_for(secs(1));
+        world.run_for(secs(5));
     }
     if !peers.iter().any(|id| world.is_up(*id)) {
         return tally;
@@ -175,6 +185,7 @@ fn run(seed: u64) -> Tally {
     settle(&mut world, tracker_id, &peers);
     let up = peers.iter().filter(|id| world.is_up(**id));
     tally.completed += up.count() as u32;
+    println!("seed {seed} events {} at {:?}", world.events(), world.now());
     tally
 }
 
@@ -208,5 +219,4 @@ fn a_hundred_peers_and_items() {
     let queries: u64 = peers.iter().map(|id| peer(&world, *id).queries()).sum();
     println!("{queries} queries");
     assert!(queries < 100 * 100 * 3, "{queries}");
-    let _ = Faults::none();
 }
