@@ -51,6 +51,8 @@ pub struct Config {
 #[derive(Default)]
 pub struct Peers {
     peers: Vec<Peer>,
+    /// Connections accepted so far.
+    accepted: u64,
 }
 
 /// One peer.
@@ -77,6 +79,12 @@ pub struct Peer {
     ping_gap: Ticks,
     // With the neighbour: asking.rs.
     neighbour: Option<Known>,
+    /// How many connections were accepted before the one that told of it; when that was the answer to a REGISTER,
+    /// before this was sent. The tracker sends one at a time, so an UPDATE_NBR on an older connection is an older one
+    /// that was late.
+    told_at: u64,
+    /// The same of a REGISTER that is under way.
+    registering_at: u64,
     link: Link,
     /// The neighbour closes after each answer.
     single: bool,
@@ -108,6 +116,8 @@ struct Held {
 pub struct Asker {
     reader: Reader,
     peer: u32,
+    /// How many connections were accepted before it.
+    order: u64,
     /// The last item that was asked for, and when.
     last: Option<(u32, Tick)>,
     /// It is told when an item comes.
@@ -171,9 +181,11 @@ impl Peers {
         if self.peer(peer).is_none() {
             cx.close();
         }
+        self.accepted += 1;
         Asker {
             reader: Reader::default(),
             peer,
+            order: self.accepted,
             last: None,
             waits: false,
         }
@@ -206,7 +218,10 @@ impl Peers {
                     return Err(Violation::peer("UPDATE_NBR from a stranger"));
                 }
                 peer.heard = cx.now();
-                peer.set_neighbour(cx, &neighbour);
+                if asker.order > peer.told_at {
+                    peer.told_at = asker.order;
+                    peer.set_neighbour(cx, &neighbour);
+                }
                 // There is no answer: that we close tells the tracker that it was taken.
                 cx.close();
             }
@@ -225,9 +240,10 @@ impl Peers {
     }
 
     pub(super) fn reached(&mut self, cx: &mut Cx<'_, RingNode>, out: &Out) {
+        let accepted = self.accepted;
         match (self.peer(out.peer), out.to) {
             (None, _) => cx.close(),
-            (Some(peer), To::Tracker) => peer.tracker_reached(cx),
+            (Some(peer), To::Tracker) => peer.tracker_reached(cx, accepted),
             (Some(peer), To::Neighbour) => peer.neighbour_reached(cx),
         }
     }
@@ -292,6 +308,8 @@ impl Peer {
             pinged: None,
             ping_gap: standing::PING_GAP,
             neighbour: None,
+            told_at: 0,
+            registering_at: 0,
             link: Link::None,
             single: false,
             asked: None,

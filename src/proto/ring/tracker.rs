@@ -17,7 +17,6 @@
 mod pings;
 mod updates;
 
-use std::collections::HashSet;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
@@ -33,10 +32,6 @@ use super::wire::{
 /// How long a peer has to close the connection on which it registered; programs that keep it open have read the answer
 /// by then.
 const SETTLES_WITHIN: Ticks = Ticks::from_secs(2);
-
-/// Handles remembered of members that were removed with an UPDATE_NBR under way. Few come back; when there are more, the
-/// older ones are forgotten with them.
-const GHOSTS_MAX: usize = 1024;
 
 /// How a tracker is to behave.
 #[derive(Debug, Clone)]
@@ -211,9 +206,6 @@ pub struct Tracker {
     items: Vec<Box<str>>,
     members: Members<Contact>,
     next_number: u64,
-    /// Handles of members that were removed while an UPDATE_NBR may still have been on its way to them. Who is among
-    /// them and comes back was not dead, only slow, and may yet get it.
-    ghosts: HashSet<Arc<str>>,
     rounds: Rounds,
     /// When the next turn is armed for.
     round_timer: Option<(TimerId, Tick)>,
@@ -227,7 +219,6 @@ impl Tracker {
         let mut tracker = Tracker {
             members: Members::new(),
             next_number: 0,
-            ghosts: HashSet::new(),
             rounds: Rounds::new(config.ping_interval),
             round_timer: None,
             counts: Counts::default(),
@@ -378,7 +369,6 @@ impl Tracker {
             addr,
             encoding,
         }));
-        self.members[slot].contact.unsettled = self.ghosts.remove(handle);
         self.rounds.push(hub.now(), slot, number);
         self.plan_round(hub);
         slot
@@ -541,7 +531,7 @@ impl Tracker {
             member.addr
         );
         self.counts.pruned += 1;
-        let mut contact = member.contact;
+        let contact = member.contact;
         for timer in [contact.ping_timer, contact.update_timer]
             .into_iter()
             .flatten()
@@ -551,15 +541,8 @@ impl Tracker {
         if let Ping::Asked { conn, .. } = contact.ping {
             hub.close_conn(conn);
         }
-        if let Update::Sending(conn, written) = contact.update {
+        if let Update::Sending(conn, _) = contact.update {
             hub.close_conn(conn);
-            contact.unsettled |= written.is_some();
-        }
-        if contact.unsettled {
-            if self.ghosts.len() == GHOSTS_MAX {
-                self.ghosts.clear();
-            }
-            self.ghosts.insert(member.handle);
         }
         self.keep(hub, Change::Remove(member.number), None);
         self.settle_after(hub, member.number);

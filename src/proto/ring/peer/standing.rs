@@ -55,7 +55,8 @@ impl Peer {
         self.arm_tracker(hub, ANSWER_WITHIN);
     }
 
-    pub(super) fn tracker_reached(&mut self, cx: &mut Cx<'_, RingNode>) {
+    pub(super) fn tracker_reached(&mut self, cx: &mut Cx<'_, RingNode>, accepted: u64) {
+        self.registering_at = accepted;
         let (handle, port) = ((&*self.config.handle).into(), self.config.addr.port());
         Request::Register { handle, port }.put(Encoding::OURS, cx.out());
     }
@@ -96,7 +97,10 @@ impl Peer {
         if let Some(item) = &init.item {
             self.tell_held(hub, item.seq);
         }
-        if let Some(neighbour) = &init.nbr {
+        if let Some(neighbour) = &init.nbr
+            && self.registering_at >= self.told_at
+        {
+            self.told_at = self.registering_at;
             self.set_neighbour(hub, neighbour);
         }
         self.go_on(hub);
