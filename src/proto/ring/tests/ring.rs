@@ -175,7 +175,7 @@ fn run(seed: u64) -> Tally {
         return tally;
     }
     assert_eq!(items_alive(&world, &peers).len(), count);
-    for _ in 0..60 {
+    for _ in 0..300 {
         if incomplete(&world, &peers) == 0 {
             break;
         }
