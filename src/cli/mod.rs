@@ -7,6 +7,7 @@ mod demo;
 mod dht;
 mod print;
 mod prompt;
+mod ring;
 mod stress;
 
 use std::process::ExitCode;
@@ -37,6 +38,11 @@ enum Command {
         #[command(subcommand)]
         command: dht::Command,
     },
+    /// The tracker and its neighbour ring: run a tracker or a peer, or ask one
+    Ring {
+        #[command(subcommand)]
+        command: ring::Command,
+    },
     /// Many nodes on loopback under load: does everything hold that was promised?
     Stress {
         #[command(subcommand)]
@@ -63,6 +69,7 @@ pub fn run() -> ExitCode {
     }
     let result = match cli.command {
         Command::Dht { command } => command.run(),
+        Command::Ring { command } => command.run(),
         Command::Stress { command } => command.run(),
         Command::Demo(demo) => demo.run(),
     };
