@@ -1,6 +1,7 @@
 //! `peerloop stress`: many nodes on loopback under load, and whether everything that was promised held.
 
 pub(super) mod dht;
+pub(super) mod ring;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,12 +26,15 @@ const LATENCY_MAX_US: u64 = 600_000_000;
 pub(super) enum Command {
     /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost, or a node cannot leave
     Dht(dht::DhtArgs),
+    /// A tracker and its ring, of which some are killed; exits 1 when somebody who could complete did not, or the ring does not close
+    Ring(ring::RingArgs),
 }
 
 impl Command {
     pub(super) fn run(self) -> Result<Answer> {
         match self {
             Command::Dht(args) => args.run(),
+            Command::Ring(args) => args.run(),
         }
     }
 }
