@@ -19,4 +19,5 @@ mod ring_codec;
 mod ring_support;
 mod rings;
 mod support;
+mod tracker;
 mod wire;

@@ -172,6 +172,9 @@ impl Peer {
         }
         self.pinged = Some(now);
         self.heard = now;
+        if self.standing == Standing::In {
+            self.arm_tracker(cx, self.silence_max());
+        }
     }
 
     /// Silence after which the tracker seems to have forgotten us.
