@@ -17,6 +17,11 @@ use crate::support::{command, key, noise};
 thread_local! {
     /// Allocations of this thread. `const` and without a destructor, so that using it allocates nothing.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that this thread has allocated and not freed; what others free for it makes this wrong, so it counts
+    /// between two moments of one test.
+    static LIVE_BYTES: Cell<isize> = const { Cell::new(0) };
+    /// The most that `LIVE_BYTES` was.
+    static PEAK_BYTES: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -24,34 +29,45 @@ struct Counting;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-fn count() {
+fn count(bytes: usize) {
     // Not there any more while a thread ends, which nobody counts.
     let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+    let _ = LIVE_BYTES.try_with(|live| {
+        live.set(live.get() + bytes as isize);
+        PEAK_BYTES.with(|peak| peak.set(peak.get().max(live.get())));
+    });
+}
+
+fn uncount(bytes: usize) {
+    let _ = LIVE_BYTES.try_with(|live| live.set(live.get() - bytes as isize));
 }
 
 // SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`: a block comes from
-// and returns to the same allocator with the layout the caller vouches for. `count` neither allocates (a `Cell` in
-// a `const` thread-local without a destructor needs no lazy set-up) nor unwinds, so no call is re-entered or cut short.
+// and returns to the same allocator with the layout the caller vouches for. `count` and `uncount` neither allocate (a `Cell` in
+// a `const` thread-local without a destructor needs no lazy set-up) nor unwind, so no call is re-entered or cut short.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller's promises are those that `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        // Both are there while it moves.
+        count(size);
+        uncount(layout.size());
         // SAFETY: as above; `block` came from `System`, by one of these functions.
         unsafe { System.realloc(block, layout, size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        uncount(layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(block, layout) }
     }
@@ -62,6 +78,14 @@ fn allocations(act: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     act();
     ALLOCATIONS.get() - before
+}
+
+/// The most that `act` has allocated at any moment, in bytes.
+pub fn peak_bytes(act: impl FnOnce()) -> usize {
+    let before = LIVE_BYTES.get();
+    PEAK_BYTES.set(before);
+    act();
+    (PEAK_BYTES.get() - before) as usize
 }
 
 #[test]
@@ -75,6 +99,13 @@ fn the_counter_counts() {
         allocations(|| drop(std::hint::black_box(vec![0_u8; 100]))),
         1
     );
+    let grow = || {
+        drop(std::hint::black_box(vec![0_u8; 100]));
+        let mut kept = vec![0_u8; 1000];
+        kept.reserve_exact(2000);
+        drop(std::hint::black_box(kept));
+    };
+    assert_eq!(peak_bytes(grow), 1000 + 3000);
 }
 
 /// A connection in memory: what the peer sent and what it got.

@@ -2,7 +2,7 @@
 //!
 //! Python's literals are tuples, lists, strings (`''`, `u''`, `b''`), integers, floats, None, True and False. The bare
 //! notation is the same with strings that need no quotes: what stands between two commas is text, without the blanks
-//! around it, and whoever reads a field knows whether it is a number. What begins with a quote is a string as in Python;
+//! around it, unless it is None; whoever reads a field knows whether it is a number. What begins with a quote is a string as in Python;
 //! we write those so that could not be told apart otherwise.
 //!
 //! What is read more strictly than Python reads it: no triple quotes, no raw strings, no `\N{}`, no strings put together
@@ -16,7 +16,7 @@ use memchr::memchr;
 use super::value::{Builder, Kind, NESTING_MAX, Sequence, Tree};
 use super::wire::{Encoding, Refusal};
 
-pub(super) const NONE: &str = "None";
+pub(super) const NONE: &[u8] = b"None";
 
 /// Finds the end of a tuple that comes in.
 #[derive(Debug, Clone, Copy)]
@@ -249,11 +249,9 @@ impl<'a> Parser<'a> {
         let (word, rest) = self.rest.split_at(end.ok_or(CUT)?);
         self.rest = rest;
         let word = word.trim_ascii_end();
-        if self.bare {
-            return self.builder.push_bytes(word);
-        }
         let kind = match word {
-            b"None" => Kind::None,
+            NONE => Kind::None,
+            _ if self.bare => return self.builder.push_bytes(word),
             b"True" => Kind::Bool(true),
             b"False" => Kind::Bool(false),
             _ => number(word)
@@ -399,7 +397,8 @@ pub(super) fn put_int(out: &mut Vec<u8>, value: i64) {
     write!(out, "{value}").expect("a Vec takes all");
 }
 
-/// Writes `text` as Python's `repr` does: in single quotes, unless it has some and no double ones.
+/// Writes `text` as Python's `repr` does: in single quotes, unless it has some and no double ones; all beyond ASCII
+/// is itself.
 pub(super) fn put_quoted(out: &mut Vec<u8>, text: &str) {
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
@@ -414,7 +413,8 @@ pub(super) fn put_quoted(out: &mut Vec<u8>, text: &str) {
             '\t' => out.extend_from_slice(b"\\t"),
             '\\' => out.extend_from_slice(b"\\\\"),
             c if c == quote => out.extend_from_slice(&[b'\\', quote as u8]),
-            c if c.is_control() => {
+            // Beyond ASCII, Python 2 would take this for a byte.
+            c if c.is_ascii_control() => {
                 write!(out, "\\x{:02x}", u32::from(c)).expect("a Vec takes all");
             }
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -429,6 +429,7 @@ pub(super) fn put_bare(out: &mut Vec<u8>, text: &str) {
         [] | [b'\'' | b'"', ..] | [b'u' | b'b', b'\'' | b'"', ..] => false,
         [.., last] if last.is_ascii_whitespace() => false,
         [first, ..] if first.is_ascii_whitespace() => false,
+        NONE => false,
         _ => !text.contains(|c: char| ",()[]".contains(c) || c.is_ascii_control()),
     };
     if is_plain {

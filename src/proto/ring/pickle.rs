@@ -9,8 +9,16 @@
 //! where it is and no more. [`build`] walks over the whole message once.
 //!
 //! What is read more strictly than Python reads it: integers in text are decimal digits without blanks, underscores or
-//! zeros in front; PROTO stands at the beginning; a list that was got from the memo takes no more items; POP, POP_MARK
-//! and DUP, which picklers write for values that contain themselves, are refused. A lone surrogate is no text.
+//! zeros in front; PROTO stands at the beginning; a memo slot is put once; a list that was got from the memo takes no
+//! more items; POP, POP_MARK and DUP, which picklers write for values that contain themselves, are refused. A surrogate
+//! is no text. The length that FRAME announces is not looked at once it is one that a message may have.
+//!
+//! What is written: no memo and no frames, which no reader needs. Text is Unicode, which both Pythons read; for who wrote
+//! Python 2's `str` himself it is `str` again, as long as it is ASCII: what is not, Python 3 would refuse, and Python 2
+//! reads Unicode as well.
+
+#[cfg(test)]
+mod tests;
 
 use std::io::Write as _;
 
@@ -23,7 +31,7 @@ use super::wire::{Encoding, MESSAGE_BYTES_MAX, Refusal, Strings};
 /// The highest protocol there is (Python 3.8).
 pub(super) const PROTOCOL_MAX: u8 = 5;
 
-/// Memo slots; a pickler numbers what it puts from 0 or 1, and more values than this are too large anyway.
+/// Memo slots. A pickler numbers what it puts from 0 or 1, and a message with more values is too large anyway.
 const MEMO_SLOTS_MAX: u64 = 1024;
 
 pub(super) const PROTO: u8 = 0x80;
@@ -142,7 +150,7 @@ fn instruction(bytes: &[u8], at: usize, seen: usize) -> Result<Option<Instructio
             let Some(len) = bytes.get(begin..begin + width) else {
                 return Ok(None);
             };
-            (begin + width, length(len)?, 0)
+            (begin + width, length(begin + width, len)?, 0)
         }
     };
     let argument = bytes.get(begin..begin + len);
@@ -153,10 +161,11 @@ fn instruction(bytes: &[u8], at: usize, seen: usize) -> Result<Option<Instructio
     }))
 }
 
-/// A length that a message may have.
-fn length(bytes: &[u8]) -> Result<usize, Refusal> {
-    let len = little_endian(bytes);
-    if len < MESSAGE_BYTES_MAX as u64 {
+/// The length of what begins at `begin`, if the message may have it.
+fn length(begin: usize, len: &[u8]) -> Result<usize, Refusal> {
+    let len = little_endian(len);
+    let room = MESSAGE_BYTES_MAX.saturating_sub(begin) as u64;
+    if len <= room {
         Ok(len as usize)
     } else {
         Err(Refusal::TooLong)
@@ -207,7 +216,7 @@ impl Scan {
             match op {
                 STOP => return Ok(Some(next)),
                 FRAME => {
-                    length(argument)?;
+                    length(next, argument)?;
                 }
                 MARK if usize::from(self.marks) == NESTING_MAX => return Err(Refusal::TooDeep),
                 MARK => self.marks += 1,

@@ -10,7 +10,8 @@
 //! first                                         1         0
 //! next    3                  2     -            -         -
 //! ```
-//! An item always stands before what it is in, so there are no cycles.
+//! What stands in two places has two nodes with the same items, so that shared values cost nothing. A list takes no more
+//! items from then on: nothing can be in itself.
 //!
 //! Invariants: `heap_bytes <= HEAP_BYTES_MAX`, at every moment, for the tree and what builds it; nesting is at most
 //! [`NESTING_MAX`].
@@ -48,6 +49,7 @@ pub enum Value<'t> {
 pub struct Tree<'a> {
     nodes: Vec<Node<'a>>,
     root: Link,
+    heap_bytes: usize,
 }
 
 /// Where a node stands in its tree.
@@ -93,10 +95,6 @@ impl<'a> Tree<'a> {
     }
 
     fn value(&self, at: Link) -> Value<'_> {
-        let items = |first| Items {
-            tree: self,
-            next: first,
-        };
         match self.nodes[usize::from(at.0)].kind {
             Kind::None => Value::None,
             Kind::Bool(value) => Value::Bool(value),
@@ -104,13 +102,11 @@ impl<'a> Tree<'a> {
             Kind::BigInt => Value::BigInt,
             Kind::Float(value) => Value::Float(value),
             Kind::Text(ref text) => Value::Text(text),
-            Kind::Tuple { first } => Value::Tuple(items(first)),
-            Kind::List { first, .. } => Value::List(items(first)),
+            Kind::Tuple { first } => Value::Tuple(self.items_from(first)),
+            Kind::List { first, .. } => Value::List(self.items_from(first)),
         }
     }
-}
 
-impl<'a> Tree<'a> {
     /// The first item of the root; `None` unless that is a tuple.
     pub(super) fn first(&self) -> Option<Link> {
         self.first_of(self.root)
@@ -122,6 +118,15 @@ impl<'a> Tree<'a> {
             Kind::Tuple { first } => Some(first),
             _ => None,
         }
+    }
+
+    pub(super) fn items_from(&self, next: Link) -> Items<'_> {
+        Items { tree: self, next }
+    }
+
+    /// What is left of [`HEAP_BYTES_MAX`].
+    pub(super) fn room_bytes(&self) -> usize {
+        HEAP_BYTES_MAX.saturating_sub(self.heap_bytes)
     }
 
     /// The item at `at` and where the next one is; `None` at the end.
@@ -319,9 +324,15 @@ impl<'a> Builder<'a> {
             [root] if self.marks.len == 0 => Ok(Tree {
                 nodes: self.nodes,
                 root,
+                heap_bytes: self.heap_bytes,
             }),
             _ => Err(Refusal::Malformed("something else than one value")),
         }
+    }
+
+    /// Makes room for one more in a table beside the tree, see [`reserve`].
+    pub(super) fn make_room<T>(&mut self, items: &mut Vec<T>) -> Result<(), Refusal> {
+        reserve(items, &mut self.heap_bytes)
     }
 
     /// Counts `bytes` of heap before they are taken.
@@ -430,13 +441,6 @@ struct Run {
 }
 
 const UNDERFLOW: Refusal = Refusal::Malformed("an end without a beginning");
-
-impl Builder<'_> {
-    /// Makes room for one more in a table beside the tree, see [`reserve`].
-    pub(super) fn make_room<T>(&mut self, items: &mut Vec<T>) -> Result<(), Refusal> {
-        reserve(items, &mut self.heap_bytes)
-    }
-}
 
 /// Makes room for one more, counted while the old room is still there, which moving to the new one needs.
 fn reserve<T>(items: &mut Vec<T>, heap_bytes: &mut usize) -> Result<(), Refusal> {
