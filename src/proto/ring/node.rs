@@ -7,7 +7,7 @@ use super::peer::{self, Peers};
 use super::tracker::{self, Tracker, Write, Written};
 
 /// The service.
-#[expect(clippy::large_enum_variant)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum RingNode {
     Tracker(Tracker),
     Peers(Peers),

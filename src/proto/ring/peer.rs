@@ -5,7 +5,7 @@
 //! neighbour in `asking.rs`, in which order in `search.rs`, what it has in `items.rs`.
 //!
 //! A QUERY for what is not there yet may be held: who comes back to an item on the same connection is told when it comes,
-//! at the latest after [`HOLD`], and who is being served goes on being told that way. So an item goes round a ring of
+//! at the latest after 2 s, and who is being served goes on being told that way. So an item goes round a ring of
 //! our peers as fast as the network does, where each would find it at its next try otherwise, and nobody is asked more
 //! often than every 2 s for what does not come. The first question on a connection, and who looks around upwards from
 //! an item that he was told is missing, are answered at once; so is everybody who has a connection for each question.
@@ -415,7 +415,10 @@ impl Peer {
 
     fn held_fired(&mut self, hub: &mut Hub<RingNode>) {
         self.held_timer = None;
-        while let Some(held) = self.held.pop_front_if(|held| held.until <= hub.now()) {
+        // All are held for the same time, so they are in the order of their ends.
+        let ended = self.held.iter().take_while(|held| held.until <= hub.now());
+        let ended = ended.count();
+        for held in self.held.drain(..ended) {
             tell(hub, &held, &Reply::QueryResult(None));
         }
         self.arm_held(hub);

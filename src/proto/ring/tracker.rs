@@ -3,7 +3,7 @@
 //! What it must get right is that the neighbours which the peers know are the ring's, although UPDATE_NBR has no answer
 //! and each message has a connection of its own, so that an old one may overtake a new one:
 //! - a peer has at most one message about its neighbour under way, and the newest is sent when that is settled;
-//! - a REG_INIT is settled once the peer has closed its connection, or has had [`SETTLES_WITHIN`] to;
+//! - a REG_INIT is settled once the peer has closed its connection, or has had 2 s to;
 //! - an UPDATE_NBR is taken once the peer closes the connection after it. When that breaks, or stays open for
 //!   5 s, it may be taken or not, now or later: it is sent again until one is taken, and then once more;
 //! - it is sent until it is taken or the peer is pruned.
@@ -14,6 +14,7 @@
 //!
 //! Registrations are here, pings in `pings.rs`, UPDATE_NBR in `updates.rs`. Not here: sockets, the clock, the store, the database's file. Never a scan of all members, but for `(PEERS,)`.
 
+mod kept;
 mod pings;
 mod updates;
 
@@ -28,6 +29,10 @@ use super::rounds::Rounds;
 use super::wire::{
     Encoding, Item, Neighbour, Reader, Refusal, RegInit, RegInitOrder, Reply, Request, page_len,
 };
+
+pub use kept::{Change, Known, Write, Written};
+
+use kept::Welcome;
 
 /// How long a peer has to close the connection on which it registered; programs that keep it open have read the answer
 /// by then.
@@ -91,51 +96,6 @@ pub struct Counts {
     pub pings: u64,
     /// Members removed because they did not answer.
     pub pruned: u64,
-}
-
-/// A member as it is kept on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    pub number: u64,
-    pub handle: Arc<str>,
-    pub addr: SocketAddrV4,
-    pub encoding: Encoding,
-}
-
-/// What is to be kept of the ring.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    Add(Known),
-    /// The member with this number is gone.
-    Remove(u64),
-}
-
-/// A change for the worker to commit.
-#[derive(Debug)]
-pub struct Write {
-    pub change: Change,
-    then: Option<Welcome>,
-}
-
-/// Who waits for a change.
-#[derive(Debug, Clone, Copy)]
-struct Welcome {
-    slot: u32,
-    number: u64,
-    conn: ConnId,
-}
-
-/// What came of a [`Write`]. A registration that is not on disk is valid all the same: the ring in memory is what counts,
-/// and after a restart the peer registers again.
-#[derive(Debug)]
-pub struct Written {
-    then: Option<Welcome>,
-}
-
-impl Write {
-    pub fn written(self) -> Written {
-        Written { then: self.then }
-    }
 }
 
 /// Somebody who came to the tracker.
@@ -551,7 +511,7 @@ impl Tracker {
     /// Whether `then` has to wait for it.
     fn keep(&mut self, hub: &mut Hub<RingNode>, change: Change, then: Option<Welcome>) -> bool {
         // Refused when the disk is far behind; it is then behind by one more, and a restart finds out.
-        self.config.durable && hub.submit(Write { change, then }).is_ok()
+        self.config.durable && hub.submit(Write::new(change, then)).is_ok()
     }
 
     fn known(&self, slot: u32) -> Known {
