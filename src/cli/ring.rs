@@ -276,7 +276,13 @@ impl PeerArgs {
             // A tracker with another database makes it begin again.
             if items.is_complete() && !printed {
                 bar.finish_and_clear();
-                self.print(peer)?;
+                match self.print(peer) {
+                    // It serves on, even if nobody listens to it any more.
+                    Err(e) if print::is_broken_pipe(&e) && !self.once => {
+                        log::info!("nobody reads the message");
+                    }
+                    printed => printed?,
+                }
                 if self.once {
                     return Ok(stop(reactor, Answer::Yes));
                 }

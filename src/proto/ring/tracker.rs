@@ -12,7 +12,8 @@
 //! deadline, as the specification has it); a handle whose peer may be dead is pinged when somebody else wants it (C3);
 //! members known from the disk are pinged at the start, and stand in the ring when they have answered (C10).
 //!
-//! Registrations are here, pings in `pings.rs`, UPDATE_NBR in `updates.rs`. Not here: sockets, the clock, the store, the database's file. Never a scan of all members, but for `(PEERS,)`.
+//! Registrations are here, pings in `pings.rs`, UPDATE_NBR in `updates.rs`, what is stored in `kept.rs`. Not here: sockets,
+//! the clock, the store, the database's file. Never a scan of all members, but for `(PEERS,)`.
 
 mod kept;
 mod pings;
@@ -50,7 +51,7 @@ pub struct Config {
     pub dial_from: Option<SocketAddrV4>,
     /// A worker commits registrations; they are answered once they are on disk.
     pub durable: bool,
-    /// Members at once; a further registration is answered with a text. A member takes about 400 bytes.
+    /// Members at once; a further registration is answered with a text. A member takes some 300 bytes.
     pub members_max: usize,
     /// The wall clock at tick 0, in seconds since 1970, for the time in a PING.
     pub started_unix_secs: u64,
@@ -284,7 +285,10 @@ impl Tracker {
         let known = self.members.by_handle(handle);
         let slot = match known {
             Some(slot) if self.members[slot].addr == addr => {
-                self.members[slot].encoding = encoding;
+                if self.members[slot].encoding != encoding {
+                    self.members[slot].encoding = encoding;
+                    self.keep(cx, Change::Add(self.known(slot)), None);
+                }
                 slot
             }
             Some(slot) => {
@@ -322,6 +326,7 @@ impl Tracker {
         let number = self.next_number;
         self.next_number += 1;
         self.counts.registered += 1;
+        log::info!("{} at {addr} registers", handle.escape_debug());
         self.rounds.earn(hub.now(), self.members.len());
         let slot = self.members.insert(member(Known {
             number,

@@ -270,6 +270,26 @@ fn a_peer_that_never_answers_is_gone_after_its_deadline_and_not_before() {
     }
 }
 
+/// Nobody is at the port that a peer registers: it is dialled at the pace of its pings, and is gone when they say so.
+#[test]
+fn a_port_where_nobody_is() {
+    let mut world = World::new(1);
+    let id = add_tracker(&mut world, quick(), 1);
+    let nobody = SocketAddrV4::new(*addr(1).ip(), 1);
+    let answer = register(&mut world, nobody, "p1");
+    assert_eq!(answer, "('REG_INIT', '10.1.0.1', 'p1', 1, 1, (0, 'word0'))");
+    let mut second = Plain::at(&mut world, addr(2));
+    register(&mut world, addr(2), "p2");
+    second.run(&mut world, secs(10), &mut |_| Then::Close);
+    assert_eq!(
+        tracker(&world, id).members(),
+        1,
+        "the UPDATE_NBR could not be delivered"
+    );
+    let refused = world.node(id).stats().ended_unreachable;
+    assert!((5..=15).contains(&refused), "{refused}");
+}
+
 /// A tracker that comes back pings whom it knows from its disk; until they have answered they are nobody's neighbours.
 #[test]
 fn a_restart_with_a_disk() {
