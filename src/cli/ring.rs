@@ -256,7 +256,7 @@ impl PeerArgs {
 
     /// Serves until it is told to leave; prints the message when it is there.
     fn gather(&self, reactor: &mut Reactor<RingNode>) -> Result<Answer> {
-        let bar = progress_bar()?;
+        let mut bar = None;
         let mut printed = false;
         while !reactor.node().stopping() {
             reactor.turn(None)?;
@@ -271,11 +271,16 @@ impl PeerArgs {
                 return Ok(stop(reactor, Answer::No));
             }
             let items = peer.items();
-            bar.set_length(items.total().unwrap_or(0).into());
-            bar.set_position(items.count() as u64);
+            if let (Some(total), false) = (items.total(), printed) {
+                let bar = bar.get_or_insert_with(progress_bar);
+                bar.set_length(total.into());
+                bar.set_position(items.count() as u64);
+            }
             // A tracker with another database makes it begin again.
             if items.is_complete() && !printed {
-                bar.finish_and_clear();
+                if let Some(bar) = bar.take() {
+                    bar.finish_and_clear();
+                }
                 match self.print(peer) {
                     // It serves on, even if nobody listens to it any more.
                     Err(e) if print::is_broken_pipe(&e) && !self.once => {
@@ -318,12 +323,14 @@ struct Message<'a> {
 }
 
 /// A bar on stderr, where somebody looks at one.
-fn progress_bar() -> Result<ProgressBar> {
+fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
-        return Ok(ProgressBar::hidden());
+        return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} items {elapsed}")?;
-    Ok(ProgressBar::new(0).with_style(style))
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} items {elapsed}");
+    // The template is a constant, and a good one: the default would only look different.
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
 }
 
 fn items_complete(reactor: &mut Reactor<RingNode>) -> bool {
