@@ -9,6 +9,7 @@ mod load;
 mod overlay;
 mod print;
 mod prompt;
+mod ring;
 mod stress;
 
 use std::process::ExitCode;
@@ -44,6 +45,11 @@ enum Command {
         #[command(subcommand)]
         command: overlay::Command,
     },
+    /// The tracker and its neighbour ring: run a tracker or a peer, or ask one
+    Ring {
+        #[command(subcommand)]
+        command: ring::Command,
+    },
     /// Many nodes on loopback under load: does everything hold that was promised?
     Stress {
         #[command(subcommand)]
@@ -76,6 +82,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Dht { command } => command.run(),
         Command::Overlay { command } => command.run(),
+        Command::Ring { command } => command.run(),
         Command::Stress { command } => command.run(),
         Command::Load { command } => command.run(),
         Command::Demo(demo) => demo.run(),

@@ -23,4 +23,5 @@ mod ring_codec;
 mod ring_support;
 mod rings;
 mod support;
+mod tracker;
 mod wire;

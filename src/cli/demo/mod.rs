@@ -2,6 +2,7 @@
 
 mod dht;
 mod overlay;
+mod ring;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ impl Demo {
         let mut table = Table::default();
         dht::run(&mut table, &files)?;
         overlay::run(&mut table)?;
+        ring::run(&mut table)?;
         print::stdout(table.to_string().as_bytes())?;
         Ok(Answer::Yes)
     }

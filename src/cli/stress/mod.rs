@@ -2,6 +2,7 @@
 
 pub(super) mod dht;
 pub(super) mod overlay;
+pub(super) mod ring;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(super) enum Command {
     Dht(dht::DhtArgs),
     /// cPTP peers that all join through one; exits 1 when a peer that could be placed was not
     Overlay(overlay::OverlayArgs),
+    /// A tracker and its ring, of which some are killed; exits 1 when somebody who could complete did not, or the ring does not close
+    Ring(ring::RingArgs),
 }
 
 impl Command {
@@ -35,6 +38,7 @@ impl Command {
         match self {
             Command::Dht(args) => args.run(),
             Command::Overlay(args) => args.run(),
+            Command::Ring(args) => args.run(),
         }
     }
 }

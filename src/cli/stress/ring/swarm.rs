@@ -1,0 +1,246 @@
+//! A tracker on a thread of its own and any number of peers on one reactor, on loopback, with the code and the sockets of
+//! `ring tracker` and `ring peer`.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rand::RngExt;
+
+use peerloop::engine::Limits;
+use peerloop::net::{Bound, Caller, Handle, Reactor};
+use peerloop::proto::ring::node::RingNode;
+use peerloop::proto::ring::peer::{self, Peer, Peers};
+use peerloop::proto::ring::tracker::{Config, Counts, Tracker};
+
+use crate::cli::ring;
+
+/// The longest sleep of the peers' loop, so that conditions are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Descriptors a peer takes: its listener and both ends of the connection to its neighbour. What comes and goes, a
+/// registration, a ping, an UPDATE_NBR, is part of the rest.
+const FILES_PER_PEER: usize = 3;
+const FILES_BESIDE: usize = 1000;
+
+pub(in crate::cli) struct Swarm {
+    tracker: TrackerThread,
+    reactor: Reactor<RingNode>,
+    items: usize,
+    killed: usize,
+}
+
+/// What a swarm looks like at a moment.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Look {
+    pub(in crate::cli) alive: usize,
+    pub(in crate::cli) registered: usize,
+    pub(in crate::cli) complete: usize,
+    /// Items that the living have, all together.
+    pub(in crate::cli) gathered: u64,
+    /// QUERYs of all peers, the dead included.
+    pub(in crate::cli) queries: u64,
+}
+
+impl Swarm {
+    /// A tracker with `items` and no peers yet.
+    pub(in crate::cli) fn start(config: Config, items: Vec<Box<str>>) -> Result<Swarm> {
+        let count = items.len();
+        let service = RingNode::Peers(Peers::new());
+        Ok(Swarm {
+            tracker: TrackerThread::start(config, items)?,
+            reactor: Reactor::new(service, Peers::fit(Limits::default()))?,
+            items: count,
+            killed: 0,
+        })
+    }
+
+    /// Most peers that the file limit allows.
+    pub(in crate::cli) fn peers_max(&mut self) -> usize {
+        let files = self.reactor.node().limits().conns_max;
+        files.saturating_sub(FILES_BESIDE) / FILES_PER_PEER
+    }
+
+    /// One more peer, which registers at once.
+    pub(in crate::cli) fn add(&mut self) -> Result<()> {
+        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
+            .context("no listener for one more peer")?;
+        let addr = bound.addr();
+        self.reactor.accept_from(bound)?;
+        let tracker = self.tracker.addr;
+        self.with_peers(|peers, hub| {
+            let config = peer::Config {
+                handle: format!("peer{}", peers.all().len()).into(),
+                addr,
+                tracker,
+                dial_from: None,
+            };
+            peers.add(hub, config);
+        })
+    }
+
+    /// One of the living dies; which one is drawn.
+    pub(in crate::cli) fn kill_one(&mut self) -> Result<()> {
+        let alive: Vec<usize> = (0..self.peers()?.len())
+            .filter(|at| self.peers().is_ok_and(|peers| peers[*at].is_alive()))
+            .collect();
+        ensure!(!alive.is_empty(), "nobody is left to be killed");
+        let victim = alive[rand::rng().random_range(0..alive.len())];
+        self.killed += 1;
+        self.with_peers(|peers, hub| peers.kill(hub, victim))
+    }
+
+    pub(in crate::cli) fn killed(&self) -> usize {
+        self.killed
+    }
+
+    /// Lets the peers go on for a moment.
+    pub(in crate::cli) fn turn(&mut self) -> Result<()> {
+        Ok(self.reactor.turn(Some(LOOK_EVERY))?)
+    }
+
+    pub(in crate::cli) fn look(&mut self) -> Result<Look> {
+        let mut look = Look::default();
+        for peer in self.peers()? {
+            look.queries += peer.queries();
+            if peer.is_alive() {
+                look.alive += 1;
+                look.registered += usize::from(peer.is_registered());
+                look.complete += usize::from(peer.items().is_complete());
+                look.gathered += peer.items().count() as u64;
+            }
+        }
+        Ok(look)
+    }
+
+    /// Items that no living peer has.
+    pub(in crate::cli) fn lost(&mut self) -> Result<usize> {
+        let items = self.items;
+        let mut have = vec![false; items];
+        for peer in self.peers()?.iter().filter(|peer| peer.is_alive()) {
+            if peer.items().is_complete() {
+                return Ok(0);
+            }
+            for (seq, _) in peer.items().iter() {
+                have[seq as usize] = true;
+            }
+        }
+        Ok(have.iter().filter(|have| !**have).count())
+    }
+
+    pub(in crate::cli) fn counts(&self) -> Result<Counts> {
+        self.tracker.ask(|tracker| tracker.counts())
+    }
+
+    /// The tracker's ring is the living, and each of them knows who stands before it.
+    pub(in crate::cli) fn is_one_ring(&mut self) -> Result<bool> {
+        let ring = self.tracker.ask(|tracker| tracker.ring())?;
+        let alive: BTreeSet<&str> = self
+            .peers()?
+            .iter()
+            .filter(|peer| peer.is_alive())
+            .map(Peer::handle)
+            .collect();
+        let listed: BTreeSet<&str> = ring.iter().map(|handle| &**handle).collect();
+        if alive != listed {
+            return Ok(false);
+        }
+        let before = ring.iter().cycle().skip(ring.len().saturating_sub(1));
+        let before = ring.iter().map(|handle| &**handle).zip(before);
+        let before: std::collections::BTreeMap<&str, _> = before.collect();
+        let mut alive = self.peers()?.iter().filter(|peer| peer.is_alive());
+        Ok(alive.all(|peer| {
+            let known = peer.neighbour().map(|neighbour| &*neighbour.handle);
+            known == before.get(peer.handle()).map(|handle| &***handle)
+        }))
+    }
+
+    /// What the last of the living has assembled.
+    pub(in crate::cli) fn message(&mut self) -> Result<String> {
+        let peer = self.peers()?.iter().rfind(|peer| peer.is_alive());
+        let items = peer.context("nobody is left")?.items();
+        let items: Vec<&str> = items.iter().map(|(_, data)| data).collect();
+        Ok(items.join(" "))
+    }
+
+    /// Ends it all, and says what went wrong in the tracker.
+    pub(in crate::cli) fn stop(self) -> Result<()> {
+        self.tracker.stop()
+    }
+
+    fn peers(&mut self) -> Result<&[Peer]> {
+        match self.reactor.node().service() {
+            RingNode::Peers(peers) => Ok(peers.all()),
+            RingNode::Tracker(_) => Err(anyhow!("not a reactor of peers")),
+        }
+    }
+
+    fn with_peers(
+        &mut self,
+        act: impl FnOnce(&mut Peers, &mut peerloop::engine::Hub<RingNode>),
+    ) -> Result<()> {
+        self.reactor.node().with(|node, hub| match node {
+            RingNode::Peers(peers) => {
+                act(peers, hub);
+                Ok(())
+            }
+            RingNode::Tracker(_) => Err(anyhow!("not a reactor of peers")),
+        })
+    }
+}
+
+/// A tracker that ends with this value.
+struct TrackerThread {
+    addr: SocketAddrV4,
+    handle: Handle,
+    caller: Caller<RingNode>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl TrackerThread {
+    fn start(config: Config, items: Vec<Box<str>>) -> Result<TrackerThread> {
+        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let addr = bound.addr();
+        let mut reactor = ring::tracker(bound, config, items, Vec::new(), None)?;
+        let (handle, caller) = (reactor.handle(), reactor.caller());
+        let thread = std::thread::Builder::new()
+            .name("tracker".into())
+            .spawn(move || reactor.run())?;
+        Ok(TrackerThread {
+            addr,
+            handle,
+            caller,
+            thread: Some(thread),
+        })
+    }
+
+    fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Tracker) -> R + Send + 'static,
+    ) -> Result<R> {
+        let answer = self.caller.call(|node, _| match node {
+            RingNode::Tracker(tracker) => Some(question(tracker)),
+            RingNode::Peers(_) => None,
+        })?;
+        answer.context("not a tracker")
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.handle.shutdown();
+        let thread = self.thread.take().context("stopped twice")?;
+        let ended = thread.join().map_err(|_| anyhow!("the tracker panicked"))?;
+        Ok(ended?)
+    }
+}
+
+impl Drop for TrackerThread {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        if let Some(thread) = self.thread.take() {
+            // What went wrong is said by `stop`; here something else did.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Who is in the ring, and who stands before whom.
+//!
+//! Members stand in the order of their numbers, which is the order in which they registered; the neighbour of one is the
+//! one before it, of the first the last. A member that a restarted tracker knows from its disk has a place and is not in
+//! the ring before it has answered ([`Members::admit`]). No network, no time: the [`super::tracker`] acts on what changes.
+//!
+//! Everything is O(log members); nothing here looks at all of them, but [`Members::ring_from`] on demand.
+//!
+//! Invariants: handles are unique, and so are numbers, which the tracker gives out; who is in the ring is a member.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddrV4;
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::wire::Encoding;
+
+/// A registered peer, as all but the tracker's own bookkeeping (`T`) sees it.
+#[derive(Debug)]
+pub struct Member<T> {
+    pub handle: Arc<str>,
+    /// Where it listens.
+    pub addr: SocketAddrV4,
+    /// What it registered with, and so what it is spoken to in.
+    pub encoding: Encoding,
+    /// How many registered before it.
+    pub number: u64,
+    pub contact: T,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Members<T> {
+    members: Slab<Member<T>>,
+    by_handle: HashMap<Arc<str>, u32>,
+    ring: BTreeMap<u64, u32>,
+}
+
+impl<T> Members<T> {
+    pub(super) fn new() -> Members<T> {
+        Members {
+            members: Slab::new(),
+            by_handle: HashMap::new(),
+            ring: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Option<&Member<T>> {
+        self.members.get(slot as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Member<T>> {
+        self.members.get_mut(slot as usize)
+    }
+
+    pub(super) fn by_handle(&self, handle: &str) -> Option<u32> {
+        self.by_handle.get(handle).copied()
+    }
+
+    /// Gives a newcomer a slot; its handle and number are nobody else's. It is not in the ring yet.
+    pub(super) fn insert(&mut self, member: Member<T>) -> u32 {
+        let handle = member.handle.clone();
+        let slot = self.members.insert(member) as u32;
+        let former = self.by_handle.insert(handle, slot);
+        assert!(former.is_none(), "a handle has one member");
+        slot
+    }
+
+    /// Puts a member into the ring, at its place.
+    pub(super) fn admit(&mut self, slot: u32) {
+        self.ring.insert(self[slot].number, slot);
+    }
+
+    pub(super) fn is_in_ring(&self, slot: u32) -> bool {
+        self.get(slot)
+            .is_some_and(|member| self.ring.contains_key(&member.number))
+    }
+
+    pub(super) fn remove(&mut self, slot: u32) -> Member<T> {
+        let member = self.members.remove(slot as usize);
+        self.by_handle.remove(&member.handle);
+        self.ring.remove(&member.number);
+        member
+    }
+
+    pub(super) fn ring_len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Who stands before the place `number` in the ring: its neighbour. `None` when the ring is empty.
+    pub(super) fn before(&self, number: u64) -> Option<u32> {
+        let before = self.ring.range(..number).next_back();
+        let (_, slot) = before.or_else(|| self.ring.last_key_value())?;
+        Some(*slot)
+    }
+
+    /// Who stands after the place `number`: whose neighbour changes when somebody comes or goes there.
+    pub(super) fn after(&self, number: u64) -> Option<u32> {
+        let after = self.ring.range(number.saturating_add(1)..).next();
+        let (_, slot) = after.or_else(|| self.ring.first_key_value())?;
+        Some(*slot)
+    }
+
+    /// The ring in order, from the place `number` on to its end.
+    pub(super) fn ring_from(&self, number: u64) -> impl Iterator<Item = &Member<T>> {
+        self.ring.range(number..).map(|(_, slot)| &self[*slot])
+    }
+}
+
+impl<T> Index<u32> for Members<T> {
+    type Output = Member<T>;
+    fn index(&self, slot: u32) -> &Member<T> {
+        &self.members[slot as usize]
+    }
+}
+
+impl<T> IndexMut<u32> for Members<T> {
+    fn index_mut(&mut self, slot: u32) -> &mut Member<T> {
+        &mut self.members[slot as usize]
+    }
+}

@@ -1,0 +1,171 @@
+//! When it is whose turn to be pinged: everybody once an interval, and the pings spread over it.
+//!
+//! A queue in the order of the last turns. Its head has its turn as fast as the number of members asks for, so `n` members
+//! make `n` pings an interval at an even pace, however many registered at once; and at the latest an interval after its
+//! last turn, so that nobody is forgotten while the ring grows or shrinks. Who is gone is passed over.
+//!
+//! Invariants: the queue is in the order of `due`; a member stands in it once.
+
+use std::collections::VecDeque;
+
+use crate::engine::{Tick, Ticks};
+
+/// Turns taken at once, however many are due: what a tracker that restarts pings in a tick, 6,400 a second.
+pub(super) const TURNS_AT_ONCE_MAX: u32 = 64;
+
+#[derive(Debug)]
+pub(super) struct Rounds {
+    interval: Ticks,
+    queue: VecDeque<Turn>,
+    /// Saved up, in ticks times members: a turn costs an interval of them.
+    credit: u64,
+    /// Until when credit was given.
+    since: Tick,
+}
+
+/// A place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) slot: u32,
+    /// Tells the member from a later one in its slot.
+    pub(super) number: u64,
+    due: Tick,
+}
+
+impl Rounds {
+    pub(super) fn new(interval: Ticks) -> Rounds {
+        Rounds {
+            interval: Ticks(interval.0.max(1)),
+            queue: VecDeque::new(),
+            credit: 0,
+            since: Tick(0),
+        }
+    }
+
+    /// The member was heard of now, and is next an interval later.
+    pub(super) fn push(&mut self, now: Tick, slot: u32, number: u64) {
+        let due = now + self.interval;
+        self.queue.push_back(Turn { slot, number, due });
+    }
+
+    /// The member was never heard of, and is to have its turn at once. Before anybody else is in the queue.
+    pub(super) fn push_due(&mut self, now: Tick, slot: u32, number: u64) {
+        let due = now;
+        self.queue.push_back(Turn { slot, number, due });
+    }
+
+    /// Gives credit for the time since the last call, in which there were `members`. Before their number changes.
+    pub(super) fn earn(&mut self, now: Tick, members: usize) {
+        let earned = now.since(self.since).0.saturating_mul(members as u64);
+        // What was slept through is not caught up with in a burst.
+        let credit_max = self.interval.0.max(members as u64);
+        self.credit = self.credit.saturating_add(earned).min(credit_max * 2);
+        self.since = now;
+    }
+
+    /// Whose turn it is, if it is anybody's. `is_there` says which turns still count.
+    pub(super) fn next(&mut self, now: Tick, is_there: impl Fn(&Turn) -> bool) -> Option<Turn> {
+        loop {
+            let turn = *self.queue.front()?;
+            if !is_there(&turn) {
+                self.queue.pop_front();
+            } else if turn.due <= now || self.credit >= self.interval.0 {
+                self.credit = self.credit.saturating_sub(self.interval.0);
+                return self.queue.pop_front();
+            } else {
+                return None;
+            }
+        }
+    }
+
+    /// When the next turn is, with so many members; `None` while there are none.
+    pub(super) fn next_at(&self, now: Tick, members: usize) -> Option<Tick> {
+        let due = self.queue.front()?.due;
+        let missing = self.interval.0.saturating_sub(self.credit);
+        let paid = now + Ticks(missing.div_ceil(members.max(1) as u64));
+        Some(due.min(paid).max(now + Ticks(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the rounds of `joined` members, who registered in these ticks, and tells in which ticks each was pinged.
+    fn run(interval: u64, joined: &[u64], until: u64) -> Vec<Vec<u64>> {
+        let mut rounds = Rounds::new(Ticks(interval));
+        let mut pinged = vec![Vec::new(); joined.len()];
+        let (mut members, mut wake) = (0, None);
+        for tick in 0..until {
+            let now = Tick(tick);
+            for (slot, _) in joined.iter().enumerate().filter(|(_, at)| **at == tick) {
+                rounds.earn(now, members);
+                members += 1;
+                rounds.push(now, slot as u32, slot as u64);
+                wake = rounds.next_at(now, members);
+            }
+            if wake.is_some_and(|at| at <= now) {
+                rounds.earn(now, members);
+                for _ in 0..TURNS_AT_ONCE_MAX {
+                    let Some(turn) = rounds.next(now, |_| true) else {
+                        break;
+                    };
+                    pinged[turn.slot as usize].push(tick);
+                    rounds.push(now, turn.slot, turn.number);
+                }
+                wake = rounds.next_at(now, members);
+            }
+        }
+        pinged
+    }
+
+    #[test]
+    fn a_member_is_pinged_once_an_interval() {
+        assert_eq!(run(2000, &[5], 9000), [[2005, 4005, 6005, 8005]]);
+    }
+
+    #[test]
+    fn ten_thousand_at_once_are_spread_over_the_interval() {
+        let pinged = run(2000, &vec![3; 10_000], 12_000);
+        let mut per_second = [0_u32; 120];
+        for ticks in &pinged {
+            // Never more than an interval, and a tick for the rounding, without one.
+            let since = std::iter::once(&3).chain(ticks);
+            let gap = since.zip(ticks).map(|(a, b)| b - a).max();
+            assert!(gap.is_some_and(|gap| gap <= 2001), "{ticks:?}");
+            assert!((5..=6).contains(&ticks.len()), "{ticks:?}");
+            ticks
+                .iter()
+                .for_each(|t| per_second[*t as usize / 100] += 1);
+        }
+        let mean = 10_000 / 20;
+        assert!(per_second.iter().all(|n| *n <= mean + 10), "{per_second:?}");
+    }
+
+    /// A crowd that comes just before somebody's turn does not push it back.
+    #[test]
+    fn nobody_waits_longer_because_others_come() {
+        for crowd_at in [1, 500, 1990, 2100, 3999] {
+            let joined = [&[0_u64; 10][..], &vec![crowd_at; 3000]].concat();
+            for ticks in &run(2000, &joined, 10_000)[..10] {
+                let since = std::iter::once(&0).chain(ticks);
+                let gap = since.zip(ticks).map(|(a, b)| b - a).max();
+                assert!(gap.is_some_and(|gap| gap <= 2001), "{crowd_at}: {ticks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_gone_costs_nothing_and_who_is_due_is_first() {
+        let mut rounds = Rounds::new(Ticks(100));
+        rounds.push_due(Tick(0), 3, 3);
+        rounds.push(Tick(0), 1, 1);
+        rounds.push(Tick(0), 2, 2);
+        let slot = |turn: Option<Turn>| turn.map(|turn| turn.slot);
+        assert_eq!(rounds.next_at(Tick(0), 3), Some(Tick(1)));
+        assert_eq!(slot(rounds.next(Tick(1), |_| true)), Some(3));
+        assert_eq!(slot(rounds.next(Tick(1), |_| true)), None);
+        assert_eq!(slot(rounds.next(Tick(100), |turn| turn.slot != 1)), Some(2));
+        assert_eq!(rounds.next_at(Tick(100), 0), None);
+    }
+}
