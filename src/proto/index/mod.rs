@@ -8,9 +8,11 @@
 //!   [`batch`]: a service that makes a few calls and nothing else.
 
 pub mod batch;
+pub mod catalog;
 pub mod client;
 pub mod exchange;
 pub mod fields;
 mod lines;
 pub mod reply;
 pub mod wire;
+mod words;
