@@ -100,6 +100,11 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// Different words that are searched for.
+    pub fn words(&self) -> usize {
+        self.wanted.len()
+    }
+
     /// What it found, best first, once it is through.
     pub fn hits(&self) -> impl Iterator<Item = FileNo> {
         self.best.iter().map(|(_, file)| *file)
