@@ -164,8 +164,8 @@ impl IndexServer {
         let (account, act) = self.act_of(cx, request)?;
         self.check_room(&act)?;
         let now = cx.now();
-        let proved = |proof: &Box<Proof>| proof.holds(act.id(), account);
-        let proved = conn.proof.as_ref().is_some_and(proved);
+        let proved = |proof: &Proof| proof.holds(act.id(), account);
+        let proved = conn.proof.as_deref().is_some_and(proved);
         // The registration whose password it has to be; a new user has none yet.
         let slot = match act {
             Act::Register { .. } => self.registry.slot_of_user(account.user),
