@@ -7,6 +7,7 @@ mod demo;
 mod dht;
 mod load;
 mod overlay;
+mod index;
 mod print;
 mod prompt;
 mod ring;
@@ -50,6 +51,11 @@ enum Command {
         #[command(subcommand)]
         command: ring::Command,
     },
+    /// The index server and file sharing: run a server, or ask one
+    Index {
+        #[command(subcommand)]
+        command: index::Command,
+    },
     /// Many nodes on loopback under load: does everything hold that was promised?
     Stress {
         #[command(subcommand)]
@@ -83,6 +89,7 @@ pub fn run() -> ExitCode {
         Command::Dht { command } => command.run(),
         Command::Overlay { command } => command.run(),
         Command::Ring { command } => command.run(),
+        Command::Index { command } => command.run(),
         Command::Stress { command } => command.run(),
         Command::Load { command } => command.run(),
         Command::Demo(demo) => demo.run(),

@@ -3,3 +3,4 @@
 pub mod dht;
 pub mod overlay;
 pub mod ring;
+pub mod index;

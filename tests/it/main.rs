@@ -8,6 +8,7 @@ mod allocations;
 mod cli;
 mod durable;
 mod echo;
+mod index;
 mod layers;
 mod limits;
 mod load;

@@ -3,6 +3,7 @@
 pub(super) mod dht;
 pub(super) mod overlay;
 pub(super) mod ring;
+mod index;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(super) enum Command {
     Overlay(overlay::OverlayArgs),
     /// A tracker and its ring, of which some are killed; exits 1 when somebody who could complete did not, or the ring does not close
     Ring(ring::RingArgs),
+    /// An index server with many peers and searches, and a kill -9; exits 1 when a result is wrong or a registration lost
+    Index(index::IndexArgs),
 }
 
 impl Command {
@@ -39,6 +42,7 @@ impl Command {
             Command::Dht(args) => args.run(),
             Command::Overlay(args) => args.run(),
             Command::Ring(args) => args.run(),
+            Command::Index(args) => args.run(),
         }
     }
 }
