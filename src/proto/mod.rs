@@ -1,3 +1,4 @@
 //! The protocols: codecs as pure functions of bytes, peers as state machines on the [`crate::engine`].
 
 pub mod dht;
+pub mod index;
