@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use thiserror::Error;
 
 use super::fields::{FileLine, Invalid, PeerId, Sha1, SizeMb, check_name, check_user, decimal};
-use super::wire::{Fault, Frame, FrameOut, Kind, Lines};
+use super::lines::Lines;
+use super::wire::{Fault, Frame, FrameOut, Kind};
 
 /// The first line of REGISTER's OK; the original client reads the id on the second.
 pub const REGISTER_OK: &str = "REGISTER_OK";

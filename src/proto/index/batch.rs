@@ -1,0 +1,98 @@
+//! Calls to the index server and nothing else: what the program's commands run.
+
+use std::net::SocketAddrV4;
+
+use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
+
+use super::client::{self, Failure, Host, Patience, Session, SessionTimer};
+use super::exchange::{Answer, Call};
+
+/// A service that makes calls one after the other and then stops its driver.
+#[derive(Debug)]
+pub struct Batch {
+    session: Session<usize>,
+    results: Vec<Option<Result<Answer, Failure>>>,
+}
+
+impl Batch {
+    pub fn new(server: SocketAddrV4, patience: Patience) -> Batch {
+        Batch {
+            session: Session::new(server, patience),
+            results: Vec::new(),
+        }
+    }
+
+    /// Makes these calls and stops.
+    pub fn begin(&mut self, hub: &mut Hub<Batch>, calls: Vec<Call>) {
+        self.results = vec![None; calls.len()];
+        for (number, call) in calls.into_iter().enumerate() {
+            client::ask(self, hub, number, call);
+        }
+        self.stop_when_done(hub);
+    }
+
+    /// What came of each call, in their order; `None` for those not answered when the driver was stopped.
+    pub fn into_results(self) -> Vec<Option<Result<Answer, Failure>>> {
+        self.results
+    }
+
+    fn stop_when_done(&mut self, hub: &mut Hub<Batch>) {
+        if self.session.calls() == 0 {
+            client::hang_up(self, hub);
+            hub.stop();
+        }
+    }
+}
+
+impl Host for Batch {
+    type Tag = usize;
+
+    fn session(&mut self) -> &mut Session<usize> {
+        &mut self.session
+    }
+
+    fn conn() {}
+
+    fn timer(timer: SessionTimer) -> SessionTimer {
+        timer
+    }
+
+    fn on_answer(&mut self, hub: &mut Hub<Self>, number: usize, result: Result<Answer, Failure>) {
+        self.results[number] = Some(result);
+        self.stop_when_done(hub);
+    }
+}
+
+impl Service for Batch {
+    type Conn = ();
+    type Note = ();
+    type Timer = SessionTimer;
+    type Job = NoJob;
+    type Done = ();
+
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
+        // Nobody is to connect here.
+        cx.close();
+    }
+
+    fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {
+        client::dialled(self, cx);
+    }
+
+    fn on_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        (): &mut (),
+        bytes: Input<'_>,
+    ) -> Result<Step, Violation> {
+        client::input(self, cx, bytes)
+    }
+
+    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, (): (), end: End) {
+        client::ended(self, hub, id, end);
+    }
+
+    fn on_timer(&mut self, hub: &mut Hub<Self>, timer: SessionTimer) {
+        client::fire(self, hub, timer);
+    }
+}
