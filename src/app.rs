@@ -13,6 +13,9 @@ use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, Write, Written};
 use crate::store::{Change, Store, StoreError, Table};
 
+#[cfg(feature = "net")]
+pub mod transfer;
+
 /// Where the entries of a DHT node are kept: key = the 20 bytes of the id, big-endian, so that the
 /// store's order is the ring's.
 const ENTRIES: Table = Table::new("dht-entries");

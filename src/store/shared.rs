@@ -79,6 +79,42 @@ impl SharedFile {
     }
 }
 
+/// A file that was opened and is the one that was hashed.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    stamp: Stamp,
+}
+
+impl OpenFile {
+    /// Reads `length` bytes into `bytes`, all of them or none.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not what was hashed any more.
+    pub fn read(&self, offset: u64, length: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+        bytes.clear();
+        bytes.reserve_exact(length);
+        while bytes.len() < length {
+            let at = offset + bytes.len() as u64;
+            if pread(&self.file, spare_capacity(bytes), at)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        // What was reserved may be more than was asked for.
+        bytes.truncate(length);
+        // After the read: a write before it has moved the time of the last change.
+        self.check()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if is_same(&self.file, &self.stamp)? {
+            Ok(())
+        } else {
+            Err(io::Error::other("the file has changed"))
+        }
+    }
+}
+
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Scan {
@@ -122,13 +158,13 @@ impl SharedDir {
     ///
     /// # Errors
     /// When it is gone, no longer a file that is shared, or not what was hashed.
-    pub fn open_file(&self, file: &SharedFile) -> io::Result<File> {
-        let opened = self.open_regular(&file.path)?;
-        if is_same(&opened, &file.stamp)? {
-            Ok(opened)
-        } else {
-            Err(io::Error::other("the file has changed"))
-        }
+    pub fn open_file(&self, file: &SharedFile) -> io::Result<OpenFile> {
+        let open = OpenFile {
+            file: self.open_regular(&file.path)?,
+            stamp: file.stamp,
+        };
+        open.check()?;
+        Ok(open)
     }
 
     /// Walks the directory and hashes what is new or changed since `before`. `progress` is called as often as the
@@ -331,7 +367,7 @@ impl Scan {
 }
 
 /// Whether an open file is what `stamp` says.
-pub fn is_same(file: &File, stamp: &Stamp) -> io::Result<bool> {
+fn is_same(file: &File, stamp: &Stamp) -> io::Result<bool> {
     Ok(Stamp::of(&fstat(file)?) == *stamp)
 }
 

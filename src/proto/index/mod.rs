@@ -6,6 +6,7 @@
 //! - [`exchange`]: one call to the server from the asking side; pure.
 //! - [`client`]: a session with the server on a service's connection: calls, and staying online;
 //!   [`batch`]: a service that makes a few calls and nothing else.
+//! - [`sharer`]: a peer that shares files; [`transfer`]: DOWNLOAD, from both sides.
 
 pub mod batch;
 pub mod client;
@@ -13,4 +14,6 @@ pub mod exchange;
 pub mod fields;
 mod lines;
 pub mod reply;
+pub mod sharer;
+pub mod transfer;
 pub mod wire;
