@@ -18,4 +18,5 @@ mod ring_cli;
 mod ring_support;
 mod rings;
 mod support;
+mod transfer_speed;
 mod wire;

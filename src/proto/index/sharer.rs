@@ -14,9 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use crate::engine::{
-    ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, TimerId, Violation,
-};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, TimerId, Violation};
 
 use super::client::{self, Failure, Host, Patience, Presence, Session, SessionTimer, Stay};
 use super::exchange::{Answer, Call, Credentials};

@@ -410,7 +410,10 @@ impl Fetcher {
             let holders = &self.holders;
             let since = |range| {
                 let asked = holders.iter().flat_map(|h| &h.asked);
-                asked.filter(|(of, _)| *of == range).map(|(_, at)| *at).min()
+                asked
+                    .filter(|(of, _)| *of == range)
+                    .map(|(_, at)| *at)
+                    .min()
             };
             let Some(range) = self.plan.next(holder, now, since) else {
                 return;
@@ -590,7 +593,9 @@ impl Fetcher {
                 }
             }
             Verdict::Reference => {
-                log::warn!("the SHA-1 is wrong: one holder is asked for the whole, to see who lied");
+                log::warn!(
+                    "the SHA-1 is wrong: one holder is asked for the whole, to see who lied"
+                );
             }
         }
         self.phase = Phase::Fetch;

@@ -11,7 +11,7 @@
 //!   reference is.
 //!
 //! Each wrong file thus costs one holder, and no honest holder is ever taken for a liar; with one honest holder left, the
-//! file gets right. It costs at most one more transfer of the file for each liar.
+//! file gets right. A liar costs one more transfer of the file, and two when it was the reference.
 //!
 //! A holder that is much slower than the others loses its last ranges to them once they have nothing left to do.
 //!
@@ -221,9 +221,7 @@ impl Plan {
         let candidates = (0..self.pieces.len()).filter(|range| {
             let piece = self.pieces[*range];
             let asked = piece.asked.count_ones();
-            piece.is_missing()
-                && (1..ASKED_MAX).contains(&asked)
-                && piece.asked & bit(holder) == 0
+            piece.is_missing() && (1..ASKED_MAX).contains(&asked) && piece.asked & bit(holder) == 0
         });
         let with_time = candidates.filter_map(|range| Some((asked_at(range)?, range)));
         with_time
@@ -238,9 +236,8 @@ impl Plan {
             self.reference = self.choose_reference();
         }
         let reference = self.reference.as_mut().filter(|r| r.holder == holder)?;
-        let wanted = |piece: &Piece| {
-            (piece.vouched | piece.asked) & bit(holder) == 0 && !piece.storing
-        };
+        let wanted =
+            |piece: &Piece| (piece.vouched | piece.asked) & bit(holder) == 0 && !piece.storing;
         let from = reference.cursor;
         let found = self.pieces[from..].iter().position(wanted);
         reference.cursor = found.map_or(self.pieces.len(), |at| from + at);
@@ -282,7 +279,9 @@ impl Plan {
     /// The bytes of a range came after so long. False when they are not wanted: another holder was faster.
     pub fn received(&mut self, holder: usize, range: usize, took: Ticks) -> bool {
         let known = &mut self.holders[holder];
-        let pace = known.pace.map_or(took, |pace| Ticks((pace.0 * 3 + took.0) / 4));
+        let pace = known
+            .pace
+            .map_or(took, |pace| Ticks((pace.0 * 3 + took.0) / 4));
         known.pace = Some(pace);
         let is_reference = self.reference.is_some_and(|r| r.holder == holder);
         let piece = &mut self.pieces[range];
@@ -321,7 +320,10 @@ impl Plan {
         }
         if let Some(reference) = &mut self.reference {
             // Its own piece, or another's bytes in the place of its own.
-            let (had, has) = (before & bit(reference.holder), piece.vouched & bit(reference.holder));
+            let (had, has) = (
+                before & bit(reference.holder),
+                piece.vouched & bit(reference.holder),
+            );
             reference.vouches += usize::from(has > had);
             reference.vouches -= usize::from(has < had);
         }
