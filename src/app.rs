@@ -3,6 +3,8 @@
 //! A protocol knows no store. What it wants kept is a [`Durable`] write here, which the [`Committer`], the worker of a
 //! durable node, turns into commits.
 
+pub mod index;
+
 use std::marker::PhantomData;
 
 use bytes::Bytes;

@@ -5,6 +5,7 @@
 mod addr;
 mod demo;
 mod dht;
+mod index;
 mod print;
 mod prompt;
 mod stress;
@@ -37,6 +38,11 @@ enum Command {
         #[command(subcommand)]
         command: dht::Command,
     },
+    /// The index server and file sharing: run a server, or ask one
+    Index {
+        #[command(subcommand)]
+        command: index::Command,
+    },
     /// Many nodes on loopback under load: does everything hold that was promised?
     Stress {
         #[command(subcommand)]
@@ -63,6 +69,7 @@ pub fn run() -> ExitCode {
     }
     let result = match cli.command {
         Command::Dht { command } => command.run(),
+        Command::Index { command } => command.run(),
         Command::Stress { command } => command.run(),
         Command::Demo(demo) => demo.run(),
     };

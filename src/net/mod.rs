@@ -53,13 +53,19 @@ pub struct Reactor<S: Service> {
     events: Events,
     sockets: Sockets,
     listeners: Vec<Listener>,
-    worker: Option<Worker<S::Job, S::Done>>,
+    workers: Vec<Lane<S>>,
     signals: Option<Signals>,
     clock: Clock,
     waker: Arc<Waker>,
     stop_asked: Arc<AtomicBool>,
     calls: Calls<S>,
     shutdowns: u32,
+}
+
+/// A worker thread and the jobs that are its.
+struct Lane<S: Service> {
+    takes: fn(&S::Job) -> bool,
+    worker: Worker<S::Job, S::Done>,
 }
 
 /// Asks a running [`Reactor`] to leave, from another thread.
@@ -95,7 +101,7 @@ impl<S: Service> Reactor<S> {
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
             listeners: Vec::new(),
-            worker: None,
+            workers: Vec::new(),
             signals: None,
             clock,
             waker,
@@ -126,7 +132,18 @@ impl<S: Service> Reactor<S> {
         &mut self,
         work: impl Work<Job = S::Job, Done = S::Done>,
     ) -> io::Result<()> {
-        self.worker = Some(Worker::start(work, self.waker.clone())?);
+        self.start_worker_for(|_| true, work)
+    }
+
+    /// Starts a worker thread for the jobs that `takes` names, so that quick ones do not wait behind slow ones. Where
+    /// several take a job, the one with the fewest gets it. Order is kept among the jobs of one thread.
+    pub fn start_worker_for(
+        &mut self,
+        takes: fn(&S::Job) -> bool,
+        work: impl Work<Job = S::Job, Done = S::Done>,
+    ) -> io::Result<()> {
+        let worker = Worker::start(work, self.waker.clone())?;
+        self.workers.push(Lane { takes, worker });
         Ok(())
     }
 
@@ -238,8 +255,8 @@ impl<S: Service> Reactor<S> {
     }
 
     fn take_done(&mut self) -> io::Result<()> {
-        if let Some(worker) = &self.worker {
-            worker.take_done(|done| self.node.job_done(done))?;
+        for lane in &mut self.workers {
+            lane.worker.take_done(|done| self.node.job_done(done))?;
         }
         self.calls.run(&mut self.node);
         if self.stop_asked.swap(false, Ordering::Acquire) {
@@ -265,12 +282,13 @@ impl<S: Service> Reactor<S> {
 
     fn hand_out_jobs(&mut self) -> io::Result<()> {
         for job in self.node.take_jobs() {
-            let Some(worker) = &self.worker else {
+            let takers = self.workers.iter_mut().filter(|lane| (lane.takes)(&job));
+            let Some(lane) = takers.min_by_key(|lane| lane.worker.under_way()) else {
                 return Err(io::Error::other(
                     "the service has jobs and the reactor no worker",
                 ));
             };
-            worker.submit(job)?;
+            lane.worker.submit(job)?;
         }
         Ok(())
     }

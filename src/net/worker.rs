@@ -1,4 +1,4 @@
-//! The worker thread: does what would block the loop, in groups.
+//! A worker thread: does what would block the loop, in groups.
 //!
 //! It takes everything that came in while it was busy as one group, so the more writes there are, the more of
 //! them share one commit. Order is kept; every job comes back exactly once.
@@ -19,6 +19,7 @@ pub(super) struct Worker<J, D> {
     /// `None` only while it is dropped. How many jobs are queued is bounded by the engine (`jobs_max`).
     jobs: Option<Sender<J>>,
     done: Receiver<Vec<D>>,
+    under_way: usize,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -39,11 +40,18 @@ impl<J, D> Worker<J, D> {
         Ok(Worker {
             jobs: Some(jobs),
             done,
+            under_way: 0,
             thread: Some(thread),
         })
     }
 
-    pub(super) fn submit(&self, job: J) -> io::Result<()> {
+    /// Jobs handed in and not taken back.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    pub(super) fn submit(&mut self, job: J) -> io::Result<()> {
+        self.under_way += 1;
         let sent = self
             .jobs
             .as_ref()
@@ -51,10 +59,13 @@ impl<J, D> Worker<J, D> {
         sent.then_some(()).ok_or_else(gone)
     }
 
-    pub(super) fn take_done(&self, mut each: impl FnMut(D)) -> io::Result<()> {
+    pub(super) fn take_done(&mut self, mut each: impl FnMut(D)) -> io::Result<()> {
         loop {
             match self.done.try_recv() {
-                Ok(group) => group.into_iter().for_each(&mut each),
+                Ok(group) => {
+                    self.under_way -= group.len();
+                    group.into_iter().for_each(&mut each);
+                }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(gone()),
             }

@@ -3,17 +3,25 @@
 //! Where to look:
 //! - [`fields`]: the values that messages are made of, each with the one way it is written.
 //! - [`wire`]: the bytes of frames and requests; [`reply`]: those of answers.
+//! - [`server`]: the index server; [`catalog`]: who shares what, searched by words; [`record`]: what outlives it;
+//!   `registry`: who is online and where; `guard`: lock-outs, quotas, the line before the hashing threads.
 //! - [`exchange`]: one call to the server from the asking side; pure.
 //! - [`client`]: a session with the server on a service's connection: calls, and staying online;
 //!   [`batch`]: a service that makes a few calls and nothing else.
 //! - [`sharer`]: a peer that shares files; [`transfer`]: DOWNLOAD, from both sides.
 
 pub mod batch;
+pub mod catalog;
 pub mod client;
 pub mod exchange;
 pub mod fields;
+mod guard;
 mod lines;
+pub mod record;
+mod registry;
 pub mod reply;
+pub mod server;
 pub mod sharer;
 pub mod transfer;
 pub mod wire;
+mod words;

@@ -29,6 +29,9 @@ const REQUEST_BYTES_MAX: usize = 1024;
 /// A requester that was online is believed to be for this long.
 const ONLINE_FOR: Ticks = Ticks::from_secs(60);
 
+/// The KO to a requester that is not online; ours log in again.
+pub const NOT_ONLINE: &str = "your id is not online at the index";
+
 /// Requesters that are remembered; beyond, all are forgotten and asked for anew.
 const ONLINE_MAX: usize = 65_536;
 
@@ -390,7 +393,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         let verdict = match result {
             Ok(Answer::Peers(peers)) => {
                 let online = peers.iter().any(|peer| peer.id == requester && peer.online);
-                online.then_some(()).ok_or("your id is not online")
+                online.then_some(()).ok_or(NOT_ONLINE)
             }
             // It knows no question for a single peer.
             Err(Failure::Refused(_)) if matches!(tag, Tag::Online(_)) => {

@@ -30,6 +30,7 @@ use crate::proto::index::client::{self, Host, Patience, Presence, Session, Sessi
 use crate::proto::index::exchange::Answer;
 use crate::proto::index::fields::{PeerId, Sha1};
 use crate::proto::index::reply::{Sending, Unanswered, granted};
+use crate::proto::index::sharer::NOT_ONLINE;
 use crate::proto::index::wire::{Frame, HEADER_BYTES, Kind, Range, Request};
 
 use super::RANGE_BYTES;
@@ -61,6 +62,9 @@ const REDIAL: Ticks = Ticks::from_millis(250);
 
 /// A holder that says nothing for this long after it was asked is lost. It may have to ask the index about us first.
 const SILENCE: Ticks = Ticks::from_secs(20);
+
+/// How long a login may take, before a holder that asked for it is asked again.
+const LOGIN: Ticks = Ticks::from_secs(1);
 
 /// At the end, the logout may take this long.
 const LEAVE: Ticks = Ticks::from_secs(3);
@@ -199,6 +203,8 @@ enum Link {
 struct Holder {
     link: Link,
     losses: u32,
+    /// It said that we are not online, and we logged in once more.
+    logged_in_for: bool,
     /// What it owes, oldest first, and since when.
     asked: VecDeque<(usize, Tick)>,
     /// When it sent the last range.
@@ -267,6 +273,7 @@ impl Fetcher {
         let holders = wanted.sources.iter().map(|source| Holder {
             link: Link::Idle,
             losses: 0,
+            logged_in_for: false,
             asked: VecDeque::new(),
             last: Tick(0),
             length: None,
@@ -501,6 +508,7 @@ impl Fetcher {
                         let until = hub.now() + Ticks::from_secs(secs.min(60));
                         self.hang_up(hub, holder, Link::Lost { until });
                     }
+                    None if refusal.text == NOT_ONLINE && self.log_in_again(hub, holder) => {}
                     None => self.drop(hub, holder, Why::Refused(refusal.text)),
                 }
                 return Ok(());
@@ -524,6 +532,20 @@ impl Fetcher {
         Ok(())
     }
 
+    /// Another process of our user has logged out: we log in once more for each holder that says so.
+    fn log_in_again(&mut self, hub: &mut Hub<Fetcher>, holder: usize) -> bool {
+        let Some(stay) = self.stay.clone() else {
+            return false;
+        };
+        if std::mem::replace(&mut self.holders[holder].logged_in_for, true) {
+            return false;
+        }
+        let until = hub.now() + LOGIN;
+        self.hang_up(hub, holder, Link::Lost { until });
+        client::stay_online(self, hub, stay);
+        true
+    }
+
     /// A range is there.
     fn range(&mut self, hub: &mut Hub<Fetcher>, holder: usize) {
         let now = hub.now();
@@ -540,6 +562,7 @@ impl Fetcher {
         it.deeds.bytes += bytes.len() as u64;
         if self.plan.received(holder, range, took) {
             for slow in self.plan.others_asked(range) {
+                log::info!("{}: {}", self.holders[slow].deeds.source.addr, Why::Slow);
                 self.holders[slow].deeds.dropped = Some(Why::Slow);
                 self.hang_up(hub, slow, Link::Slow);
             }

@@ -1,0 +1,113 @@
+//! `peerloop index`: the index server, and what is asked of one.
+
+mod account;
+pub(super) mod credentials;
+mod download;
+mod query;
+mod server;
+mod share;
+mod shell;
+pub(super) mod table;
+
+use std::net::SocketAddrV4;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use peerloop::engine::{Limits, Ticks};
+use peerloop::net::Reactor;
+use peerloop::proto::index::batch::Batch;
+use peerloop::proto::index::client::{Failure, Patience};
+use peerloop::proto::index::exchange::{Answer as Told, Call};
+use peerloop::proto::index::wire::FRAME_BYTES_MAX;
+
+use super::Answer;
+use super::addr::resolve;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Run an index server
+    Server(server::ServerArgs),
+    /// Register a user without files; prints the id
+    Register(account::AccountCommand),
+    /// Log a registered user in for the time of one keep-alive
+    Login(account::LoginCommand),
+    /// Log a user out
+    Logout(account::AccountCommand),
+    /// Find files by the words of their names; exits 1 when there is none
+    Search(query::SearchArgs),
+    /// List the peers of a server
+    Peers(query::PeersArgs),
+    /// List what a peer shares
+    Browse(query::BrowseArgs),
+    /// Share a directory: its first line on stdout is `listening IP:PORT`
+    Share(share::ShareArgs),
+    /// Download a file from all peers that have it; exits 1 when nobody who is online has it
+    Download(download::DownloadArgs),
+    /// A prompt for the commands above; without a terminal, one command a line from stdin
+    Shell(shell::ShellArgs),
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<Answer> {
+        match self {
+            Command::Server(args) => args.run(),
+            Command::Register(args) => args.register(),
+            Command::Login(args) => args.run(),
+            Command::Logout(args) => args.logout(),
+            Command::Search(args) => args.run(),
+            Command::Peers(args) => args.run(),
+            Command::Browse(args) => args.run(),
+            Command::Share(args) => args.run(),
+            Command::Download(args) => args.run(),
+            Command::Shell(args) => args.run(),
+        }
+    }
+}
+
+/// The server that is asked.
+#[derive(Args, Clone, Copy)]
+pub(super) struct ServerAt {
+    /// The index server
+    #[arg(long = "server", value_name = "IP:PORT", value_parser = resolve)]
+    pub(super) addr: SocketAddrV4,
+    /// Give up when it is silent or busy for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) timeout: u64,
+}
+
+impl ServerAt {
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            answer: Ticks::from_secs(self.timeout.min(30)),
+            call: Ticks::from_secs(self.timeout),
+        }
+    }
+
+    /// Makes one call.
+    pub(super) fn ask(&self, call: Call) -> Result<Told> {
+        Ok(self.try_ask(call)??)
+    }
+
+    /// The same, for who tells a refusal from an error.
+    pub(super) fn try_ask(&self, call: Call) -> Result<Result<Told, Failure>> {
+        let batch = Batch::new(self.addr, self.patience());
+        let mut reactor = Reactor::new(batch, client_limits())?;
+        reactor
+            .node()
+            .with(|batch, hub| batch.begin(hub, vec![call]));
+        reactor.run()?;
+        let results = reactor.into_service().into_results();
+        let result = results.into_iter().next().flatten();
+        result.context("interrupted")
+    }
+}
+
+/// What a service needs that takes whole frames.
+pub(super) fn client_limits() -> Limits {
+    let limits = Limits::default();
+    Limits {
+        input_bytes_max: limits.read_bytes_per_turn + FRAME_BYTES_MAX,
+        ..limits
+    }
+}

@@ -1,0 +1,242 @@
+//! Who a user is to an index server: name, password and id, kept in a file that only the user can read.
+//!
+//! A password comes, in this order, from `--password-file`, from PEERLOOP_PASSWORD, from the file of an earlier run, or
+//! from a prompt without echo. Never from the command line, which every user of the machine can read.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::net::SocketAddrV4;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use serde::{Deserialize, Serialize};
+
+use peerloop::proto::index::exchange::Credentials;
+use peerloop::proto::index::fields::{PeerId, check_password, check_user};
+
+const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
+
+#[derive(Args, Clone)]
+pub(in crate::cli) struct UserArgs {
+    /// The user [default: the one of an earlier run, or $USER]
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) user: Option<String>,
+    /// Read the password from this file (its first line), instead of PEERLOOP_PASSWORD or a prompt
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) password_file: Option<PathBuf>,
+    /// Where name, password and id are kept [default: under $XDG_STATE_HOME/peerloop, by server and user]
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) credentials: Option<PathBuf>,
+}
+
+/// What the file holds.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    server: SocketAddrV4,
+    user: String,
+    password: String,
+    id: Option<String>,
+}
+
+/// A user of a server.
+pub(in crate::cli) struct Identity {
+    path: PathBuf,
+    server: SocketAddrV4,
+    who: Arc<Credentials>,
+    /// Once it is registered.
+    pub(in crate::cli) id: Option<PeerId>,
+}
+
+impl UserArgs {
+    /// What is known of the user at `server`; asks for what is missing.
+    pub(in crate::cli) fn identity(&self, server: SocketAddrV4) -> Result<Identity> {
+        let user = match &self.user {
+            Some(user) => user.clone(),
+            None => self.usual_user()?,
+        };
+        check_user(&user).with_context(|| format!("--user {user:?}"))?;
+        let path = match &self.credentials {
+            Some(path) => path.clone(),
+            None => state_dir()?.join(format!("index-{server}-{}.json", file_safe(&user))),
+        };
+        let kept = read(&path)?.filter(|kept| kept.server == server && kept.user == user);
+        let (known, id) = match kept {
+            None => (None, None),
+            Some(kept) => {
+                let id = kept.id.as_deref().map(str::parse).transpose();
+                let id = id.with_context(|| format!("the id in {}", path.display()))?;
+                (Some(kept.password), id)
+            }
+        };
+        let password = match self.given_password()? {
+            Some(password) => password,
+            None => match known {
+                Some(password) => password,
+                None => prompt(&user)?,
+            },
+        };
+        check_password(&password)?;
+        let who = Arc::new(Credentials { user, password });
+        Ok(Identity {
+            path,
+            server,
+            who,
+            id,
+        })
+    }
+
+    fn usual_user(&self) -> Result<String> {
+        if let Some(path) = &self.credentials
+            && let Some(kept) = read(path)?
+        {
+            return Ok(kept.user);
+        }
+        std::env::var("USER").context("no user: give one with --user NAME")
+    }
+
+    fn given_password(&self) -> Result<Option<String>> {
+        if let Some(path) = &self.password_file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            return Ok(Some(text.lines().next().unwrap_or_default().to_owned()));
+        }
+        Ok(std::env::var(PASSWORD_VARIABLE).ok())
+    }
+}
+
+impl Identity {
+    /// A user that nobody chose, for who only downloads: the one of an earlier run, or a new one with a password that
+    /// nobody has to know.
+    pub(in crate::cli) fn guest(server: SocketAddrV4, path: Option<PathBuf>) -> Result<Identity> {
+        let path = match path {
+            Some(path) => path,
+            None => state_dir()?.join(format!("index-{server}-guest.json")),
+        };
+        let kept = read(&path)?.filter(|kept| kept.server == server);
+        let (who, id) = match kept {
+            Some(kept) => {
+                let (user, password) = (kept.user, kept.password);
+                let id = kept.id.as_deref().map(str::parse).transpose();
+                let id = id.with_context(|| format!("the id in {}", path.display()))?;
+                (Credentials { user, password }, id)
+            }
+            None => {
+                let user = format!("guest-{:08x}", rand::random::<u32>());
+                let password = format!("{:032x}", rand::random::<u128>());
+                (Credentials { user, password }, None)
+            }
+        };
+        Ok(Identity {
+            path,
+            server,
+            who: Arc::new(who),
+            id,
+        })
+    }
+
+    pub(in crate::cli) fn who(&self) -> Arc<Credentials> {
+        self.who.clone()
+    }
+
+    /// Keeps it, readable by its user alone.
+    pub(in crate::cli) fn save(&self) -> Result<()> {
+        let kept = Kept {
+            server: self.server,
+            user: self.who.user.clone(),
+            password: self.who.password.clone(),
+            id: self.id.map(|id| id.to_string()),
+        };
+        let write = || -> io::Result<()> {
+            let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
+            if let Some(folder) = folder {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(folder)?;
+            }
+            let part = PathBuf::from(format!(
+                "{}.part-{}",
+                self.path.display(),
+                std::process::id()
+            ));
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&part)?;
+            let written = serde_json::to_writer_pretty(&file, &kept)
+                .map_err(io::Error::from)
+                .and_then(|()| file.write_all(b"\n"))
+                .and_then(|()| file.sync_all())
+                .and_then(|()| std::fs::rename(&part, &self.path));
+            if written.is_err() {
+                let _ = std::fs::remove_file(&part);
+            }
+            written
+        };
+        write().with_context(|| format!("cannot keep the credentials in {}", self.path.display()))
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Kept>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .with_context(|| format!("{} does not hold credentials", path.display())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// $XDG_STATE_HOME, or where the user has it without that variable.
+fn state_dir() -> Result<PathBuf> {
+    user_dir("XDG_STATE_HOME", ".local/state")
+        .context("no place for credentials: give --credentials FILE")
+}
+
+/// The folder of this program under a folder of the user's.
+pub(super) fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let base = match set(variable) {
+        Some(base) => PathBuf::from(base),
+        None => PathBuf::from(set("HOME").context("neither HOME nor the XDG folders are set")?)
+            .join(below_home),
+    };
+    Ok(base.join("peerloop"))
+}
+
+/// A user name as a part of a file's: what is no plain letter or digit, by its bytes.
+fn file_safe(user: &str) -> String {
+    let mut safe = String::new();
+    for byte in user.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' {
+            safe.push(byte.into());
+        } else {
+            safe += &format!("%{byte:02x}");
+        }
+    }
+    safe
+}
+
+/// Asks on the terminal, without echo.
+fn prompt(user: &str) -> Result<String> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        bail!("no password for {user}: give --password-file FILE or set {PASSWORD_VARIABLE}");
+    }
+    eprint!("password of {user}: ");
+    let before = tcgetattr(&stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    let mut line = String::new();
+    let read = stdin.lock().read_line(&mut line);
+    tcsetattr(&stdin, OptionalActions::Now, &before)?;
+    eprintln!();
+    ensure!(read? > 0, "no password was given");
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}

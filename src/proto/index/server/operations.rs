@@ -1,0 +1,743 @@
+//! Operations: what changes a registration, from the request to its answer.
+//!
+//! ```text
+//!   begin_op ─▶ (line) ─▶ hashed ─▶ change ─▶ written ─▶ apply ─▶ (work) ─▶ indexed ─▶ answer
+//!       └─ the connection has proved the password ─▲
+//! ```
+//! An operation lives in `ops` from `begin_op` to its answer, whatever becomes of its connection.
+
+use std::fmt::{self, Display, Write as _};
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use crate::engine::{ConnId, Cx, Hub, Ticks};
+
+use super::work::Work;
+use super::{Conn, IndexServer, Note, Presence, Proof, Timer, random_bytes, retry};
+use crate::proto::index::catalog::HolderNo;
+use crate::proto::index::fields::{FileLine, PeerId};
+use crate::proto::index::guard::is_counted;
+use crate::proto::index::record::{Change, Digest, Hash, Hashed, Job, Place, Record, Salt, Write};
+use crate::proto::index::registry::Registration;
+use crate::proto::index::reply::{
+    LOGIN_SUCCESS, LOGOUT_SUCCESS, REGISTER_OK, REGISTER_SUCCESS, RetryIn, UPDATE_OK,
+};
+use crate::proto::index::wire::{Account, FrameOut, Kind, Request, write_ko, write_text};
+
+/// No operation; acknowledges what nobody waits for.
+const NO_OP: u32 = u32::MAX;
+
+/// Until a change of the same user may be through.
+const BUSY: Ticks = Ticks::from_secs(1);
+
+/// Until a disk that was full may have room.
+const UNSTORED: Ticks = Ticks::from_secs(10);
+
+/// Until the end of a registration is tried again.
+const EXPIRY_AGAIN: Ticks = Ticks::from_secs(1);
+
+/// The same whatever of the three is wrong, so that nothing is learnt from it.
+const WRONG: Ko = Ko::Text("wrong user, password or id");
+
+/// What a KO says.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ko {
+    Text(&'static str),
+    /// More files than there may be of this many.
+    TooMany(usize),
+    Retry(RetryIn),
+}
+
+impl Display for Ko {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ko::Text(text) => f.write_str(text),
+            Ko::TooMany(max) => write!(f, "more than the {max} files that are allowed"),
+            Ko::Retry(retry) => retry.fmt(f),
+        }
+    }
+}
+
+fn later(why: &'static str, after: Ticks) -> Ko {
+    Ko::Retry(retry(why, after))
+}
+
+/// What is to be done once the password is known to be right.
+#[derive(Debug)]
+enum Act {
+    Register { id: PeerId, list: List },
+    Update { id: PeerId, list: List },
+    Add { id: PeerId, list: List },
+    Login { id: PeerId, place: Place },
+    Logout { id: PeerId },
+    Expire { id: PeerId },
+}
+
+/// Files as lines, as they are stored.
+#[derive(Debug)]
+struct List {
+    lines: Bytes,
+    count: usize,
+}
+
+impl List {
+    fn of(files: &[FileLine<'_>]) -> List {
+        let mut lines = String::new();
+        for file in files {
+            // Writing to a string does not fail.
+            let _ = writeln!(lines, "{file}");
+        }
+        List {
+            lines: lines.into(),
+            count: files.len(),
+        }
+    }
+}
+
+impl Act {
+    fn kind(&self) -> Kind {
+        match self {
+            Act::Register { .. } => Kind::Register,
+            Act::Update { .. } => Kind::RegisterUpdate,
+            Act::Add { .. } => Kind::RegisterAdd,
+            Act::Login { .. } => Kind::Login,
+            Act::Logout { .. } | Act::Expire { .. } => Kind::Logout,
+        }
+    }
+
+    fn id(&self) -> PeerId {
+        match self {
+            Act::Register { id, .. }
+            | Act::Update { id, .. }
+            | Act::Add { id, .. }
+            | Act::Login { id, .. }
+            | Act::Logout { id }
+            | Act::Expire { id } => *id,
+        }
+    }
+
+    fn list(&self) -> Option<&List> {
+        match self {
+            Act::Register { list, .. } | Act::Update { list, .. } | Act::Add { list, .. } => {
+                Some(list)
+            }
+            Act::Login { .. } | Act::Logout { .. } | Act::Expire { .. } => None,
+        }
+    }
+}
+
+/// An operation under way.
+#[derive(Debug)]
+pub(super) struct Op {
+    /// Who gets the answer. None for what the server does by itself.
+    conn: Option<ConnId>,
+    act: Act,
+    user: Box<str>,
+    secret: Secret,
+    /// What the password is hashed with.
+    salt: Salt,
+    /// The id whose password is tried.
+    tried: Option<PeerId>,
+    /// What a new registration is to have.
+    hashed: Option<Hashed>,
+}
+
+/// A password while it is needed; not printed.
+struct Secret(Box<str>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl IndexServer {
+    /// Takes an operation on; its answer comes later. `Err`: what refuses it at once.
+    pub(super) fn begin_op(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        conn: &mut Conn,
+        request: Request<'_>,
+    ) -> Result<(), Ko> {
+        let (account, act) = self.act_of(cx, request)?;
+        self.check_room(&act)?;
+        let now = cx.now();
+        let proved = |proof: &Box<Proof>| proof.holds(act.id(), account);
+        let proved = conn.proof.as_ref().is_some_and(proved);
+        // The registration whose password it has to be; a new user has none yet.
+        let slot = match act {
+            Act::Register { .. } => self.registry.slot_of_user(account.user),
+            _ => self.registry.slot_of_both(act.id(), account.user),
+        };
+        let tried = match (&act, slot.and_then(|slot| self.registry.get(slot))) {
+            (_, Some(found)) => Some(found.id),
+            (Act::Register { .. }, None) => None,
+            (_, None) => Some(act.id()),
+        };
+        if let Some(id) = tried {
+            self.check_lock(now, id)?;
+        }
+        if !proved {
+            if let Some(secs) = self.line.full(now, cx.rng()) {
+                let why = "too many wait to be logged in";
+                return Err(Ko::Retry(RetryIn { why, secs }));
+            }
+            if tried.is_some_and(|id| !self.lockout.begin(now, id)) {
+                return Err(later("too many tries for this id at once", BUSY));
+            }
+        }
+        let salt = match slot.and_then(|slot| self.registry.get(slot)) {
+            Some(found) => found.password.salt,
+            None => random_bytes(cx),
+        };
+        self.pending_bytes += act.list().map_or(0, |list| list.lines.len());
+        let op = self.ops.insert(Op {
+            conn: Some(cx.id()),
+            act,
+            user: account.user.into(),
+            secret: Secret(account.password.into()),
+            salt,
+            tried: tried.filter(|_| !proved),
+            hashed: None,
+        }) as u32;
+        if proved {
+            self.change(cx, op);
+        } else {
+            self.line.push(op);
+            self.hash_next(cx);
+        }
+        Ok(())
+    }
+
+    fn act_of<'a>(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        request: Request<'a>,
+    ) -> Result<(Account<'a>, Act), Ko> {
+        let source = *cx.peer().ip();
+        Ok(match request {
+            Request::Register { account, files } => {
+                if is_counted(source)
+                    && let Some(after) = self.quota.used_up(cx.now(), source)
+                {
+                    return Err(later("too many registrations from your address", after));
+                }
+                let list = List::of(&files);
+                (
+                    account,
+                    Act::Register {
+                        id: self.fresh_id(cx),
+                        list,
+                    },
+                )
+            }
+            Request::RegisterUpdate { account, id, files } => {
+                let list = List::of(&files);
+                (account, Act::Update { id, list })
+            }
+            Request::RegisterAdd { account, id, files } => {
+                let list = List::of(&files);
+                (account, Act::Add { id, list })
+            }
+            Request::Login {
+                account,
+                id,
+                ip,
+                port,
+            } => {
+                let place = Place {
+                    ip: self.shown_ip(ip, source),
+                    port: port.unwrap_or(PORT),
+                    from: source,
+                };
+                (account, Act::Login { id, place })
+            }
+            Request::Logout { account, id } => (account, Act::Logout { id }),
+            _ => return Err(Ko::Text("not an operation")),
+        })
+    }
+
+    /// 63 bits of the node's generator, which is cryptographic (ChaCha12, seeded by the system).
+    fn fresh_id(&self, hub: &mut Hub<Self>) -> PeerId {
+        loop {
+            let id = PeerId::from_bits(hub.rng().random());
+            if id.get() != 0 && self.registry.slot_of(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// A peer could name somebody else's address and have others dial that. Who comes from this machine may be
+    /// behind something that hides where from; for others the address is the one that they come from.
+    fn shown_ip(&self, claimed: Option<Ipv4Addr>, source: Ipv4Addr) -> Ipv4Addr {
+        let trusted = self.config.trust_claimed_ip || source.is_loopback();
+        claimed
+            .filter(|ip| trusted && !ip.is_unspecified())
+            .unwrap_or(source)
+    }
+
+    fn check_room(&self, act: &Act) -> Result<(), Ko> {
+        let Some(list) = act.list() else {
+            return Ok(());
+        };
+        let has = match act {
+            Act::Add { id, .. } => {
+                let slot = self.registry.slot_of(*id);
+                let holder = slot.and_then(|slot| self.registry.get(slot));
+                holder.map_or(0, |found| self.catalog.count(found.holder))
+            }
+            _ => 0,
+        };
+        if has + list.count > self.config.files_per_peer_max {
+            return Err(Ko::TooMany(self.config.files_per_peer_max));
+        }
+        if self.catalog.len() + list.count > self.config.files_max {
+            return Err(Ko::Text("the server is full"));
+        }
+        if self.pending_bytes + list.lines.len() > self.config.pending_bytes_max {
+            return Err(later("too many lists are under way", BUSY));
+        }
+        Ok(())
+    }
+
+    fn check_lock(&mut self, now: crate::engine::Tick, id: PeerId) -> Result<(), Ko> {
+        let Some(left) = self.lockout.locked(now, id) else {
+            return Ok(());
+        };
+        self.counts.locked_out += 1;
+        Err(later("locked after too many wrong passwords", left))
+    }
+
+    /// Hands the next passwords to the threads that are free.
+    fn hash_next(&mut self, hub: &mut Hub<Self>) {
+        while let Some(op) = self.line.next(hub.now()) {
+            let Some(first) = self.ops.get(op as usize) else {
+                self.line.done(hub.now());
+                continue;
+            };
+            // Nobody waits for it, and nothing has happened yet.
+            let gone = first.conn.is_some_and(|conn| hub.peer_of(conn).is_none());
+            let job = Hash {
+                op,
+                password: first.secret.0.clone(),
+                salt: first.salt,
+                cost: self.cost_of(first),
+            };
+            if gone || hub.submit(Job::Hash(job)).is_err() {
+                self.line.done(hub.now());
+                self.refuse(hub, op, later("the server is busy", BUSY));
+            }
+        }
+    }
+
+    /// An existing password is hashed as it was.
+    fn cost_of(&self, op: &Op) -> crate::proto::index::record::Cost {
+        let slot = self.registry.slot_of_user(&op.user);
+        let known = slot.and_then(|slot| self.registry.get(slot));
+        let known = known.filter(|found| found.password.salt == op.salt);
+        known.map_or(self.config.cost, |found| found.password.cost)
+    }
+
+    /// A password is hashed.
+    pub(super) fn hashed(&mut self, hub: &mut Hub<Self>, number: u32, digest: Option<Digest>) {
+        self.line.done(hub.now());
+        self.judge(hub, number, digest);
+        self.hash_next(hub);
+    }
+
+    fn judge(&mut self, hub: &mut Hub<Self>, number: u32, digest: Option<Digest>) {
+        let Some(op) = self.ops.get_mut(number as usize) else {
+            return;
+        };
+        let Some(digest) = digest else {
+            self.refuse(hub, number, later("no memory to check the password", BUSY));
+            return;
+        };
+        let slot = match op.act {
+            Act::Register { .. } => self.registry.slot_of_user(&op.user),
+            _ => self.registry.slot_of_both(op.act.id(), &op.user),
+        };
+        let known = slot.and_then(|slot| self.registry.get(slot));
+        let right = match (&op.act, known) {
+            // The user was registered meanwhile, or again: another salt.
+            (_, Some(known)) if known.password.salt != op.salt => {
+                op.salt = known.password.salt;
+                self.line.push(number);
+                return;
+            }
+            (_, Some(known)) => known.password.matches(&digest),
+            (Act::Register { .. }, None) => true,
+            (_, None) => false,
+        };
+        if let Some(id) = op.tried.take() {
+            self.lockout.end(hub.now(), id, Some(right));
+        }
+        if !right {
+            self.counts.wrong_passwords += 1;
+            self.refuse(hub, number, WRONG);
+            return;
+        }
+        op.hashed = Some(Hashed {
+            cost: known.map_or(self.config.cost, |known| known.password.cost),
+            salt: op.salt,
+            digest,
+        });
+        self.change(hub, number);
+    }
+
+    /// The password is right: has the change stored.
+    fn change(&mut self, hub: &mut Hub<Self>, number: u32) {
+        let clock = self.clock(hub.now());
+        let Some(op) = self.ops.get(number as usize) else {
+            return;
+        };
+        let slot = match op.act {
+            Act::Register { .. } => self.registry.slot_of_user(&op.user),
+            _ => self.registry.slot_of_both(op.act.id(), &op.user),
+        };
+        if self.busy.contains(&op.user) {
+            self.refuse(
+                hub,
+                number,
+                later("another change of this user is under way", BUSY),
+            );
+            return;
+        }
+        let known = slot.and_then(|slot| self.registry.get(slot));
+        if let (Act::Add { list, .. }, Some(known)) = (&op.act, known)
+            && list.count == 0
+        {
+            // Nothing to store, and no end of empty chunks.
+            let holder = known.holder;
+            self.indexed(hub, number, holder);
+            return;
+        }
+        let Some(changes) = changes(op, known, clock) else {
+            // It went since its password was checked.
+            self.refuse(hub, number, WRONG);
+            return;
+        };
+        let (user, leaves) = (op.user.clone(), matches!(op.act, Act::Logout { .. }));
+        let write = Write {
+            op: number,
+            changes,
+        };
+        if hub.submit(Job::Write(write)).is_err() {
+            self.refuse(hub, number, later("the server is busy", BUSY));
+            return;
+        }
+        self.busy.insert(user);
+        if let Some(slot) = slot.filter(|_| leaves) {
+            // Gone at once; what is stored only says that a keep-alive is no way back.
+            self.go_offline(hub, slot);
+        }
+    }
+
+    /// A change is on disk, or is not.
+    pub(super) fn written(&mut self, hub: &mut Hub<Self>, number: u32, committed: bool) {
+        let Some(op) = self.ops.get(number as usize) else {
+            return;
+        };
+        if !committed {
+            self.busy.remove(&op.user);
+            if let Act::Expire { id } = op.act
+                && let Some(slot) = self.registry.slot_of(id)
+            {
+                self.arm_expiry(hub, slot);
+            }
+            self.refuse(hub, number, later("it cannot be stored now", UNSTORED));
+            return;
+        }
+        let slot = match op.act {
+            Act::Register { .. } => self.registry.slot_of_user(&op.user),
+            _ => self.registry.slot_of_both(op.act.id(), &op.user),
+        };
+        let clock = self.clock(hub.now());
+        match (&op.act, slot) {
+            (Act::Register { .. }, slot) => self.apply_register(hub, number, slot, clock),
+            (Act::Update { list, .. }, Some(slot)) => {
+                let lines = list.lines.clone();
+                let holder = self.catalog.add_holder(slot);
+                if let Some(found) = self.registry.get_mut(slot) {
+                    found.chunks = 1;
+                }
+                self.index(hub, number, holder, lines);
+            }
+            (Act::Add { list, .. }, Some(slot)) => {
+                let lines = list.lines.clone();
+                if let Some(found) = self.registry.get_mut(slot) {
+                    found.chunks += 1;
+                    let holder = found.holder;
+                    self.index(hub, number, holder, lines);
+                }
+            }
+            (Act::Login { place, .. }, Some(slot)) => {
+                let (place, conn) = (*place, op.conn);
+                if let Some(found) = self.registry.get_mut(slot) {
+                    found.place = Some(place);
+                    found.login_at = clock;
+                }
+                self.counts.logins += 1;
+                self.go_online(hub, slot, conn);
+                self.answer(hub, number, |out| {
+                    write_text(out, Kind::Login.ok(), LOGIN_SUCCESS);
+                });
+            }
+            (Act::Logout { .. }, Some(slot)) => {
+                if let Some(found) = self.registry.get_mut(slot) {
+                    found.place = None;
+                }
+                self.answer(hub, number, |out| {
+                    write_text(out, Kind::Logout.ok(), LOGOUT_SUCCESS);
+                });
+            }
+            (Act::Expire { .. }, Some(slot)) => {
+                self.counts.expired += 1;
+                self.remove(hub, slot);
+                self.answer(hub, number, |_| {});
+            }
+            // A user with a change under way has no other, so it is still there.
+            (_, None) => self.refuse(hub, number, WRONG),
+        }
+    }
+
+    /// The new registration takes the place of the user's former one, if any, in one step.
+    fn apply_register(&mut self, hub: &mut Hub<Self>, number: u32, old: Option<u32>, clock: u64) {
+        if let Some(old) = old {
+            self.remove(hub, old);
+        }
+        let Some(op) = self.ops.get_mut(number as usize) else {
+            return;
+        };
+        let (Act::Register { id, list }, Some(password)) = (&op.act, op.hashed.take()) else {
+            return;
+        };
+        let (id, lines, user) = (*id, list.lines.clone(), op.user.clone());
+        let source = op.conn.and_then(|conn| hub.peer_of(conn));
+        let holder = self.catalog.add_holder(self.registry.next_slot());
+        let slot = self.registry.add(Registration {
+            id,
+            user,
+            password,
+            holder,
+            chunks: 1,
+            login_at: clock,
+            place: None,
+            presence: Presence::Offline,
+            expiry: None,
+        });
+        self.arm_expiry(hub, slot);
+        self.counts.registrations += 1;
+        if let Some(source) = source.filter(|source| is_counted(*source.ip())) {
+            self.quota.count(hub.now(), *source.ip());
+        }
+        self.index(hub, number, holder, lines);
+    }
+
+    fn index(&mut self, hub: &mut Hub<Self>, op: u32, holder: HolderNo, lines: Bytes) {
+        let work = Work::Insert {
+            op,
+            holder,
+            lines,
+            done: 0,
+        };
+        self.add_work(hub, work);
+    }
+
+    /// The files of an operation are in the catalogue.
+    pub(super) fn indexed(&mut self, hub: &mut Hub<Self>, number: u32, holder: HolderNo) {
+        let Some(op) = self.ops.get(number as usize) else {
+            return;
+        };
+        let (kind, id) = (op.act.kind(), op.act.id());
+        if matches!(op.act, Act::Update { .. })
+            && let Some(slot) = self.registry.slot_of(id)
+            && let Some(found) = self.registry.get_mut(slot)
+        {
+            // The new list is found from now on and the former one is not.
+            let former = std::mem::replace(&mut found.holder, holder);
+            let online = found.is_online();
+            self.catalog.set_online(holder, online);
+            self.catalog.kill_holder(former);
+            self.add_work(hub, Work::Purge(former));
+        }
+        let total = self.catalog.count(holder);
+        self.answer(hub, number, |out| {
+            let mut frame = FrameOut::begin(out, kind.ok());
+            match kind {
+                Kind::Register => frame.line(REGISTER_OK).line(id).line(REGISTER_SUCCESS),
+                Kind::RegisterUpdate => frame.line(UPDATE_OK).line(id),
+                _ => frame.line(total),
+            };
+            frame.finish();
+        });
+    }
+
+    /// A registration goes, with all that it has.
+    fn remove(&mut self, hub: &mut Hub<Self>, slot: u32) {
+        self.go_offline(hub, slot);
+        let Some(gone) = self.registry.remove(slot) else {
+            return;
+        };
+        if let Some(timer) = gone.expiry {
+            hub.cancel(timer);
+        }
+        self.catalog.kill_holder(gone.holder);
+        self.add_work(hub, Work::Purge(gone.holder));
+    }
+
+    /// The operation was done: its connection is told, and has proved its password.
+    fn answer(&mut self, hub: &mut Hub<Self>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(op) = self.forget(number) else {
+            return;
+        };
+        self.busy.remove(&op.user);
+        let Some(conn) = op.conn else { return };
+        if let Some(out) = hub.output_of(conn) {
+            write(out);
+            let account = Account {
+                user: &op.user,
+                password: &op.secret.0,
+            };
+            let proof = Proof::new(op.act.id(), account, random_bytes(hub));
+            hub.notify(conn, Note::Proved(Box::new(proof)));
+        }
+        hub.resume(conn);
+    }
+
+    /// It was not.
+    fn refuse(&mut self, hub: &mut Hub<Self>, number: u32, ko: Ko) {
+        let now = hub.now();
+        let Some(op) = self.forget(number) else {
+            return;
+        };
+        if let Some(id) = op.tried {
+            self.lockout.end(now, id, None);
+        }
+        let Some(conn) = op.conn else { return };
+        if let Some(out) = hub.output_of(conn) {
+            write_ko(out, op.act.kind().ko(), ko);
+        }
+        hub.resume(conn);
+    }
+
+    fn forget(&mut self, number: u32) -> Option<Op> {
+        let op = self.ops.try_remove(number as usize)?;
+        self.pending_bytes -= op.act.list().map_or(0, |list| list.lines.len());
+        Some(op)
+    }
+
+    /// Ticks until a registration has outlived itself.
+    fn life_left(&self, hub: &Hub<Self>, slot: u32) -> Option<Ticks> {
+        let found = self.registry.get(slot)?;
+        let ends = found.login_at.saturating_add(self.config.time_to_live.0);
+        Some(Ticks(ends.saturating_sub(self.clock(hub.now()))))
+    }
+
+    /// Arms the timer that ends a registration. A login moves the end, not the timer, which looks when it fires.
+    pub(super) fn arm_expiry(&mut self, hub: &mut Hub<Self>, slot: u32) {
+        let Some(left) = self.life_left(hub, slot) else {
+            return;
+        };
+        let after = Ticks(left.0.max(EXPIRY_AGAIN.0.min(self.config.time_to_live.0)));
+        let timer = hub.arm(after, Timer::Expiry(slot));
+        if let Some(found) = self.registry.get_mut(slot) {
+            found.expiry = timer;
+        }
+    }
+
+    pub(super) fn check_expiry(&mut self, hub: &mut Hub<Self>, slot: u32) {
+        let due = self.life_left(hub, slot).is_some_and(|left| left.0 == 0);
+        let Some(found) = self.registry.get_mut(slot) else {
+            return;
+        };
+        found.expiry = None;
+        let (user, id) = (found.user.clone(), found.id);
+        if !due || self.busy.contains(&user) {
+            self.arm_expiry(hub, slot);
+            return;
+        }
+        // Out of every search at once, whatever the disk says.
+        self.go_offline(hub, slot);
+        let op = self.ops.insert(Op {
+            conn: None,
+            act: Act::Expire { id },
+            user,
+            secret: Secret("".into()),
+            salt: Salt::default(),
+            tried: None,
+            hashed: None,
+        }) as u32;
+        self.change(hub, op);
+        if !self.ops.contains(op as usize) {
+            self.arm_expiry(hub, slot);
+        }
+    }
+
+    /// Keeps what the clock shows; who keeps nothing is told so by the next operation.
+    pub(super) fn keep_clock(&mut self, hub: &mut Hub<Self>) {
+        let write = Write {
+            op: NO_OP,
+            changes: vec![Change::Clock(self.clock(hub.now()))],
+        };
+        // At the limit of jobs, the next time will do.
+        let _ = hub.submit(Job::Write(write));
+        hub.arm(self.clock_every(), Timer::Clock);
+    }
+}
+
+/// The port of a peer that names none, as the specification has it.
+const PORT: u16 = 9999;
+
+/// What an operation changes in the store; `None` when the registration is not there (any more).
+fn changes(op: &Op, known: Option<&Registration>, clock: u64) -> Option<Vec<Change>> {
+    if let Act::Register { id, list } = &op.act {
+        let record = Record {
+            user: op.user.clone(),
+            password: op.hashed.clone()?,
+            login_at: clock,
+            place: None,
+        };
+        let mut changes = known.map_or_else(Vec::new, removal);
+        changes.push(Change::Peer(*id, Some(record.encode())));
+        changes.push(Change::Files(*id, 0, Some(list.lines.clone())));
+        return Some(changes);
+    }
+    let known = known?;
+    let id = known.id;
+    Some(match &op.act {
+        Act::Update { list, .. } => {
+            let surplus = (1..known.chunks).map(|chunk| Change::Files(id, chunk, None));
+            let first = Change::Files(id, 0, Some(list.lines.clone()));
+            surplus.chain([first]).collect()
+        }
+        Act::Add { list, .. } => {
+            vec![Change::Files(id, known.chunks, Some(list.lines.clone()))]
+        }
+        Act::Login { place, .. } => {
+            let record = Record {
+                login_at: clock,
+                place: Some(*place),
+                ..known.record()
+            };
+            vec![Change::Peer(id, Some(record.encode()))]
+        }
+        Act::Logout { .. } => {
+            let record = Record {
+                place: None,
+                ..known.record()
+            };
+            vec![Change::Peer(id, Some(record.encode()))]
+        }
+        Act::Expire { .. } => removal(known),
+        Act::Register { .. } => return None,
+    })
+}
+
+fn removal(known: &Registration) -> Vec<Change> {
+    let files = (0..known.chunks).map(|chunk| Change::Files(known.id, chunk, None));
+    let peer = Change::Peer(known.id, None);
+    files.chain([peer]).collect()
+}
