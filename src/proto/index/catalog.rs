@@ -75,8 +75,8 @@ struct File {
     size_bytes: u64,
     sha1: Sha1,
     holder: u32,
-    /// Postings, one for each different word, and one more until the holder lets go. At most 129: a name of 255
-    /// bytes has no more than 128 words.
+    /// Postings, one for each different word and one for the content, and one more until the holder lets go. At most
+    /// 130: a name of 255 bytes has no more than 128 words.
     refs: u8,
 }
 
@@ -134,6 +134,37 @@ impl Postings {
     }
 }
 
+impl Postings {
+    /// One of its files is dead. Sweeps the list once half of it may be; false when nothing is left of it.
+    fn count_dead(&mut self, files: &mut Slab<File>, holders: &mut Slab<Holder>) -> bool {
+        match self {
+            Postings::One(posting) => {
+                let dead = is_dead(files, holders, posting.file());
+                if dead {
+                    release(files, holders, posting.file());
+                }
+                !dead
+            }
+            Postings::Many(list) => {
+                list.dead += 1;
+                if (list.dead as usize) * 2 < list.entries.len() {
+                    return true;
+                }
+                list.dead = 0;
+                list.entries.retain(|posting| {
+                    let dead = is_dead(files, holders, posting.file());
+                    if dead {
+                        release(files, holders, posting.file());
+                    }
+                    !dead
+                });
+                list.entries.shrink_to_fit();
+                !list.entries.is_empty()
+            }
+        }
+    }
+}
+
 /// Adds `new`, itself in order, to entries that are: a search for each place and one move of what is behind.
 fn merge(entries: &mut Vec<Posting>, new: &[Posting], files: &Slab<File>) {
     // Of the old entries, those up to `end` are not moved yet; everything from `place` on is done.
@@ -148,6 +179,12 @@ fn merge(entries: &mut Vec<Posting>, new: &[Posting], files: &Slab<File>) {
         place -= 1;
         entries[place] = posting;
     }
+}
+
+/// What a content is found by: the first 8 bytes of its SHA-1.
+fn front(Sha1(digest): Sha1) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Best first.
@@ -167,6 +204,8 @@ pub struct Catalog {
     files: Slab<File>,
     holders: Slab<Holder>,
     words: HashMap<Box<str>, Postings>,
+    /// The same for contents, by the front of their SHA-1: whoever reads a list compares the rest.
+    contents: HashMap<u64, Postings>,
     splitter: Splitter,
 }
 
@@ -232,11 +271,12 @@ impl Catalog {
     /// the word's list: a caller with many adds some at a time.
     pub fn insert<'a>(&mut self, holder: HolderNo, files: impl IntoIterator<Item = FileLine<'a>>) {
         let mut words = String::new();
-        let mut places = Vec::new();
+        let (mut places, mut contents) = (Vec::new(), Vec::new());
         for line in files {
             let Some(file) = self.append(holder, line) else {
                 return;
             };
+            contents.push((front(line.sha1), Posting::new(file, 1)));
             for_each_word(&mut self.splitter, line.name, |word, occurrences| {
                 let start = words.len();
                 words.push_str(word);
@@ -245,6 +285,14 @@ impl Catalog {
             });
         }
         let files = &self.files;
+        contents.sort_unstable_by(|(a, p), (b, q)| a.cmp(b).then_with(|| rank(files, *p, *q)));
+        for same in contents.chunk_by(|(a, _), (b, _)| a == b) {
+            let new: Vec<Posting> = same.iter().map(|(_, posting)| *posting).collect();
+            match self.contents.get_mut(&same[0].0) {
+                Some(postings) => postings.add(&new, files),
+                None => _ = self.contents.insert(same[0].0, fresh(new)),
+            }
+        }
         places.sort_unstable_by(|(a, p), (b, q)| {
             let by_word = words[a.clone()].cmp(&words[b.clone()]);
             by_word.then_with(|| rank(files, *p, *q))
@@ -267,7 +315,7 @@ impl Catalog {
             size_bytes: line.size_bytes,
             sha1: line.sha1,
             holder: holder.0,
-            refs: 1,
+            refs: 2,
         }) as u32;
         owner.files.push(file);
         owner.held += 1;
@@ -288,14 +336,27 @@ impl Catalog {
                 }
                 return true;
             };
-            let name = self.files[file as usize].name.clone();
+            let entry = &self.files[file as usize];
+            let (name, content) = (entry.name.clone(), front(entry.sha1));
             let (words, files) = (&mut self.words, &mut self.files);
             let holders = &mut self.holders;
             for_each_word(&mut self.splitter, &name, |word, _| {
                 done += 1;
-                count_dead(words, files, holders, word);
+                let left = words
+                    .get_mut(word)
+                    .is_none_or(|list| list.count_dead(files, holders));
+                if !left {
+                    words.remove(word);
+                }
             });
             done += 1;
+            let left = self
+                .contents
+                .get_mut(&content)
+                .is_none_or(|list| list.count_dead(files, holders));
+            if !left {
+                self.contents.remove(&content);
+            }
             release(files, holders, file);
         }
         false
@@ -329,45 +390,6 @@ fn for_each_word(splitter: &mut Splitter, name: &str, mut each: impl FnMut(&str,
     words.sort_unstable();
     for same in words.chunk_by(|a, b| a == b) {
         each(same[0], same.len());
-    }
-}
-
-/// A file with this word is dead. Sweeps the list once half of it may be.
-fn count_dead(
-    words: &mut HashMap<Box<str>, Postings>,
-    files: &mut Slab<File>,
-    holders: &mut Slab<Holder>,
-    word: &str,
-) {
-    let left = match words.get_mut(word) {
-        // An earlier sweep took the last file with it.
-        None => return,
-        Some(Postings::One(posting)) => {
-            let dead = is_dead(files, holders, posting.file());
-            if dead {
-                release(files, holders, posting.file());
-            }
-            usize::from(!dead)
-        }
-        Some(Postings::Many(list)) => {
-            list.dead += 1;
-            if (list.dead as usize) * 2 < list.entries.len() {
-                return;
-            }
-            list.dead = 0;
-            list.entries.retain(|posting| {
-                let dead = is_dead(files, holders, posting.file());
-                if dead {
-                    release(files, holders, posting.file());
-                }
-                !dead
-            });
-            list.entries.shrink_to_fit();
-            list.entries.len()
-        }
-    };
-    if left == 0 {
-        words.remove(word);
     }
 }
 

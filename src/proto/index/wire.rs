@@ -325,11 +325,14 @@ impl<'a> Request<'a> {
                 port,
             } => {
                 frame.account(*account, Some(*id));
-                if let Some(ip) = ip {
-                    frame.line(ip);
-                    if let Some(port) = port {
-                        frame.line(port);
-                    }
+                match (ip, port) {
+                    (Some(ip), _) => _ = frame.line(ip),
+                    // The port is the fifth line; an empty one before it leaves the address to the server.
+                    (None, Some(_)) => _ = frame.line(""),
+                    (None, None) => {}
+                }
+                if let Some(port) = port {
+                    frame.line(port);
                 }
                 &mut frame
             }

@@ -1,10 +1,11 @@
 //! The catalogue of a server that starts.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 
 use slab::Slab;
 
-use super::{Catalog, File, HolderNo, Posting, Postings, for_each_word, fresh};
+use super::{Catalog, File, HolderNo, Posting, Postings, for_each_word, fresh, front};
 use crate::proto::index::fields::FileLine;
 
 /// Fills an empty catalogue with many files at once: sorted once instead of merged again and again.
@@ -25,7 +26,7 @@ impl Loader {
             size_bytes: line.size_bytes,
             sha1: line.sha1,
             holder: holder.0,
-            refs: 1,
+            refs: 2,
         });
     }
 
@@ -44,18 +45,24 @@ impl Loader {
             let file = entry.insert(file);
             holder.files.push(number);
             holder.held += 1;
+            let content = Posting::new(number, 1);
+            match catalog.contents.entry(front(file.sha1)) {
+                Entry::Occupied(list) => list.into_mut().push(content),
+                Entry::Vacant(place) => _ = place.insert(Postings::One(content)),
+            }
             for_each_word(&mut catalog.splitter, &file.name, |word, occurrences| {
                 file.refs += 1;
                 let posting = Posting::new(number, occurrences);
                 match catalog.words.get_mut(word) {
-                    Some(Postings::Many(list)) => list.entries.push(posting),
-                    Some(one @ Postings::One(_)) => {
-                        let entries = [one.as_slice(), &[posting]].concat();
-                        *one = fresh(entries);
-                    }
+                    Some(list) => list.push(posting),
                     None => _ = catalog.words.insert(word.into(), Postings::One(posting)),
                 }
             });
+        }
+        for postings in catalog.contents.values_mut() {
+            if let Postings::Many(list) = postings {
+                list.entries.shrink_to_fit();
+            }
         }
         for postings in catalog.words.values_mut() {
             if let Postings::Many(list) = postings {
@@ -68,6 +75,17 @@ impl Loader {
             holder.files.shrink_to_fit();
         }
         catalog.words.shrink_to_fit();
+        catalog.contents.shrink_to_fit();
         catalog
+    }
+}
+
+impl Postings {
+    /// Adds what comes after all others.
+    fn push(&mut self, posting: Posting) {
+        match self {
+            Postings::Many(list) => list.entries.push(posting),
+            Postings::One(first) => *self = fresh(vec![*first, posting]),
+        }
     }
 }

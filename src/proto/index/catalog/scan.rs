@@ -4,12 +4,14 @@ use std::cmp::{Ordering, Reverse};
 
 use slab::Slab;
 
-use super::{Catalog, File, FileNo, Holder, Posting, Postings, State, by_name};
+use super::{Catalog, File, FileNo, Holder, Posting, Postings, State, by_name, front};
+use crate::proto::index::fields::Sha1;
 use crate::proto::index::wire::PAYLOAD_BYTES_MAX;
 use crate::proto::index::words::Splitter;
 
 impl Catalog {
-    /// Starts a search for `words`, at the visible match number `offset`; `None` when there is no word in them.
+    /// Starts a search for `words`, at the visible match number `offset`; `None` when there is no word in them. One
+    /// word that is a SHA-1 finds the files with this content, whatever their names.
     pub fn search(&mut self, words: &str, matching: Match, offset: usize) -> Option<Scan> {
         let mut wanted: Vec<Box<str>> = self.splitter.words(words).map(Box::from).collect();
         wanted.sort_unstable();
@@ -21,12 +23,19 @@ impl Catalog {
             // The rarest word first: its list is the one that is read.
             wanted.sort_by_key(|word| self.postings(word).len());
         }
+        let content = match &wanted[..] {
+            [word] => word.parse().ok(),
+            _ => None,
+        };
+        // Nobody has the content: then it is a word like any other.
+        let content = content.filter(|sha1| self.contents.contains_key(&front(*sha1)));
         let lists = match matching {
             Match::All => 1,
             Match::Any => wanted.len(),
         };
         Some(Scan {
             wanted,
+            content,
             lists,
             list: 0,
             position: 0,
@@ -38,6 +47,11 @@ impl Catalog {
     /// Goes on with a search for about `steps` of work, which it takes from `steps`; true when it is through. The
     /// catalogue may not be changed in between, but for what is online.
     pub fn advance(&mut self, scan: &mut Scan, steps: &mut usize) -> bool {
+        if let Some(sha1) = scan.content {
+            let entries = self.contents.get(&front(sha1));
+            let entries = entries.map_or(&[][..], Postings::as_slice);
+            return scan.read_ranked(entries, &self.files, &self.holders, steps);
+        }
         if let [word] = &scan.wanted[..] {
             let entries = self.words.get(word).map_or(&[][..], Postings::as_slice);
             return scan.read_ranked(entries, &self.files, &self.holders, steps);
@@ -89,6 +103,8 @@ pub(super) const STEPS_PER_NAME: usize = 6;
 pub struct Scan {
     /// Different words, in lower case.
     wanted: Vec<Box<str>>,
+    /// The one word is a SHA-1 that somebody has.
+    content: Option<Sha1>,
     /// How many of their lists are to be read, and where that is.
     lists: usize,
     list: usize,
@@ -128,7 +144,8 @@ impl Scan {
             *steps = left;
             self.position += 1;
             let file = &files[posting.file() as usize];
-            if holders[file.holder as usize].state != State::Online {
+            let other = self.content.is_some_and(|sha1| sha1 != file.sha1);
+            if other || holders[file.holder as usize].state != State::Online {
                 continue;
             }
             if self.offset > 0 {

@@ -21,7 +21,15 @@ impl Catalog {
     /// Asserts the invariants of the module docs.
     fn validate(&self) {
         let mut refs: BTreeMap<u32, u8> = BTreeMap::new();
-        for (word, postings) in &self.words {
+        let words = self
+            .words
+            .iter()
+            .map(|(word, list)| (word.to_string(), list));
+        let contents = self
+            .contents
+            .iter()
+            .map(|(key, list)| (key.to_string(), list));
+        for (word, postings) in words.chain(contents) {
             let entries = postings.as_slice();
             assert!(!entries.is_empty(), "{word} has no file");
             let ordered = |pair: &[Posting]| rank(&self.files, pair[0], pair[1]) == Ordering::Less;
@@ -148,7 +156,12 @@ fn searches_find_what_a_scan_finds() {
         for holder in dying {
             while !catalog.purge(holder, 3) {}
         }
-        assert!(catalog.is_empty() && catalog.words.is_empty() && catalog.holders.is_empty());
+        assert!(
+            catalog.is_empty()
+                && catalog.words.is_empty()
+                && catalog.contents.is_empty()
+                && catalog.holders.is_empty()
+        );
     }
 }
 
@@ -196,6 +209,37 @@ fn a_common_word_is_read_only_as_far_as_an_answer_goes() {
     assert_eq!(catalog.found(first).expect("online").0.name, "common 00010");
     catalog.set_online(holder, false);
     assert!(catalog.found(first).is_none(), "offline since the scan");
+}
+
+#[test]
+fn a_content_is_found_under_any_name() {
+    let mut catalog = Catalog::default();
+    let holder = catalog.add_holder(0);
+    let same_front = Sha1(std::array::from_fn(|n| if n < 8 { 7 } else { 8 }));
+    let other = FileLine {
+        sha1: same_front,
+        ..line("other")
+    };
+    catalog.insert(holder, [line("b"), line("a"), other]);
+    catalog.set_online(holder, true);
+    let sha1 = SHA1.to_string();
+    assert_eq!(catalog.names(&sha1, Match::All, 0, 10), ["a", "b"]);
+    assert_eq!(
+        catalog.names(&sha1.to_uppercase(), Match::Any, 1, 10),
+        ["b"]
+    );
+    assert_eq!(
+        catalog.names(&same_front.to_string(), Match::All, 0, 10),
+        ["other"]
+    );
+    let named = "09".repeat(20);
+    catalog.insert(holder, [line(&format!("about {named}"))]);
+    let about = format!("about {named}");
+    assert_eq!(
+        catalog.names(&named, Match::All, 0, 10),
+        [about],
+        "a word like any other"
+    );
 }
 
 #[test]
