@@ -6,6 +6,7 @@
 
 mod allocations;
 mod cli;
+mod download;
 mod durable;
 mod echo;
 mod layers;
@@ -17,6 +18,8 @@ mod ring_churn;
 mod ring_cli;
 mod ring_support;
 mod rings;
+mod share;
+mod share_support;
 mod support;
 mod transfer_speed;
 mod wire;

@@ -168,7 +168,10 @@ impl Keeper {
                     files,
                 }
             }
-            News::Online(id) => Event::Online { id: id.to_string() },
+            News::Online(id) => {
+                log::info!("online as {id}");
+                Event::Online { id: id.to_string() }
+            }
             News::Trouble(why) => {
                 log::warn!("{}", escaped(&why));
                 Event::Trouble { why }

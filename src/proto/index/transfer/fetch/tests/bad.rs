@@ -2,11 +2,14 @@
 
 use super::*;
 
+/// Three ranges, so that each holder is asked for one; the last is short.
+const SIZE: usize = 2 * MIB + 9;
+
 /// Of two holders the first one is dropped for `why`, and the file comes from the second.
 #[track_caller]
 fn expect(nature: Nature, why: impl Fn(&Why) -> bool) {
     let shown = format!("{nature:?}");
-    let report = Lab::new(1, 3 * MIB, &[nature, Nature::Honest]).run();
+    let report = Lab::new(1, SIZE, &[nature, Nature::Honest]).run();
     assert_eq!(report.result, Ok(()), "{shown}");
     let reason = report.holders[0].dropped.as_ref();
     assert!(reason.is_some_and(why), "{shown}: {reason:?}");
@@ -22,7 +25,7 @@ fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn another_size() {
-    for size in [0, 1, 3 * MIB as u64 - 1, i64::MAX as u64, u64::MAX] {
+    for size in [0, 1, SIZE as u64 - 1, i64::MAX as u64, u64::MAX] {
         expect(Nature::Size(size), |why| *why == Why::OtherSize(size));
     }
 }
@@ -34,9 +37,9 @@ fn another_range() {
     expect(Nature::Offset(u64::MAX), malformed);
     let ok = Kind::Download.ok();
     // A range that was asked for, with another length.
-    let long = format!("{0}\n0\n{0}\n", 3 * MIB);
+    let long = format!("{SIZE}\n0\n{SIZE}\n");
     expect(Nature::Says(frame(ok, long.as_bytes())), malformed);
-    let none = format!("{}\n0\n0\n", 3 * MIB);
+    let none = format!("{SIZE}\n0\n0\n");
     expect(Nature::Says(frame(ok, none.as_bytes())), malformed);
 }
 
@@ -47,11 +50,11 @@ fn nonsense() {
     for bad in [
         frame(ok, b""),
         frame(ok, b"1\n2"),
-        frame(ok, b"3145728\n0\n-1\n"),
-        frame(ok, b"3145728\n0\n99999999999999999999\n"),
+        frame(ok, b"2097161\n0\n-1\n"),
+        frame(ok, b"2097161\n0\n99999999999999999999\n"),
         frame(ok, b"\xff\xfe\n0\n0\n"),
         frame(ok, &[b'1'; 2000]),
-        frame(107, b"3145728\n0\n1048576\n"),
+        frame(107, b"2097161\n0\n1048576\n"),
         frame(0xffff, b"x"),
         b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
         vec![0; 4],
@@ -68,7 +71,7 @@ fn refusals() {
     });
     // Busy: it is asked again, and no reason to drop it.
     let busy = Nature::Refuses("busy; retry in 1 s");
-    let report = Lab::new(1, 3 * MIB, &[busy, Nature::Honest]).run();
+    let report = Lab::new(1, SIZE, &[busy, Nature::Honest]).run();
     assert_eq!(report.result, Ok(()));
     assert_eq!(dropped(&report), [None, None]);
     let all = [Nature::Refuses("no"), Nature::Refuses("nor here")];
@@ -79,7 +82,7 @@ fn refusals() {
 fn nobody_there() {
     for how in [Dialled::Refuse, Dialled::Ignore] {
         // The others do not wait for it; whether it is given up before they are done is no matter.
-        let report = Lab::new(1, 3 * MIB, &[Nature::Dead(how), Nature::Honest]).run();
+        let report = Lab::new(1, SIZE, &[Nature::Dead(how), Nature::Honest]).run();
         assert_eq!(report.result, Ok(()));
         let report = Lab::new(1, MIB, &[Nature::Dead(how)]).run();
         assert_eq!(report.result, Err(Failure::NoHolder));
@@ -100,7 +103,7 @@ fn silence() {
 
 #[test]
 fn all_lie() {
-    let report = Lab::new(1, 3 * MIB, &[Nature::Liar, Nature::Liar]).run();
+    let report = Lab::new(1, SIZE, &[Nature::Liar, Nature::Liar]).run();
     assert_eq!(report.result, Err(Failure::NoHolder));
     let wrong = Some(&Why::WrongBytes);
     assert_eq!(dropped(&report), [wrong, wrong]);
