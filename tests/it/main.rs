@@ -9,6 +9,7 @@ mod cli;
 mod download;
 mod durable;
 mod echo;
+mod index;
 mod layers;
 mod limits;
 mod plain_peer;

@@ -1,6 +1,7 @@
 //! `peerloop stress`: many nodes on loopback under load, and whether everything that was promised held.
 
 pub(super) mod dht;
+mod index;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,12 +26,15 @@ const LATENCY_MAX_US: u64 = 600_000_000;
 pub(super) enum Command {
     /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost, or a node cannot leave
     Dht(dht::DhtArgs),
+    /// An index server with many peers and searches, and a kill -9; exits 1 when a result is wrong or a registration lost
+    Index(index::IndexArgs),
 }
 
 impl Command {
     pub(super) fn run(self) -> Result<Answer> {
         match self {
             Command::Dht(args) => args.run(),
+            Command::Index(args) => args.run(),
         }
     }
 }

@@ -11,6 +11,9 @@
 //!
 //! Invariants: one request is under way at most; every call of the host is answered exactly once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};

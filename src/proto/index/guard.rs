@@ -327,7 +327,7 @@ mod tests {
         }
         let mut now = Tick(0);
         for _ in 0..32 {
-            (line.next(now), line.next(now));
+            assert!(line.next(now).is_some() && line.next(now).is_some());
             now = now + Ticks::from_millis(100);
             line.done(now);
             line.done(now);

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use rand::RngExt;
 
-use crate::engine::{ConnId, Cx, Hub, Ticks};
+use crate::engine::{ConnId, Cx, Hub, Tick, Ticks};
 
 use super::work::Work;
 use super::{Conn, IndexServer, Note, Presence, Proof, Timer, random_bytes, retry};
@@ -164,8 +164,8 @@ impl IndexServer {
         let (account, act) = self.act_of(cx, request)?;
         self.check_room(&act)?;
         let now = cx.now();
-        let proved = |proof: &Box<Proof>| proof.holds(act.id(), account);
-        let proved = conn.proof.as_ref().is_some_and(proved);
+        let proved = |proof: &Proof| proof.holds(act.id(), account);
+        let proved = conn.proof.as_deref().is_some_and(proved);
         // The registration whose password it has to be; a new user has none yet.
         let slot = match act {
             Act::Register { .. } => self.registry.slot_of_user(account.user),
@@ -176,10 +176,11 @@ impl IndexServer {
             (Act::Register { .. }, None) => None,
             (_, None) => Some(act.id()),
         };
-        if let Some(id) = tried {
-            self.check_lock(now, id)?;
-        }
+        // A lock does not stop who has proved the password on this connection: anybody can lock an id.
         if !proved {
+            if let Some(id) = tried {
+                self.check_lock(now, id)?;
+            }
             if let Some(secs) = self.line.full(now, cx.rng()) {
                 let why = "too many wait to be logged in";
                 return Err(Ko::Retry(RetryIn { why, secs }));
@@ -219,11 +220,7 @@ impl IndexServer {
         let source = *cx.peer().ip();
         Ok(match request {
             Request::Register { account, files } => {
-                if is_counted(source)
-                    && let Some(after) = self.quota.used_up(cx.now(), source)
-                {
-                    return Err(later("too many registrations from your address", after));
-                }
+                self.check_quota(cx.now(), source)?;
                 let list = List::of(&files);
                 (
                     account,
@@ -302,7 +299,16 @@ impl IndexServer {
         Ok(())
     }
 
-    fn check_lock(&mut self, now: crate::engine::Tick, id: PeerId) -> Result<(), Ko> {
+    fn check_quota(&mut self, now: Tick, source: Ipv4Addr) -> Result<(), Ko> {
+        match self.quota.used_up(now, source) {
+            Some(after) if is_counted(source) => {
+                Err(later("too many registrations from your address", after))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_lock(&mut self, now: Tick, id: PeerId) -> Result<(), Ko> {
         let Some(left) = self.lockout.locked(now, id) else {
             return Ok(());
         };
@@ -420,6 +426,19 @@ impl IndexServer {
             return;
         };
         let (user, leaves) = (op.user.clone(), matches!(op.act, Act::Logout { .. }));
+        let source = op.conn.and_then(|conn| hub.peer_of(conn));
+        let source = source.filter(|_| matches!(op.act, Act::Register { .. }));
+        if let Some(ip) = source
+            .map(|source| *source.ip())
+            .filter(|ip| is_counted(*ip))
+        {
+            // Again: others of the same address may have been under way.
+            if let Err(ko) = self.check_quota(hub.now(), ip) {
+                self.refuse(hub, number, ko);
+                return;
+            }
+            self.quota.count(hub.now(), ip);
+        }
         let write = Write {
             op: number,
             changes,
@@ -515,7 +534,6 @@ impl IndexServer {
             return;
         };
         let (id, lines, user) = (*id, list.lines.clone(), op.user.clone());
-        let source = op.conn.and_then(|conn| hub.peer_of(conn));
         let holder = self.catalog.add_holder(self.registry.next_slot());
         let slot = self.registry.add(Registration {
             id,
@@ -530,9 +548,6 @@ impl IndexServer {
         });
         self.arm_expiry(hub, slot);
         self.counts.registrations += 1;
-        if let Some(source) = source.filter(|source| is_counted(*source.ip())) {
-            self.quota.count(hub.now(), *source.ip());
-        }
         self.index(hub, number, holder, lines);
     }
 
