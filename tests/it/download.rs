@@ -58,7 +58,7 @@ fn what_nobody_has() {
     let place = Place::new();
     place.write("a/song.bin", b"song");
     let mut sharer = place.share("a", "a", &[]);
-    for wanted in ["son.bin", "other", &hex(b"other"), "song", "*"] {
+    for wanted in ["son.bin", "other", &hex(b"other"), "song"] {
         let (ended, _) = place.download(wanted);
         assert_eq!(ended.code, Some(1), "{wanted}: {}", ended.stderr);
         assert!(ended.stderr.contains("nobody"), "{}", ended.stderr);

@@ -1,7 +1,8 @@
 //! What a download costs beside the least that any program could do: a plain pair that sends with sendfile, and receives,
 //! hashes and writes with blocking calls. Both move the same file over loopback, in turns.
 //!
-//! `cargo test --release --test it transfer_speed -- --ignored --nocapture`; PEERLOOP_SPEED_DIR says on which disk.
+//! `cargo test --release --test it transfer_speed -- --ignored --nocapture`; PEERLOOP_SPEED_DIR says on which disk. And
+//! what memory it takes, of both processes.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -24,7 +25,8 @@ use peerloop::proto::index::transfer::{RANGE_BYTES, fetch, serve};
 use peerloop::store::part::Part;
 use peerloop::store::shared::SharedDir;
 
-use crate::support::{LOOPBACK, big_test, noise};
+use crate::share_support::{Place, hex};
+use crate::support::{DEADLINE, LOOPBACK, big_test, noise, wait_until};
 
 const FILE_BYTES: usize = 1 << 30;
 const ROUNDS: usize = 5;
@@ -190,4 +192,53 @@ fn transfer_speed_beside_a_plain_pair() {
     let median = ratios[ROUNDS / 2];
     println!("median ratio {median:.2}");
     assert!(median >= RATIO_MIN);
+}
+
+/// The most memory that either side may take above a sharer that does nothing.
+const MEMORY_BYTES_MAX: u64 = 32 << 20;
+
+/// The most memory that a process ever had, as long as it lives.
+fn peak_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+}
+
+#[test]
+#[ignore = "a gigabyte; the command is in the module"]
+fn transfer_speed_memory_of_both_sides() {
+    let _alone = big_test();
+    let place = Place::new();
+    let content = noise(1, FILE_BYTES);
+    place.write("a/big.bin", &content);
+    // The second start knows the hash: what it has then is what an idle sharer takes.
+    drop(place.share("a", "a", &[]));
+    let sharer = place.share("a", "a", &[]);
+    let idle = sharer.peak_rss_bytes();
+    let out = place.path("out");
+    let mut child = place
+        .command(&["download", "big.bin", "--out", out.to_str().expect("UTF-8")])
+        .spawn()
+        .expect("spawn");
+    let mut peak = 0;
+    let mut status = None;
+    let ended = wait_until(2 * DEADLINE, || {
+        peak = peak_bytes(child.id()).unwrap_or(peak);
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    assert!(ended && status.is_some_and(|status| status.success()));
+    assert!(hex(&fs::read(out.join("big.bin")).expect("there")) == hex(&content));
+    let serving = sharer.peak_rss_bytes();
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "idle {:.1} MiB, serving {:.1} MiB, downloading {:.1} MiB",
+        mib(idle),
+        mib(serving),
+        mib(peak)
+    );
+    assert!(serving < idle + MEMORY_BYTES_MAX);
+    assert!(peak < idle + MEMORY_BYTES_MAX);
 }

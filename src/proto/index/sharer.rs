@@ -574,10 +574,10 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
     }
 
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
-        let online = self.session.is_online();
-        if !online || client::leave(self, hub, Tag::Logout).is_none() {
-            hub.stop();
-        } else if hub.arm(LEAVE, Timer::GiveUp).is_none() {
+        let leaves = self.session.is_online()
+            && client::leave(self, hub, Tag::Logout).is_some()
+            && hub.arm(LEAVE, Timer::GiveUp).is_some();
+        if !leaves {
             hub.stop();
         }
     }

@@ -280,7 +280,7 @@ fn bad_requests() {
         (&format!("{hex}\n0\n0\n"), "line 4"),
         (&format!("{hex}\n0\n0\n-7"), "line 4"),
         (&format!("{hex}\n0\n0\n7\nmore"), "line 5"),
-        (&format!("../../etc/passwd\n0\n0\n7"), "line 1"),
+        ("../../etc/passwd\n0\n0\n7", "line 1"),
     ];
     for (payload, names) in cases {
         let got = lab.ask(&[text(8, payload), good.clone()].concat());

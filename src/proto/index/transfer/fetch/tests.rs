@@ -6,7 +6,10 @@ use std::sync::Mutex;
 use sha1::Digest;
 
 use crate::engine::Work;
-use crate::proto::index::wire::write_ko;
+use crate::proto::index::fields::{PeerId, Sha1};
+use crate::proto::index::reply::Sending;
+use crate::proto::index::transfer::plan::Stored;
+use crate::proto::index::wire::{Frame, Kind, Range, Request, write_ko};
 use crate::sim::{Answer as Dialled, Faults, ListenerId, NodeId, PeerId as Script, Span, World};
 
 use super::*;
