@@ -5,7 +5,7 @@ pub(super) mod credentials;
 mod download;
 mod query;
 mod server;
-mod share;
+pub(super) mod share;
 mod shell;
 pub(super) mod table;
 

@@ -1,6 +1,7 @@
 //! `peerloop demo`: everything there is, on loopback, in one process, with real sockets and real input.
 
 mod dht;
+mod index;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ impl Demo {
         let files = read_files(&folder)?;
         let mut table = Table::default();
         dht::run(&mut table, &files)?;
+        index::run(&mut table, &files)?;
         print::stdout(table.to_string().as_bytes())?;
         Ok(Answer::Yes)
     }

@@ -242,8 +242,8 @@ fn save(dir: &SharedDir, files: &[Arc<SharedFile>]) {
     }
 }
 
-/// What the index is told of.
-fn shared(files: &[Arc<SharedFile>]) -> Vec<Shared<Arc<SharedFile>>> {
+/// What the index is told of: files whose names it takes.
+pub(in crate::cli) fn shared(files: &[Arc<SharedFile>]) -> Vec<Shared<Arc<SharedFile>>> {
     let fit = files.iter().filter(|file| check_name(file.name()).is_ok());
     fit.map(|file| Shared {
         announced: File {

@@ -32,6 +32,9 @@ const OUTPUT_BYTES_HIGH: usize = 2 * CHUNK_BYTES as usize;
 /// A slot is passed on after so many bytes when others wait, so that one long request does not keep them out.
 const TURN_BYTES: u64 = 16 << 20;
 
+/// Output that is no reason to keep a slot: what any connection may have waiting.
+const SMALL_BYTES: usize = 4 << 10;
+
 /// Who waits for a slot is looked after this often.
 pub const LOOK_EVERY: Ticks = Ticks::from_millis(100);
 
@@ -46,6 +49,8 @@ pub fn limits(base: Limits) -> Limits {
         output_bytes_low: OUTPUT_BYTES_HIGH / 2,
         // A frame of the index server must fit.
         input_bytes_max: base.input_bytes_max.max(128 << 10),
+        // What is queued for a connection that is closed for its crawling is gone within a minute.
+        pace_bytes_per_sec: base.pace_bytes_per_sec.max(OUTPUT_BYTES_HIGH as u64 / 60),
         ..base
     }
 }
@@ -237,16 +242,19 @@ impl Slots {
         if self.waiting.is_empty() {
             return admitted;
         }
-        let (now, drained) = (hub.now(), hub.limits().output_bytes_high);
+        let now = hub.now();
+        let drained = hub.limits().output_bytes_high - SMALL_BYTES;
         self.taken
             .retain(|slot| !slot.idle || hub.room_of(slot.conn) < drained);
-        for slot in &self.taken {
+        self.taken.retain(|slot| {
             let crawls = slot.bytes < CRAWL_BYTES || slot.idle;
-            if crawls && now.since(slot.since) >= CRAWL_AFTER {
+            let is_late = crawls && now.since(slot.since) >= CRAWL_AFTER;
+            if is_late {
                 log::debug!("{} takes too long while others wait", slot.conn);
                 hub.close_conn(slot.conn);
             }
-        }
+            !is_late
+        });
         while self.taken.len() < self.max
             && let Some(conn) = self.waiting.pop_front()
         {
