@@ -70,6 +70,19 @@ fn what_nobody_has() {
 }
 
 #[test]
+fn from_the_shell() {
+    let place = Place::new();
+    place.write("a/two words.txt", b"song");
+    let _sharer = place.share("a", "a", &[]);
+    let out = place.write("out/.keep", b"");
+    let mut shell = place.command(&["shell"]);
+    shell.current_dir(out.parent().expect("a folder"));
+    let ended = run(&mut shell, "download two words.txt\n");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(place.downloaded("two words.txt"), b"song");
+}
+
+#[test]
 fn two_files_of_one_name() {
     let place = Place::new();
     place.write("a/song.bin", b"one");

@@ -157,6 +157,16 @@ fn ours(holder: SocketAddrV4, sha1: fields::Sha1, to: &Path) -> Duration {
     took
 }
 
+/// CPU time of this process in seconds: what a busy machine does not change.
+fn cpu_secs() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("proc");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let fields: Vec<&str> = fields.split(' ').collect();
+    // utime and stime, the 14th and 15th field, in ticks of 10 ms.
+    let ticks = |field: usize| fields[field - 3].parse::<f64>().expect("a number");
+    (ticks(14) + ticks(15)) / 100.0
+}
+
 #[test]
 #[ignore = "needs a release build and a quiet machine; the command is in the module"]
 fn transfer_speed_beside_a_plain_pair() {
@@ -173,14 +183,18 @@ fn transfer_speed_beside_a_plain_pair() {
     for round in 0..ROUNDS {
         let plain_to = root.path().join("plain");
         // Ours is on the disk before it has its name: so must the other be.
+        let start = cpu_secs();
         let (digest, plain_took) = plain(&file, &plain_to, true);
+        let plain_cpu = cpu_secs() - start;
         assert_eq!(digest, sha1.0);
         fs::remove_file(&plain_to).expect("removed");
+        let start = cpu_secs();
         let took = ours(holder.addr, sha1, &to);
+        let cpu = cpu_secs() - start;
         fs::remove_dir_all(&to).expect("removed");
         let ratio = plain_took.as_secs_f64() / took.as_secs_f64();
         println!(
-            "round {round}: plain {:.0} MB/s, ours {:.0} MB/s, ratio {ratio:.2}",
+            "round {round}: plain {:.0} MB/s, ours {:.0} MB/s, ratio {ratio:.2}; CPU {plain_cpu:.2} s and {cpu:.2} s",
             rate(plain_took),
             rate(took)
         );

@@ -95,6 +95,18 @@ struct Found {
 }
 
 impl DownloadArgs {
+    /// As a prompt has it: into the current directory.
+    pub(super) fn of(wanted: String, server: ServerAt, user: UserArgs) -> DownloadArgs {
+        DownloadArgs {
+            wanted,
+            server,
+            user,
+            out: PathBuf::from("."),
+            force: false,
+            json: false,
+        }
+    }
+
     pub(super) fn run(self) -> Result<Answer> {
         let Some(found) = self.find()? else {
             eprintln!(
