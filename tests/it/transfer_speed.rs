@@ -19,7 +19,7 @@ use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::index::exchange::Credentials;
 use peerloop::proto::index::fields::{self, PeerId};
 use peerloop::proto::index::reply;
-use peerloop::proto::index::sharer::{Config, Shared, Sharer};
+use peerloop::proto::index::sharer::{Config, Files, Shared, Sharer};
 use peerloop::proto::index::transfer::fetch::{Fetcher, Source, Wanted};
 use peerloop::proto::index::transfer::{RANGE_BYTES, fetch, serve};
 use peerloop::store::part::Part;
@@ -81,6 +81,7 @@ fn holder(dir: &Path) -> (Holder, fields::Sha1) {
     let scan = dir.scan(&[], &mut |_| true).expect("scan");
     let shared: Vec<_> = scan.files.iter().map(shared).collect();
     let sha1 = shared[0].announced.sha1;
+    let shared = Files::new(shared);
     let bound = Bound::bind(LOOPBACK).expect("bind");
     let addr = bound.addr();
     let (tell_handle, handle) = std::sync::mpsc::channel();

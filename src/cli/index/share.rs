@@ -16,7 +16,7 @@ use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::File;
-use peerloop::proto::index::sharer::{Config, News, Shared, Sharer};
+use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
 use peerloop::store::shared::{Hashing, Scan, SharedDir, SharedFile};
 
@@ -243,15 +243,15 @@ fn save(dir: &SharedDir, files: &[Arc<SharedFile>]) {
 }
 
 /// What the index is told of: files whose names it takes.
-pub(in crate::cli) fn shared(files: &[Arc<SharedFile>]) -> Vec<Shared<Arc<SharedFile>>> {
+pub(in crate::cli) fn shared(files: &[Arc<SharedFile>]) -> Files<Arc<SharedFile>> {
     let fit = files.iter().filter(|file| check_name(file.name()).is_ok());
-    fit.map(|file| Shared {
+    let fit = fit.map(|file| Shared {
         announced: File {
             name: file.name().to_owned(),
             size_bytes: file.stamp.size_bytes,
             sha1: Sha1(file.sha1),
         },
         file: file.clone(),
-    })
-    .collect()
+    });
+    Files::new(fit.collect())
 }

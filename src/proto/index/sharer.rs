@@ -78,6 +78,24 @@ pub struct Shared<F> {
     pub file: F,
 }
 
+/// All files of the shared directory, as requests ask for them and as the index is told of them. A hundred thousand of
+/// them take a while: made, and dropped, away from the loop.
+pub struct Files<F> {
+    by_sha1: HashMap<Sha1, (u64, F)>,
+    announced: Arc<[File]>,
+}
+
+impl<F> Files<F> {
+    pub fn new(files: Vec<Shared<F>>) -> Files<F> {
+        let announced = files.iter().map(|f| f.announced.clone()).collect();
+        let by_sha1 = files
+            .into_iter()
+            .map(|f| (f.announced.sha1, (f.announced.size_bytes, f.file)))
+            .collect();
+        Files { by_sha1, announced }
+    }
+}
+
 /// What is asked of the index server, to know the answer by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
@@ -131,8 +149,7 @@ pub struct Sharer<F> {
     config: Config,
     session: Session<Tag>,
     news: Sender<News>,
-    files: HashMap<Sha1, (u64, F)>,
-    announced: Arc<[File]>,
+    files: Files<F>,
     /// An announcement is under way; the list may have changed since.
     announcing: bool,
     outdated: bool,
@@ -150,8 +167,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         Sharer {
             session: Session::new(config.server, Patience::default()),
             news,
-            files: HashMap::new(),
-            announced: Arc::new([]),
+            files: Files::new(Vec::new()),
             announcing: false,
             outdated: false,
             online_until: HashMap::new(),
@@ -164,17 +180,13 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         }
     }
 
-    /// From now on these are the files. Announces them when that is news to the server, and registers first
-    /// where that was not done.
-    pub fn share(&mut self, hub: &mut Hub<Self>, files: Vec<Shared<F>>) {
-        let announced = files.iter().map(|f| f.announced.clone()).collect();
-        self.files = files
-            .into_iter()
-            .map(|f| (f.announced.sha1, (f.announced.size_bytes, f.file)))
-            .collect();
-        self.announced = announced;
+    /// From now on these are the files; returns the former ones. Announces them, and registers first where that was
+    /// not done.
+    pub fn share(&mut self, hub: &mut Hub<Self>, files: Files<F>) -> Files<F> {
+        let former = std::mem::replace(&mut self.files, files);
         self.outdated = true;
         self.announce(hub);
+        former
     }
 
     /// Why the server did not let us in, if it did not.
@@ -187,7 +199,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
             return;
         }
         (self.announcing, self.outdated) = (true, false);
-        let (who, files) = (self.config.who.clone(), self.announced.clone());
+        let (who, files) = (self.config.who.clone(), self.files.announced.clone());
         let (tag, call) = match self.config.id {
             Some(id) => (Tag::Update, Call::Update { who, id, files }),
             None => (Tag::Register, Call::Register { who, files }),
@@ -259,7 +271,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         range: Range,
         requester: PeerId,
     ) -> Result<(), &'static str> {
-        if !self.files.contains_key(&range.sha1) {
+        if !self.files.by_sha1.contains_key(&range.sha1) {
             return Err("no file with this SHA-1 is shared here");
         }
         let until = self.online_until.get(&requester);
@@ -289,6 +301,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         // Looked up again: the directory may have changed while the index was asked.
         let (total_bytes, file) = self
             .files
+            .by_sha1
             .get(&range.sha1)
             .ok_or("the file is not shared any more")?;
         let sending = serve::Sending::new(file.clone(), *total_bytes, range)

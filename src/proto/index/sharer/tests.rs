@@ -92,7 +92,7 @@ impl Lab {
         *disk.0.lock().unwrap() = sizes.iter().map(|bytes| Some(noise(*bytes))).collect();
         world.set_worker(id, disk.clone(), Span::us(10, 300));
         let files = sizes.iter().enumerate().map(|(n, bytes)| shared(n, *bytes));
-        let files = files.collect();
+        let files = Files::new(files.collect());
         world.with(id, |sharer, hub| sharer.share(hub, files));
         Lab {
             id,
@@ -339,8 +339,9 @@ fn a_file_that_changes() {
 #[test]
 fn a_file_that_is_not_shared_any_more() {
     let mut lab = Lab::open(&[10, 20]);
-    lab.world
-        .with(lab.id, |sharer, hub| sharer.share(hub, vec![shared(1, 20)]));
+    lab.world.with(lab.id, |sharer, hub| {
+        sharer.share(hub, Files::new(vec![shared(1, 20)]))
+    });
     let unknown = ko(208, "no file with this SHA-1 is shared here");
     assert_eq!(lab.ask(&request(0, 0, 0, 7)), unknown);
     assert_eq!(lab.ask(&request(1, 0, 0, 7)), ok(20, 0, &noise(20)));

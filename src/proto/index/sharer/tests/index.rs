@@ -91,13 +91,15 @@ fn it_registers_logs_in_keeps_alive_and_logs_out() {
 #[test]
 fn what_changes_is_announced() {
     let mut lab = Lab::online(1, &[10]);
-    lab.world
-        .with(lab.id, |sharer, hub| sharer.share(hub, vec![shared(3, 30)]));
+    lab.world.with(lab.id, |sharer, hub| {
+        sharer.share(hub, Files::new(vec![shared(3, 30)]))
+    });
     // Twice while one announcement is under way: the last list goes.
+    lab.world.with(lab.id, |sharer, hub| {
+        sharer.share(hub, Files::new(vec![shared(4, 40)]))
+    });
     lab.world
-        .with(lab.id, |sharer, hub| sharer.share(hub, vec![shared(4, 40)]));
-    lab.world
-        .with(lab.id, |sharer, hub| sharer.share(hub, vec![]));
+        .with(lab.id, |sharer, hub| sharer.share(hub, Files::new(vec![])));
     lab.serve_index(SECOND, &mut good(&[]));
     let first = format!("us\nsecret\n55\nfile 3|0.000030|{}\n", sha1(3));
     assert_eq!(lab.asked, [(9, first), (9, "us\nsecret\n55\n".into())]);
@@ -109,7 +111,7 @@ fn an_id_that_the_server_forgot_is_replaced() {
     lab.news.try_iter().for_each(drop);
     let mut all_good = good(&[]);
     lab.world
-        .with(lab.id, |sharer, hub| sharer.share(hub, vec![]));
+        .with(lab.id, |sharer, hub| sharer.share(hub, Files::new(vec![])));
     lab.serve_index(SECOND, &mut |kind, text, out| match kind {
         Kind::RegisterUpdate => write_ko(out, 209, "unknown id"),
         Kind::Register => write_text(out, 101, "REGISTER_OK\n66\nREGISTER SUCCES"),

@@ -85,6 +85,8 @@ impl Fetcher {
         let addr = self.holders[holder].deeds.source.addr;
         let conn = hub.dial(addr, None, Conn::Holder(holder));
         self.holders[holder].link = Link::Dialling(conn);
+        // One that was too slow is asked after all.
+        self.holders[holder].deeds.dropped = None;
     }
 
     /// Asks a holder for as much as it is quick.
