@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use peerloop::proto::index::exchange::{Answer as Told, Call};
 use peerloop::proto::index::fields::PeerId;
-use peerloop::proto::index::reply::{File, Hit, PeerLine};
+use peerloop::proto::index::reply::{Hit, Listed, PeerLine};
 use peerloop::proto::index::wire::Which;
 
 use super::ServerAt;
@@ -231,7 +231,7 @@ struct FileRow<'a> {
 }
 
 impl<'a> FileRow<'a> {
-    fn of(file: &'a File) -> FileRow<'a> {
+    fn of(file: &'a Listed) -> FileRow<'a> {
         FileRow {
             name: &file.name,
             size_bytes: file.size_bytes,

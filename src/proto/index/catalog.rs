@@ -70,7 +70,7 @@ struct Holder {
 }
 
 #[derive(Debug)]
-struct File {
+struct Entry {
     name: Box<str>,
     size_bytes: u64,
     sha1: Sha1,
@@ -121,7 +121,7 @@ impl Postings {
         }
     }
 
-    fn add(&mut self, new: &[Posting], files: &Slab<File>) {
+    fn add(&mut self, new: &[Posting], files: &Slab<Entry>) {
         if let Postings::One(posting) = *self {
             *self = Postings::Many(Box::new(List {
                 entries: vec![posting],
@@ -136,7 +136,7 @@ impl Postings {
 
 impl Postings {
     /// One of its files is dead. Sweeps the list once half of it may be; false when nothing is left of it.
-    fn count_dead(&mut self, files: &mut Slab<File>, holders: &mut Slab<Holder>) -> bool {
+    fn count_dead(&mut self, files: &mut Slab<Entry>, holders: &mut Slab<Holder>) -> bool {
         match self {
             Postings::One(posting) => {
                 let dead = is_dead(files, holders, posting.file());
@@ -166,7 +166,7 @@ impl Postings {
 }
 
 /// Adds `new`, itself in order, to entries that are: a search for each place and one move of what is behind.
-fn merge(entries: &mut Vec<Posting>, new: &[Posting], files: &Slab<File>) {
+fn merge(entries: &mut Vec<Posting>, new: &[Posting], files: &Slab<Entry>) {
     // Of the old entries, those up to `end` are not moved yet; everything from `place` on is done.
     let mut end = entries.len();
     entries.extend_from_slice(new);
@@ -188,12 +188,12 @@ fn front(Sha1(digest): Sha1) -> u64 {
 }
 
 /// Best first.
-fn rank(files: &Slab<File>, a: Posting, b: Posting) -> Ordering {
+fn rank(files: &Slab<Entry>, a: Posting, b: Posting) -> Ordering {
     let by_count = b.occurrences().cmp(&a.occurrences());
     by_count.then_with(|| by_name(files, a.file(), b.file()))
 }
 
-fn by_name(files: &Slab<File>, a: u32, b: u32) -> Ordering {
+fn by_name(files: &Slab<Entry>, a: u32, b: u32) -> Ordering {
     let name = |file: u32| &files[file as usize].name;
     name(a).cmp(name(b)).then(a.cmp(&b))
 }
@@ -201,7 +201,7 @@ fn by_name(files: &Slab<File>, a: u32, b: u32) -> Ordering {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    files: Slab<File>,
+    files: Slab<Entry>,
     holders: Slab<Holder>,
     words: HashMap<Box<str>, Postings>,
     /// The same for contents, by the front of their SHA-1: whoever reads a list compares the rest.
@@ -310,7 +310,7 @@ impl Catalog {
     /// Adds a file that is in no list yet.
     fn append(&mut self, holder: HolderNo, line: FileLine<'_>) -> Option<u32> {
         let owner = self.holders.get_mut(holder.0 as usize)?;
-        let file = self.files.insert(File {
+        let file = self.files.insert(Entry {
             name: line.name.into(),
             size_bytes: line.size_bytes,
             sha1: line.sha1,
@@ -363,7 +363,7 @@ impl Catalog {
     }
 }
 
-impl File {
+impl Entry {
     fn line(&self) -> FileLine<'_> {
         FileLine {
             name: &self.name,
@@ -393,13 +393,13 @@ fn for_each_word(splitter: &mut Splitter, name: &str, mut each: impl FnMut(&str,
     }
 }
 
-fn is_dead(files: &Slab<File>, holders: &Slab<Holder>, file: u32) -> bool {
+fn is_dead(files: &Slab<Entry>, holders: &Slab<Holder>, file: u32) -> bool {
     let state = holders[files[file as usize].holder as usize].state;
     matches!(state, State::Dead | State::Purged)
 }
 
 /// One reference less; the last one frees the file, and the last file of a purged holder frees that.
-fn release(files: &mut Slab<File>, holders: &mut Slab<Holder>, file: u32) {
+fn release(files: &mut Slab<Entry>, holders: &mut Slab<Holder>, file: u32) {
     let entry = &mut files[file as usize];
     entry.refs -= 1;
     if entry.refs > 0 {

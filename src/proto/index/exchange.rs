@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fields::PeerId;
 use super::reply::{
-    self, File, Hit, Page, PeerLine, Refusal, Unanswered, parse_files, parse_hits, parse_peers,
+    self, Hit, Listed, Page, PeerLine, Refusal, Unanswered, parse_files, parse_hits, parse_peers,
 };
 use super::wire::{Account, FileLines, Frame, Kind, Request, Which};
 
@@ -41,13 +41,13 @@ pub enum Call {
     /// A new registration; the answer is its id.
     Register {
         who: Arc<Credentials>,
-        files: Arc<[File]>,
+        files: Arc<[Listed]>,
     },
     /// Another list of files for a registration.
     Update {
         who: Arc<Credentials>,
         id: PeerId,
-        files: Arc<[File]>,
+        files: Arc<[Listed]>,
     },
     Login {
         who: Arc<Credentials>,
@@ -87,7 +87,7 @@ pub enum Answer {
     LoggedOut,
     Hits(Vec<Hit>),
     Peers(Vec<PeerLine>),
-    Files(Vec<File>),
+    Files(Vec<Listed>),
 }
 
 /// What follows a reply.
@@ -117,7 +117,7 @@ pub struct Exchange {
     /// What has come of an answer in pages.
     hits: Vec<Hit>,
     peers: Vec<PeerLine>,
-    files: Vec<File>,
+    files: Vec<Listed>,
 }
 
 impl Exchange {
@@ -183,14 +183,14 @@ impl Exchange {
     fn ask_list(
         &mut self,
         who: &Credentials,
-        files: &[File],
+        files: &[Listed],
         id: Option<PeerId>,
         out: &mut Vec<u8>,
     ) {
         let account = who.account();
         let rest = files.get(self.files_stored..).unwrap_or_default();
-        let fit = FileLines::of(account).fit(rest.iter().map(File::line));
-        let files = rest.iter().take(fit).map(File::line).collect();
+        let fit = FileLines::of(account).fit(rest.iter().map(Listed::line));
+        let files = rest.iter().take(fit).map(Listed::line).collect();
         self.files_under_way = fit;
         let request = match id {
             None => Request::Register { account, files },

@@ -152,13 +152,13 @@ pub fn parse_peers(payload: &str) -> Result<Page<PeerLine>, Fault> {
 
 /// What BROWSE_PEER lists, with names of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
+pub struct Listed {
     pub name: String,
     pub size_bytes: u64,
     pub sha1: Sha1,
 }
 
-impl File {
+impl Listed {
     pub fn line(&self) -> FileLine<'_> {
         FileLine {
             name: &self.name,
@@ -168,9 +168,9 @@ impl File {
     }
 }
 
-impl From<FileLine<'_>> for File {
-    fn from(line: FileLine<'_>) -> File {
-        File {
+impl From<FileLine<'_>> for Listed {
+    fn from(line: FileLine<'_>) -> Listed {
+        Listed {
             name: line.name.to_owned(),
             size_bytes: line.size_bytes,
             sha1: line.sha1,
@@ -178,17 +178,17 @@ impl From<FileLine<'_>> for File {
     }
 }
 
-pub fn parse_files(payload: &str) -> Result<Page<File>, Fault> {
+pub fn parse_files(payload: &str) -> Result<Page<Listed>, Fault> {
     let mut lines = Lines::of(payload);
     let total = lines.number("the number of files")?;
-    let entries = lines.rest_by(|line| FileLine::parse(line).map(File::from))?;
+    let entries = lines.rest_by(|line| FileLine::parse(line).map(Listed::from))?;
     Ok(Page { total, entries })
 }
 
 /// One holder of one file, as SEARCH finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hit {
-    pub file: File,
+    pub file: Listed,
     pub user: String,
     pub id: PeerId,
     pub ip: Ipv4Addr,
@@ -224,7 +224,7 @@ pub fn parse_hits(payload: &str) -> Result<Vec<Hit>, Fault> {
     while !lines.is_at_end() {
         let name = lines.checked("the name", check_name)?.to_owned();
         hits.push(Hit {
-            file: File {
+            file: Listed {
                 name,
                 size_bytes: lines.size()?,
                 sha1: lines.value("the sha1")?,

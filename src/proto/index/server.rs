@@ -5,9 +5,9 @@
 //!          └▶ changes something: an operation
 //!                password ─▶ hash (a thread) ─▶ change ─▶ commit (another) ─▶ memory, index (work) ─▶ answer
 //! ```
-//! - [`operations`](self::operations): registrations, logins, logouts; each ends with one answer.
-//! - [`queries`](self::queries): SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
-//! - [`work`](self::work): what takes longer than a turn: indexing, purging, long searches, one after the other.
+//! - `operations`: registrations, logins, logouts, up to the commit and with one answer each; `apply`: what follows it.
+//! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
+//! - `work`: what takes longer than a turn: indexing, purging, long searches, one after the other.
 //!
 //! Invariants: nothing is acknowledged before it is on disk; a registration has one change under way at most;
 //! a search returns only who is online while its answer is written; a user has one id, the newest.
@@ -16,6 +16,7 @@
 //! live counts those, so no clock that is set or jumps can end one, and nobody loses one because the server was
 //! down.
 
+mod apply;
 mod operations;
 mod queries;
 mod start;

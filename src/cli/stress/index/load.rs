@@ -11,7 +11,7 @@ use sha1::{Digest, Sha1 as Hasher};
 use peerloop::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, Violation};
 use peerloop::proto::index::exchange::{Answer, Call, Credentials, Exchange, Next};
 use peerloop::proto::index::fields::{PeerId, Sha1};
-use peerloop::proto::index::reply::{File, Hit};
+use peerloop::proto::index::reply::{Hit, Listed};
 use peerloop::proto::index::wire::Frame;
 
 /// Files that share a word of their own: what a search finds.
@@ -43,10 +43,10 @@ impl Shares {
         })
     }
 
-    fn file(&self, number: usize) -> File {
+    fn file(&self, number: usize) -> Listed {
         let word = number % self.words();
         let digest = Hasher::digest(number.to_le_bytes());
-        File {
+        Listed {
             name: format!("song w{word} of {} n{number}.mp3", number % 10),
             size_bytes: number as u64,
             sha1: Sha1(digest.into()),
@@ -134,7 +134,7 @@ pub(super) struct Load {
     pub(super) shares: Shares,
     tasks: VecDeque<(Task, Option<Instant>)>,
     /// Told to come back; by the number in their timer.
-    resting: slab::Slab<(Task, Instant)>,
+    resting: slab::Slab<(Task, Instant, ConnId)>,
     depth: usize,
     open: usize,
     pub(super) outcome: Outcome,
@@ -268,7 +268,7 @@ impl Service for Load {
             Next::Asked => return Ok(Step::Done(frame.len())),
             Next::RetryIn(secs, _) => {
                 self.outcome.retries += 1;
-                let number = self.resting.insert((task, since)) as u32;
+                let number = self.resting.insert((task, since, cx.id())) as u32;
                 cx.arm(Ticks::from_secs(secs), number);
             }
             Next::Finished(Ok(answer)) => {
@@ -299,12 +299,19 @@ impl Service for Load {
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, number: u32) {
-        if let Some((task, since)) = self.resting.try_remove(number as usize) {
+        if let Some((task, since, conn)) = self.resting.try_remove(number as usize) {
             self.tasks.push_back((task, Some(since)));
-            // On a connection of its own: the others may have nothing to be answered any more.
-            self.open += 1;
-            hub.dial(self.server, None, VecDeque::new());
+            if hub.peer_of(conn).is_some() {
+                hub.notify(conn, ());
+            } else {
+                self.open += 1;
+                hub.dial(self.server, None, VecDeque::new());
+            }
         }
+    }
+
+    fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Self::Conn, (): ()) {
+        self.fill(cx, conn);
     }
 
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {

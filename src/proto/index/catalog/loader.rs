@@ -1,18 +1,18 @@
 //! The catalogue of a server that starts.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 
 use slab::Slab;
 
-use super::{Catalog, File, HolderNo, Posting, Postings, for_each_word, fresh, front};
+use super::{Catalog, Entry, HolderNo, Posting, Postings, for_each_word, fresh, front};
 use crate::proto::index::fields::FileLine;
 
 /// Fills an empty catalogue with many files at once: sorted once instead of merged again and again.
 #[derive(Debug, Default)]
 pub struct Loader {
     catalog: Catalog,
-    files: Vec<File>,
+    files: Vec<Entry>,
 }
 
 impl Loader {
@@ -21,7 +21,7 @@ impl Loader {
     }
 
     pub fn insert(&mut self, holder: HolderNo, line: FileLine<'_>) {
-        self.files.push(File {
+        self.files.push(Entry {
             name: line.name.into(),
             size_bytes: line.size_bytes,
             sha1: line.sha1,
@@ -47,8 +47,8 @@ impl Loader {
             holder.held += 1;
             let content = Posting::new(number, 1);
             match catalog.contents.entry(front(file.sha1)) {
-                Entry::Occupied(list) => list.into_mut().push(content),
-                Entry::Vacant(place) => _ = place.insert(Postings::One(content)),
+                hash_map::Entry::Occupied(list) => list.into_mut().push(content),
+                hash_map::Entry::Vacant(place) => _ = place.insert(Postings::One(content)),
             }
             for_each_word(&mut catalog.splitter, &file.name, |word, occurrences| {
                 file.refs += 1;

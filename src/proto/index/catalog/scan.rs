@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 
 use slab::Slab;
 
-use super::{Catalog, File, FileNo, Holder, Posting, Postings, State, by_name, front};
+use super::{Catalog, Entry, FileNo, Holder, Posting, Postings, State, by_name, front};
 use crate::proto::index::fields::Sha1;
 use crate::proto::index::wire::PAYLOAD_BYTES_MAX;
 use crate::proto::index::words::Splitter;
@@ -130,7 +130,7 @@ impl Scan {
     fn read_ranked(
         &mut self,
         entries: &[Posting],
-        files: &Slab<File>,
+        files: &Slab<Entry>,
         holders: &Slab<Holder>,
         steps: &mut usize,
     ) -> bool {
@@ -162,7 +162,7 @@ impl Scan {
     fn read_unranked(
         &mut self,
         entries: &[Posting],
-        files: &Slab<File>,
+        files: &Slab<Entry>,
         holders: &Slab<Holder>,
         splitter: &mut Splitter,
         steps: &mut usize,
@@ -201,7 +201,7 @@ impl Scan {
         matches.then_some(total)
     }
 
-    fn keep(&mut self, files: &Slab<File>, occurrences: u32, file: u32) {
+    fn keep(&mut self, files: &Slab<Entry>, occurrences: u32, file: u32) {
         let key = |&(occurrences, FileNo(file)): &(u32, FileNo)| (Reverse(occurrences), file);
         let before = |other: &(u32, FileNo)| {
             let (count, number) = key(other);

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::engine::{Limits, NoJob};
-use crate::proto::index::reply::File;
+use crate::proto::index::reply::Listed;
 use crate::proto::index::wire::{FRAME_BYTES_MAX, write_text};
 use crate::sim::{self, ListenerId, NodeId, PeerId as Script, World};
 
@@ -183,8 +183,8 @@ fn search(words: &str) -> Call {
     }
 }
 
-fn list(count: usize) -> Arc<[File]> {
-    let file = |n| File {
+fn list(count: usize) -> Arc<[Listed]> {
+    let file = |n| Listed {
         name: format!("some file with a name of some length {n}"),
         size_bytes: n as u64,
         sha1: super::super::fields::Sha1([1; 20]),

@@ -14,32 +14,19 @@ use rand::RngExt;
 
 use crate::engine::{ConnId, Cx, Hub, Tick, Ticks};
 
-use super::work::Work;
-use super::{Conn, IndexServer, Note, Presence, Proof, Timer, random_bytes, retry};
-use crate::proto::index::catalog::HolderNo;
+use super::{Conn, IndexServer, Note, Proof, random_bytes, retry};
 use crate::proto::index::fields::{FileLine, PeerId};
 use crate::proto::index::guard::is_counted;
 use crate::proto::index::record::{Change, Digest, Hash, Hashed, Job, Place, Record, Salt, Write};
 use crate::proto::index::registry::Registration;
-use crate::proto::index::reply::{
-    LOGIN_SUCCESS, LOGOUT_SUCCESS, REGISTER_OK, REGISTER_SUCCESS, RetryIn, UPDATE_OK,
-};
-use crate::proto::index::wire::{Account, FrameOut, Kind, Request, write_ko, write_text};
-
-/// No operation; acknowledges what nobody waits for.
-const NO_OP: u32 = u32::MAX;
+use crate::proto::index::reply::RetryIn;
+use crate::proto::index::wire::{Account, Kind, Request, write_ko};
 
 /// Until a change of the same user may be through.
 const BUSY: Ticks = Ticks::from_secs(1);
 
-/// Until a disk that was full may have room.
-const UNSTORED: Ticks = Ticks::from_secs(10);
-
-/// Until the end of a registration is tried again.
-const EXPIRY_AGAIN: Ticks = Ticks::from_secs(1);
-
 /// The same whatever of the three is wrong, so that nothing is learnt from it.
-const WRONG: Ko = Ko::Text("wrong user, password or id");
+pub(super) const WRONG: Ko = Ko::Text("wrong user, password or id");
 
 /// What a KO says.
 #[derive(Debug, Clone, Copy)]
@@ -60,13 +47,13 @@ impl Display for Ko {
     }
 }
 
-fn later(why: &'static str, after: Ticks) -> Ko {
+pub(super) fn later(why: &'static str, after: Ticks) -> Ko {
     Ko::Retry(retry(why, after))
 }
 
 /// What is to be done once the password is known to be right.
 #[derive(Debug)]
-enum Act {
+pub(super) enum Act {
     Register { id: PeerId, list: List },
     Update { id: PeerId, list: List },
     Add { id: PeerId, list: List },
@@ -77,8 +64,8 @@ enum Act {
 
 /// Files as lines, as they are stored.
 #[derive(Debug)]
-struct List {
-    lines: Bytes,
+pub(super) struct List {
+    pub(super) lines: Bytes,
     count: usize,
 }
 
@@ -97,7 +84,7 @@ impl List {
 }
 
 impl Act {
-    fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         match self {
             Act::Register { .. } => Kind::Register,
             Act::Update { .. } => Kind::RegisterUpdate,
@@ -107,7 +94,7 @@ impl Act {
         }
     }
 
-    fn id(&self) -> PeerId {
+    pub(super) fn id(&self) -> PeerId {
         match self {
             Act::Register { id, .. }
             | Act::Update { id, .. }
@@ -132,16 +119,16 @@ impl Act {
 #[derive(Debug)]
 pub(super) struct Op {
     /// Who gets the answer. None for what the server does by itself.
-    conn: Option<ConnId>,
-    act: Act,
-    user: Box<str>,
+    pub(super) conn: Option<ConnId>,
+    pub(super) act: Act,
+    pub(super) user: Box<str>,
     secret: Secret,
     /// What the password is hashed with.
     salt: Salt,
     /// The id whose password is tried.
     tried: Option<PeerId>,
     /// What a new registration is to have.
-    hashed: Option<Hashed>,
+    pub(super) hashed: Option<Hashed>,
 }
 
 /// A password while it is needed; not printed.
@@ -150,6 +137,21 @@ struct Secret(Box<str>);
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+impl Op {
+    /// What the server does by itself.
+    pub(super) fn own(user: Box<str>, act: Act) -> Op {
+        Op {
+            conn: None,
+            act,
+            user,
+            secret: Secret("".into()),
+            salt: Salt::default(),
+            tried: None,
+            hashed: None,
+        }
     }
 }
 
@@ -394,7 +396,7 @@ impl IndexServer {
     }
 
     /// The password is right: has the change stored.
-    fn change(&mut self, hub: &mut Hub<Self>, number: u32) {
+    pub(super) fn change(&mut self, hub: &mut Hub<Self>, number: u32) {
         let clock = self.clock(hub.now());
         let Some(op) = self.ops.get(number as usize) else {
             return;
@@ -454,157 +456,13 @@ impl IndexServer {
         }
     }
 
-    /// A change is on disk, or is not.
-    pub(super) fn written(&mut self, hub: &mut Hub<Self>, number: u32, committed: bool) {
-        let Some(op) = self.ops.get(number as usize) else {
-            return;
-        };
-        if !committed {
-            self.busy.remove(&op.user);
-            if let Act::Expire { id } = op.act
-                && let Some(slot) = self.registry.slot_of(id)
-            {
-                self.arm_expiry(hub, slot);
-            }
-            self.refuse(hub, number, later("it cannot be stored now", UNSTORED));
-            return;
-        }
-        let slot = match op.act {
-            Act::Register { .. } => self.registry.slot_of_user(&op.user),
-            _ => self.registry.slot_of_both(op.act.id(), &op.user),
-        };
-        let clock = self.clock(hub.now());
-        match (&op.act, slot) {
-            (Act::Register { .. }, slot) => self.apply_register(hub, number, slot, clock),
-            (Act::Update { list, .. }, Some(slot)) => {
-                let lines = list.lines.clone();
-                let holder = self.catalog.add_holder(slot);
-                if let Some(found) = self.registry.get_mut(slot) {
-                    found.chunks = 1;
-                }
-                self.index(hub, number, holder, lines);
-            }
-            (Act::Add { list, .. }, Some(slot)) => {
-                let lines = list.lines.clone();
-                if let Some(found) = self.registry.get_mut(slot) {
-                    found.chunks += 1;
-                    let holder = found.holder;
-                    self.index(hub, number, holder, lines);
-                }
-            }
-            (Act::Login { place, .. }, Some(slot)) => {
-                let (place, conn) = (*place, op.conn);
-                if let Some(found) = self.registry.get_mut(slot) {
-                    found.place = Some(place);
-                    found.login_at = clock;
-                }
-                self.counts.logins += 1;
-                self.go_online(hub, slot, conn);
-                self.answer(hub, number, |out| {
-                    write_text(out, Kind::Login.ok(), LOGIN_SUCCESS);
-                });
-            }
-            (Act::Logout { .. }, Some(slot)) => {
-                if let Some(found) = self.registry.get_mut(slot) {
-                    found.place = None;
-                }
-                self.answer(hub, number, |out| {
-                    write_text(out, Kind::Logout.ok(), LOGOUT_SUCCESS);
-                });
-            }
-            (Act::Expire { .. }, Some(slot)) => {
-                self.counts.expired += 1;
-                self.remove(hub, slot);
-                self.answer(hub, number, |_| {});
-            }
-            // A user with a change under way has no other, so it is still there.
-            (_, None) => self.refuse(hub, number, WRONG),
-        }
-    }
-
-    /// The new registration takes the place of the user's former one, if any, in one step.
-    fn apply_register(&mut self, hub: &mut Hub<Self>, number: u32, old: Option<u32>, clock: u64) {
-        if let Some(old) = old {
-            self.remove(hub, old);
-        }
-        let Some(op) = self.ops.get_mut(number as usize) else {
-            return;
-        };
-        let (Act::Register { id, list }, Some(password)) = (&op.act, op.hashed.take()) else {
-            return;
-        };
-        let (id, lines, user) = (*id, list.lines.clone(), op.user.clone());
-        let holder = self.catalog.add_holder(self.registry.next_slot());
-        let slot = self.registry.add(Registration {
-            id,
-            user,
-            password,
-            holder,
-            chunks: 1,
-            login_at: clock,
-            place: None,
-            presence: Presence::Offline,
-            expiry: None,
-        });
-        self.arm_expiry(hub, slot);
-        self.counts.registrations += 1;
-        self.index(hub, number, holder, lines);
-    }
-
-    fn index(&mut self, hub: &mut Hub<Self>, op: u32, holder: HolderNo, lines: Bytes) {
-        let work = Work::Insert {
-            op,
-            holder,
-            lines,
-            done: 0,
-        };
-        self.add_work(hub, work);
-    }
-
-    /// The files of an operation are in the catalogue.
-    pub(super) fn indexed(&mut self, hub: &mut Hub<Self>, number: u32, holder: HolderNo) {
-        let Some(op) = self.ops.get(number as usize) else {
-            return;
-        };
-        let (kind, id) = (op.act.kind(), op.act.id());
-        if matches!(op.act, Act::Update { .. })
-            && let Some(slot) = self.registry.slot_of(id)
-            && let Some(found) = self.registry.get_mut(slot)
-        {
-            // The new list is found from now on and the former one is not.
-            let former = std::mem::replace(&mut found.holder, holder);
-            let online = found.is_online();
-            self.catalog.set_online(holder, online);
-            self.catalog.kill_holder(former);
-            self.add_work(hub, Work::Purge(former));
-        }
-        let total = self.catalog.count(holder);
-        self.answer(hub, number, |out| {
-            let mut frame = FrameOut::begin(out, kind.ok());
-            match kind {
-                Kind::Register => frame.line(REGISTER_OK).line(id).line(REGISTER_SUCCESS),
-                Kind::RegisterUpdate => frame.line(UPDATE_OK).line(id),
-                _ => frame.line(total),
-            };
-            frame.finish();
-        });
-    }
-
-    /// A registration goes, with all that it has.
-    fn remove(&mut self, hub: &mut Hub<Self>, slot: u32) {
-        self.go_offline(hub, slot);
-        let Some(gone) = self.registry.remove(slot) else {
-            return;
-        };
-        if let Some(timer) = gone.expiry {
-            hub.cancel(timer);
-        }
-        self.catalog.kill_holder(gone.holder);
-        self.add_work(hub, Work::Purge(gone.holder));
-    }
-
     /// The operation was done: its connection is told, and has proved its password.
-    fn answer(&mut self, hub: &mut Hub<Self>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn answer(
+        &mut self,
+        hub: &mut Hub<Self>,
+        number: u32,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let Some(op) = self.forget(number) else {
             return;
         };
@@ -623,7 +481,7 @@ impl IndexServer {
     }
 
     /// It was not.
-    fn refuse(&mut self, hub: &mut Hub<Self>, number: u32, ko: Ko) {
+    pub(super) fn refuse(&mut self, hub: &mut Hub<Self>, number: u32, ko: Ko) {
         let now = hub.now();
         let Some(op) = self.forget(number) else {
             return;
@@ -642,64 +500,6 @@ impl IndexServer {
         let op = self.ops.try_remove(number as usize)?;
         self.pending_bytes -= op.act.list().map_or(0, |list| list.lines.len());
         Some(op)
-    }
-
-    /// Ticks until a registration has outlived itself.
-    fn life_left(&self, hub: &Hub<Self>, slot: u32) -> Option<Ticks> {
-        let found = self.registry.get(slot)?;
-        let ends = found.login_at.saturating_add(self.config.time_to_live.0);
-        Some(Ticks(ends.saturating_sub(self.clock(hub.now()))))
-    }
-
-    /// Arms the timer that ends a registration. A login moves the end, not the timer, which looks when it fires.
-    pub(super) fn arm_expiry(&mut self, hub: &mut Hub<Self>, slot: u32) {
-        let Some(left) = self.life_left(hub, slot) else {
-            return;
-        };
-        let after = Ticks(left.0.max(EXPIRY_AGAIN.0.min(self.config.time_to_live.0)));
-        let timer = hub.arm(after, Timer::Expiry(slot));
-        if let Some(found) = self.registry.get_mut(slot) {
-            found.expiry = timer;
-        }
-    }
-
-    pub(super) fn check_expiry(&mut self, hub: &mut Hub<Self>, slot: u32) {
-        let due = self.life_left(hub, slot).is_some_and(|left| left.0 == 0);
-        let Some(found) = self.registry.get_mut(slot) else {
-            return;
-        };
-        found.expiry = None;
-        let (user, id) = (found.user.clone(), found.id);
-        if !due || self.busy.contains(&user) {
-            self.arm_expiry(hub, slot);
-            return;
-        }
-        // Out of every search at once, whatever the disk says.
-        self.go_offline(hub, slot);
-        let op = self.ops.insert(Op {
-            conn: None,
-            act: Act::Expire { id },
-            user,
-            secret: Secret("".into()),
-            salt: Salt::default(),
-            tried: None,
-            hashed: None,
-        }) as u32;
-        self.change(hub, op);
-        if !self.ops.contains(op as usize) {
-            self.arm_expiry(hub, slot);
-        }
-    }
-
-    /// Keeps what the clock shows; who keeps nothing is told so by the next operation.
-    pub(super) fn keep_clock(&mut self, hub: &mut Hub<Self>) {
-        let write = Write {
-            op: NO_OP,
-            changes: vec![Change::Clock(self.clock(hub.now()))],
-        };
-        // At the limit of jobs, the next time will do.
-        let _ = hub.submit(Job::Write(write));
-        hub.arm(self.clock_every(), Timer::Clock);
     }
 }
 
