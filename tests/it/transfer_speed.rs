@@ -124,7 +124,7 @@ fn shared<F: Clone + std::ops::Deref<Target = peerloop::store::shared::SharedFil
     file: &F,
 ) -> Shared<F> {
     Shared {
-        announced: reply::File {
+        announced: reply::Listed {
             name: file.name().into(),
             size_bytes: file.stamp.size_bytes,
             sha1: fields::Sha1(file.sha1),

@@ -15,7 +15,7 @@ use peerloop::app::transfer::Reader;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
-use peerloop::proto::index::reply::File;
+use peerloop::proto::index::reply::Listed;
 use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
 use peerloop::store::shared::{Hashing, Scan, SharedDir, SharedFile};
@@ -246,7 +246,7 @@ fn save(dir: &SharedDir, files: &[Arc<SharedFile>]) {
 pub(in crate::cli) fn shared(files: &[Arc<SharedFile>]) -> Files<Arc<SharedFile>> {
     let fit = files.iter().filter(|file| check_name(file.name()).is_ok());
     let fit = fit.map(|file| Shared {
-        announced: File {
+        announced: Listed {
             name: file.name().to_owned(),
             size_bytes: file.stamp.size_bytes,
             sha1: Sha1(file.sha1),

@@ -19,7 +19,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, Tim
 use super::client::{self, Failure, Host, Patience, Presence, Session, SessionTimer, Stay};
 use super::exchange::{Answer, Call, Credentials};
 use super::fields::{PeerId, Sha1};
-use super::reply::{self, File};
+use super::reply::{self, Listed};
 use super::transfer::serve::{self, After, Read, ReadDone, Slots, Unreadable};
 use super::wire::{Frame, HEADER_BYTES, Kind, Range, Request, Which, unknown_ko, write_ko};
 
@@ -74,7 +74,7 @@ pub enum News {
 /// One file of the shared directory.
 #[derive(Debug, Clone)]
 pub struct Shared<F> {
-    pub announced: File,
+    pub announced: Listed,
     pub file: F,
 }
 
@@ -82,7 +82,7 @@ pub struct Shared<F> {
 /// them take a while: made, and dropped, away from the loop.
 pub struct Files<F> {
     by_sha1: HashMap<Sha1, (u64, F)>,
-    announced: Arc<[File]>,
+    announced: Arc<[Listed]>,
 }
 
 impl<F> Files<F> {

@@ -148,7 +148,7 @@ impl Lab {
 
 fn shared(n: usize, bytes: usize) -> Shared<usize> {
     Shared {
-        announced: File {
+        announced: Listed {
             name: format!("file {n}"),
             size_bytes: bytes as u64,
             sha1: sha1(n),

@@ -13,7 +13,7 @@
 //! asked again only when nobody else is left; one that lies, refuses or does not speak the protocol is dropped. All
 //! that is told in the [`Report`].
 //!
-//! Invariants: bytes held in memory are bounded by [`AT_ONCE_MAX`] and [`STORES_MAX`] ranges; the worker has one check or
+//! Invariants: bytes held in memory are bounded by [`AT_ONCE_MAX`] and `STORES_MAX` ranges; the worker has one check or
 //! one finish under way at most; every range that is asked stands in its holder's `asked`, in the order of asking.
 
 mod holders;
