@@ -119,6 +119,11 @@ impl Part {
             Err(Errno::WOULDBLOCK) => return Err(PartError::InUse),
             Err(e) => return Err(e.into()),
         }
+        // Whoever had the lock before may have given the file its final name: then it is not ours to write to.
+        let named = statat(&dir, part.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        if named.map(|stat| stat.st_ino) != Ok(fstat(&file)?.st_ino) {
+            return Err(PartError::InUse);
+        }
         let ranges = open_own(&dir, &marks)?;
         let count = usize::try_from(size_bytes.div_ceil(range_bytes)).map_err(io::Error::other)?;
         let mut part = Part {
@@ -199,7 +204,11 @@ impl Part {
     pub fn finish(&mut self, name: &str, overwrite: bool) -> Result<(), PartError> {
         let name = safe_name(name).ok_or_else(|| bad_name(name))?;
         self.file.set_len(self.size_bytes)?;
-        self.file.sync_all()?;
+        if let Err(e) = self.file.sync_all() {
+            // What the disk has is not known, and asking once more would be answered with success: all anew.
+            self.ranges.set_len(0)?;
+            return Err(e.into());
+        }
         let [part, marks] = names(&self.sha1);
         self.rename(&part, name, overwrite)?;
         fsync(&self.dir)?;

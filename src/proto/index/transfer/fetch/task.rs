@@ -22,7 +22,7 @@ pub struct Wanted {
     pub size_bytes: u64,
     /// Our id, which holders ask the index about.
     pub requester: PeerId,
-    /// At most [`super::plan::HOLDERS_MAX`]; beyond, the first ones are taken.
+    /// At most [`plan::HOLDERS_MAX`](crate::proto::index::transfer::plan::HOLDERS_MAX); beyond, the first ones are taken.
     pub sources: Vec<Source>,
 }
 
