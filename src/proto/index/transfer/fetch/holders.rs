@@ -27,6 +27,9 @@ const LOSSES_MAX: u32 = 4;
 /// Pause before it is dialled again, doubled with each loss.
 const REDIAL: Ticks = Ticks::from_millis(250);
 
+/// Pause before a holder is dialled again that closed while nothing was asked of it.
+const REST: Ticks = Ticks::from_secs(1);
+
 /// How long a login may take, before a holder that asked for it is asked again.
 const LOGIN: Ticks = Ticks::from_secs(1);
 
@@ -164,8 +167,9 @@ impl Fetcher {
         let owed = !self.holders[holder].asked.is_empty();
         let was_up = matches!(self.holders[holder].link, Link::Up(_));
         if was_up && !owed {
-            // It was closed for want of anything to do.
-            return self.hang_up(hub, holder, Link::Idle);
+            // It was closed for want of anything to do. Not at once again: it may close whatever comes.
+            let until = hub.now() + REST;
+            return self.hang_up(hub, holder, Link::Lost { until });
         }
         let losses = self.holders[holder].losses + 1;
         self.holders[holder].losses = losses;

@@ -18,6 +18,9 @@ mod bad;
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9);
 const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1);
+/// Nobody is dialled again and again.
+const DIALS_MAX: usize = 30;
+
 const TOO_LONG: Ticks = Ticks::from_secs(300);
 
 fn addr(holder: usize) -> SocketAddrV4 {
@@ -38,6 +41,8 @@ enum Nature {
     Dies(usize),
     /// Accepts, and answers nothing.
     Silent,
+    /// Accepts, and closes.
+    Closes,
     /// Sends so many bytes a tick.
     Slow(usize),
     /// Refuses every dial, or lets it hang.
@@ -210,6 +215,10 @@ impl Lab {
                 "seed {seed} ends some day"
             );
         }
+        for holder in &self.holders {
+            let dials = holder.lines.len();
+            assert!(dials <= DIALS_MAX, "{dials} dials of {:?}", holder.nature);
+        }
         let state = self.disk.state.lock().unwrap();
         let whole: Vec<u8> = state.ranges.iter().flatten().flatten().copied().collect();
         let nobody = Wanted {
@@ -228,6 +237,9 @@ impl Lab {
     fn serve(&mut self) {
         for holder in &mut self.holders {
             while let Some(peer) = self.world.accept(holder.listener) {
+                if holder.nature == Nature::Closes {
+                    self.world.peer(peer).close();
+                }
                 holder.lines.push(Line {
                     peer,
                     heard: Vec::new(),
@@ -403,6 +415,15 @@ fn who_is_slow_is_asked_when_nobody_else_is_left() {
     let report = Lab::new(6, 3 * MIB, &[Nature::Slow(30_000), Nature::Liar]).run();
     assert_eq!(report.result, Ok(()));
     assert_eq!(dropped(&report)[1], Some(&Why::WrongBytes));
+}
+
+#[test]
+fn who_closes_at_once_is_not_dialled_at_once_again() {
+    let natures = [Nature::Slow(2000), Nature::Closes];
+    for seed in 0..4 {
+        let report = Lab::new(seed, MIB, &natures).run();
+        assert_eq!(report.result, Ok(()));
+    }
 }
 
 #[test]
