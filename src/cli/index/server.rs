@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use peerloop::app::index::{Jobs, argon2id, load};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
-use peerloop::proto::index::catalog::Match;
+use peerloop::proto::index::catalog::{FILES_MAX, Match};
 use peerloop::proto::index::record::{Cost, Job};
 use peerloop::proto::index::server::{COST, Config, IndexServer};
 use peerloop::store::Store;
@@ -51,6 +51,9 @@ pub(in crate::cli) struct ServerArgs {
     /// New ids an address gets in an hour; loopback is exempt
     #[arg(long, value_name = "N", default_value_t = 3)]
     registrations_max: usize,
+    /// Registrations in all
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    peers_max: usize,
     /// Files of one registration
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     files_per_peer_max: usize,
@@ -142,8 +145,9 @@ impl ServerArgs {
             tries_window: lock,
             lock,
             registrations_per_hour_max: self.registrations_max,
+            peers_max: self.peers_max,
             files_per_peer_max: self.files_per_peer_max,
-            files_max: self.files_max,
+            files_max: self.files_max.min(FILES_MAX),
             matching: match self.matching {
                 Matching::All => Match::All,
                 Matching::Any => Match::Any,

@@ -21,16 +21,18 @@
 
 mod loader;
 mod scan;
+mod shards;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 
 use slab::Slab;
 
 use super::fields::{FileLine, Sha1};
 use super::words::Splitter;
+
+use shards::Shards;
 
 pub use loader::Loader;
 pub use scan::{DEPTH_MAX, Match, Scan, WORDS_MAX};
@@ -203,9 +205,9 @@ fn by_name(files: &Slab<Entry>, a: u32, b: u32) -> Ordering {
 pub struct Catalog {
     files: Slab<Entry>,
     holders: Slab<Holder>,
-    words: HashMap<Box<str>, Postings>,
+    words: Shards<Box<str>, Postings>,
     /// The same for contents, by the front of their SHA-1: whoever reads a list compares the rest.
-    contents: HashMap<u64, Postings>,
+    contents: Shards<u64, Postings>,
     splitter: Splitter,
 }
 
@@ -290,7 +292,7 @@ impl Catalog {
             let new: Vec<Posting> = same.iter().map(|(_, posting)| *posting).collect();
             match self.contents.get_mut(&same[0].0) {
                 Some(postings) => postings.add(&new, files),
-                None => _ = self.contents.insert(same[0].0, fresh(new)),
+                None => self.contents.insert(same[0].0, fresh(new)),
             }
         }
         places.sort_unstable_by(|(a, p), (b, q)| {
@@ -302,7 +304,7 @@ impl Catalog {
             let new: Vec<Posting> = same.iter().map(|(_, posting)| *posting).collect();
             match self.words.get_mut(word) {
                 Some(postings) => postings.add(&new, files),
-                None => _ = self.words.insert(word.into(), fresh(new)),
+                None => self.words.insert(word.into(), fresh(new)),
             }
         }
     }

@@ -63,7 +63,9 @@ pub struct Config {
     pub registrations_per_hour_max: usize,
     /// Files of one registration.
     pub files_per_peer_max: usize,
-    /// Files in all. Ten million take about 3 GB.
+    /// Registrations in all; one without files takes about 400 bytes.
+    pub peers_max: usize,
+    /// Files in all. Ten million take about 4 GB.
     pub files_max: usize,
     /// What SEARCH finds.
     pub matching: Match,
@@ -92,6 +94,7 @@ impl Default for Config {
             lock: Ticks::from_secs(60),
             registrations_per_hour_max: 3,
             files_per_peer_max: 100_000,
+            peers_max: 1_000_000,
             files_max: 10_000_000,
             matching: Match::All,
             trust_claimed_ip: false,
@@ -222,6 +225,8 @@ pub struct IndexServer {
     lockout: Lockout<PeerId>,
     quota: Quota<std::net::Ipv4Addr>,
     work: VecDeque<Work>,
+    /// [`Timer::Work`] is on its way.
+    working: bool,
     /// What the clock showed when the server started, and when that was; set with the first turn.
     clock_at_start: u64,
     started: Option<Tick>,
@@ -242,6 +247,7 @@ impl IndexServer {
             pending_bytes: 0,
             busy: HashSet::new(),
             work: VecDeque::new(),
+            working: false,
             clock_at_start,
             started: None,
             counts: Counts::default(),

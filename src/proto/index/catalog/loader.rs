@@ -1,7 +1,6 @@
 //! The catalogue of a server that starts.
 
 use std::cmp::Reverse;
-use std::collections::hash_map;
 
 use slab::Slab;
 
@@ -46,16 +45,18 @@ impl Loader {
             holder.files.push(number);
             holder.held += 1;
             let content = Posting::new(number, 1);
-            match catalog.contents.entry(front(file.sha1)) {
-                hash_map::Entry::Occupied(list) => list.into_mut().push(content),
-                hash_map::Entry::Vacant(place) => _ = place.insert(Postings::One(content)),
+            match catalog.contents.get_mut(&front(file.sha1)) {
+                Some(list) => list.push(content),
+                None => catalog
+                    .contents
+                    .insert(front(file.sha1), Postings::One(content)),
             }
             for_each_word(&mut catalog.splitter, &file.name, |word, occurrences| {
                 file.refs += 1;
                 let posting = Posting::new(number, occurrences);
                 match catalog.words.get_mut(word) {
                     Some(list) => list.push(posting),
-                    None => _ = catalog.words.insert(word.into(), Postings::One(posting)),
+                    None => catalog.words.insert(word.into(), Postings::One(posting)),
                 }
             });
         }
@@ -74,8 +75,6 @@ impl Loader {
         for (_, holder) in &mut catalog.holders {
             holder.files.shrink_to_fit();
         }
-        catalog.words.shrink_to_fit();
-        catalog.contents.shrink_to_fit();
         catalog
     }
 }

@@ -28,7 +28,7 @@ impl Catalog {
             _ => None,
         };
         // Nobody has the content: then it is a word like any other.
-        let content = content.filter(|sha1| self.contents.contains_key(&front(*sha1)));
+        let content = content.filter(|sha1| self.contents.get(&front(*sha1)).is_some());
         let lists = match matching {
             Match::All => 1,
             Match::Any => wanted.len(),

@@ -103,7 +103,7 @@ fn random_name(rng: &mut StdRng) -> String {
 /// Holders come, go, hide and change under random searches: what is found is what a scan of all names finds.
 #[test]
 fn searches_find_what_a_scan_finds() {
-    for seed in 0..60 {
+    for seed in 0..30 {
         let rng = &mut StdRng::seed_from_u64(seed);
         let mut catalog = Catalog::default();
         let mut model: Vec<(HolderNo, bool, Vec<String>)> = Vec::new();
@@ -158,8 +158,8 @@ fn searches_find_what_a_scan_finds() {
         }
         assert!(
             catalog.is_empty()
-                && catalog.words.is_empty()
-                && catalog.contents.is_empty()
+                && catalog.words.iter().next().is_none()
+                && catalog.contents.iter().next().is_none()
                 && catalog.holders.is_empty()
         );
     }

@@ -164,7 +164,7 @@ impl IndexServer {
         request: Request<'_>,
     ) -> Result<(), Ko> {
         let (account, act) = self.act_of(cx, request)?;
-        self.check_room(&act)?;
+        self.check_room(&act, account.user)?;
         let now = cx.now();
         let proved = |proof: &Proof| proof.holds(act.id(), account);
         let proved = conn.proof.as_deref().is_some_and(proved);
@@ -277,10 +277,14 @@ impl IndexServer {
             .unwrap_or(source)
     }
 
-    fn check_room(&self, act: &Act) -> Result<(), Ko> {
+    fn check_room(&self, act: &Act, user: &str) -> Result<(), Ko> {
         let Some(list) = act.list() else {
             return Ok(());
         };
+        let new = matches!(act, Act::Register { .. }) && self.registry.slot_of_user(user).is_none();
+        if new && self.registry.len() >= self.config.peers_max {
+            return Err(Ko::Text("the server is full"));
+        }
         let has = match act {
             Act::Add { id, .. } => {
                 let slot = self.registry.slot_of(*id);

@@ -43,10 +43,11 @@ pub(super) enum Work {
 
 impl IndexServer {
     pub(super) fn add_work(&mut self, hub: &mut Hub<Self>, work: Work) {
-        if self.work.is_empty() {
+        self.work.push_back(work);
+        // Once for all of it: work that is added while some is done is part of the same turns.
+        if !std::mem::replace(&mut self.working, true) {
             hub.soon(Timer::Work);
         }
-        self.work.push_back(work);
     }
 
     /// A turn's share of it.
@@ -54,14 +55,15 @@ impl IndexServer {
         let mut steps = STEPS_PER_TURN;
         while steps > 0 {
             let Some(mut work) = self.work.pop_front() else {
-                return;
+                break;
             };
             if !self.go_on(hub, &mut work, &mut steps) {
                 self.work.push_front(work);
                 break;
             }
         }
-        if !self.work.is_empty() {
+        self.working = !self.work.is_empty();
+        if self.working {
             hub.soon(Timer::Work);
         }
     }
