@@ -18,6 +18,9 @@ use crate::proto::ring::tracker::{self, Known};
 use crate::proto::ring::wire::{Encoding, Strings};
 use crate::store::{Change, Store, StoreError, Table};
 
+#[cfg(feature = "net")]
+pub mod transfer;
+
 /// Where the entries of a DHT node are kept: key = the 20 bytes of the id, big-endian, so that the
 /// store's order is the ring's.
 const ENTRIES: Table = Table::new("dht-entries");

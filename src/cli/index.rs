@@ -2,8 +2,10 @@
 
 mod account;
 pub(super) mod credentials;
+mod download;
 mod query;
 mod server;
+pub(super) mod share;
 mod shell;
 pub(super) mod table;
 
@@ -15,7 +17,7 @@ use clap::{Args, Subcommand};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 use peerloop::proto::index::batch::Batch;
-use peerloop::proto::index::client::Patience;
+use peerloop::proto::index::client::{Failure, Patience};
 use peerloop::proto::index::exchange::{Answer as Told, Call};
 use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 
@@ -38,6 +40,10 @@ pub(super) enum Command {
     Peers(query::PeersArgs),
     /// List what a peer shares
     Browse(query::BrowseArgs),
+    /// Share a directory: its first line on stdout is `listening IP:PORT`
+    Share(share::ShareArgs),
+    /// Download a file from all peers that have it; exits 1 when nobody who is online has it
+    Download(download::DownloadArgs),
     /// A prompt for the commands above; without a terminal, one command a line from stdin
     Shell(shell::ShellArgs),
 }
@@ -52,6 +58,8 @@ impl Command {
             Command::Search(args) => args.run(),
             Command::Peers(args) => args.run(),
             Command::Browse(args) => args.run(),
+            Command::Share(args) => args.run(),
+            Command::Download(args) => args.run(),
             Command::Shell(args) => args.run(),
         }
     }
@@ -78,6 +86,11 @@ impl ServerAt {
 
     /// Makes one call.
     pub(super) fn ask(&self, call: Call) -> Result<Told> {
+        Ok(self.try_ask(call)??)
+    }
+
+    /// The same, for who tells a refusal from an error.
+    pub(super) fn try_ask(&self, call: Call) -> Result<Result<Told, Failure>> {
         let batch = Batch::new(self.addr, self.patience());
         let mut reactor = Reactor::new(batch, client_limits())?;
         reactor
@@ -86,7 +99,7 @@ impl ServerAt {
         reactor.run()?;
         let results = reactor.into_service().into_results();
         let result = results.into_iter().next().flatten();
-        Ok(result.context("interrupted")??)
+        result.context("interrupted")
     }
 }
 

@@ -6,7 +6,8 @@
 //! protocol's own memory, which is filled from [`Store::load`] at the start.
 //!
 //! [`memory::Memory`] serves the simulator, tests and nodes without `--data`;
-//! `redb::Redb` (feature `net`) is the durable one.
+//! `redb::Redb` (feature `net`) is the durable one. Beside them, for files that peers share: `shared` is the directory
+//! they come from, `part` a file that is being downloaded.
 //!
 //! What it does not do: it knows no protocol, gives no single reads, no ranges and no snapshots,
 //! and does not retry. Whoever loads decodes the values and answers for their format.
@@ -27,7 +28,11 @@ use bytes::Bytes;
 
 pub mod memory;
 #[cfg(feature = "net")]
+pub mod part;
+#[cfg(feature = "net")]
 pub mod redb;
+#[cfg(feature = "net")]
+pub mod shared;
 
 /// Keeps tables of entries, changed in atomic groups.
 pub trait Store: Send {

@@ -6,6 +6,7 @@
 
 mod allocations;
 mod cli;
+mod download;
 mod durable;
 mod echo;
 mod index;
@@ -23,6 +24,9 @@ mod ring_cli;
 mod ring_codec;
 mod ring_support;
 mod rings;
+mod share;
+mod share_support;
 mod support;
 mod tracker;
+mod transfer_speed;
 mod wire;

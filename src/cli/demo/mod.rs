@@ -3,6 +3,7 @@
 mod dht;
 mod overlay;
 mod ring;
+mod index;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ impl Demo {
         dht::run(&mut table, &files)?;
         overlay::run(&mut table)?;
         ring::run(&mut table)?;
+        index::run(&mut table, &files)?;
         print::stdout(table.to_string().as_bytes())?;
         Ok(Answer::Yes)
     }

@@ -109,6 +109,35 @@ impl UserArgs {
 }
 
 impl Identity {
+    /// A user that nobody chose, for who only downloads: the one of an earlier run, or a new one with a password that
+    /// nobody has to know.
+    pub(in crate::cli) fn guest(server: SocketAddrV4, path: Option<PathBuf>) -> Result<Identity> {
+        let path = match path {
+            Some(path) => path,
+            None => state_dir()?.join(format!("index-{server}-guest.json")),
+        };
+        let kept = read(&path)?.filter(|kept| kept.server == server);
+        let (who, id) = match kept {
+            Some(kept) => {
+                let (user, password) = (kept.user, kept.password);
+                let id = kept.id.as_deref().map(str::parse).transpose();
+                let id = id.with_context(|| format!("the id in {}", path.display()))?;
+                (Credentials { user, password }, id)
+            }
+            None => {
+                let user = format!("guest-{:08x}", rand::random::<u32>());
+                let password = format!("{:032x}", rand::random::<u128>());
+                (Credentials { user, password }, None)
+            }
+        };
+        Ok(Identity {
+            path,
+            server,
+            who: Arc::new(who),
+            id,
+        })
+    }
+
     pub(in crate::cli) fn who(&self) -> Arc<Credentials> {
         self.who.clone()
     }

@@ -8,6 +8,7 @@ use peerloop::proto::index::exchange::Call;
 use super::ServerAt;
 use super::account::register;
 use super::credentials::UserArgs;
+use super::download::DownloadArgs;
 use super::query::{Query, Status};
 use crate::cli::prompt::{self, Commands, Then, split_word};
 use crate::cli::{Answer, print};
@@ -19,6 +20,7 @@ const HELP: &str = "\
 search WORDS            files whose names have every word
 peers [online|offline|all]
 browse ID               what a peer shares
+download NAME-OR-SHA1   into the current directory
 register                as the user of the prompt, without files; prints the id
 login [PORT]            for the time of one keep-alive
 logout
@@ -76,6 +78,11 @@ impl Commands for ShellArgs {
                 _ = self.query().peers(which.map_err(anyhow::Error::msg)?)?;
             }
             "browse" => _ = self.query().browse(rest.trim().parse()?)?,
+            "download" => {
+                ensure!(!rest.is_empty(), "download takes a NAME or a SHA-1");
+                let wanted = rest.trim_end().to_owned();
+                DownloadArgs::of(wanted, self.server, self.user.clone()).run()?;
+            }
             "register" => {
                 let mut identity = self.user.identity(self.server.addr)?;
                 register(&self.server, &mut identity)?;

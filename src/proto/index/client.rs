@@ -342,6 +342,8 @@ pub fn ended<H: Host>(host: &mut H, hub: &mut Hub<H>, id: ConnId, end: End) {
             };
             try_again(host, hub, failure);
         }
+        // We closed it for want of anything to say.
+        State::Idle if matches!(end, End::Timeout(_) | End::Closed) => {}
         // Nothing was under way. Whoever is online sees at once whether the server still knows.
         State::Idle => check_presence(host, hub),
         State::Paused(_) => {}

@@ -8,6 +8,7 @@
 //! - [`exchange`]: one call to the server from the asking side; pure.
 //! - [`client`]: a session with the server on a service's connection: calls, and staying online;
 //!   [`batch`]: a service that makes a few calls and nothing else.
+//! - [`sharer`]: a peer that shares files; [`transfer`]: DOWNLOAD, from both sides.
 
 pub mod batch;
 pub mod catalog;
@@ -20,5 +21,7 @@ pub mod record;
 mod registry;
 pub mod reply;
 pub mod server;
+pub mod sharer;
+pub mod transfer;
 pub mod wire;
 mod words;

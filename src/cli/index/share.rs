@@ -1,0 +1,257 @@
+//! `peerloop index share`: a directory's files, announced and served until the process is told to stop.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use peerloop::app::transfer::Reader;
+use peerloop::engine::{Limits, Ticks};
+use peerloop::net::{Bound, Caller, Reactor};
+use peerloop::proto::index::fields::{Sha1, check_name};
+use peerloop::proto::index::reply::Listed;
+use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
+use peerloop::proto::index::transfer::serve;
+use peerloop::store::shared::{Hashing, Scan, SharedDir, SharedFile};
+
+use super::ServerAt;
+use super::credentials::{Identity, UserArgs};
+use super::download::byte_bar;
+use super::table::escaped;
+use crate::cli::{Answer, print};
+
+/// Hashing that takes longer than this is worth a progress bar.
+const BAR_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(in crate::cli) struct ShareArgs {
+    /// The directory; its files and those in folders below, but nothing hidden, no links, and nothing with several hard links
+    dir: PathBuf,
+    #[command(flatten)]
+    server: ServerAt,
+    #[command(flatten)]
+    user: UserArgs,
+    /// Where to listen for peers; port 0 is any free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddrV4,
+    /// The address to be listed under [default: the one that the server sees us come from]
+    #[arg(long, value_name = "IP")]
+    ip: Option<Ipv4Addr>,
+    /// Look for changes in the directory this often
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    rescan: u64,
+    /// Tell the server this often that we are there
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    keep_alive: u64,
+    /// Serve everybody, not only peers that are online at the index
+    #[arg(long)]
+    open: bool,
+    /// Peers that are sent to at once; the others wait for their turn
+    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX)]
+    uploads: usize,
+    /// Most connections at once; the file limit less 32 when that is lower
+    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    connections_max: usize,
+    /// Print what happens, after the first line, as one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Event {
+    Registered { id: String, files: usize },
+    Online { id: String },
+    Trouble { why: String },
+}
+
+type Sharing = Sharer<Arc<SharedFile>>;
+
+impl ShareArgs {
+    pub(super) fn run(self) -> Result<Answer> {
+        let identity = self.user.identity(self.server.addr)?;
+        let shown = self.dir.display().to_string();
+        let context = || format!("cannot share {shown}");
+        let dir = Arc::new(SharedDir::open(&self.dir).with_context(context)?);
+        let bound = Bound::bind(self.listen)
+            .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
+        let scan = first_scan(&dir).with_context(context)?;
+        let (tell, news) = channel();
+        let config = Config {
+            server: self.server.addr,
+            who: identity.who(),
+            id: identity.id,
+            ip: self.ip,
+            port: bound.addr().port(),
+            keep_alive: Ticks::from_secs(self.keep_alive),
+            open: self.open,
+            slots: self.uploads.max(1),
+        };
+        let limits = serve::limits(Limits {
+            conns_max: self.connections_max.max(1),
+            ..Limits::default()
+        });
+        let listening = bound.addr();
+        let mut reactor = Reactor::new(Sharer::new(config, tell), limits)?;
+        reactor.start_worker(Reader::new(dir.clone()))?;
+        reactor.accept_from(bound)?;
+        reactor.catch_signals()?;
+        print::stdout(format!("listening {listening}\n").as_bytes())?;
+        let files = shared(&scan.files);
+        reactor.node().with(|sharer, hub| sharer.share(hub, files));
+        let keeper = Keeper {
+            dir,
+            caller: reactor.caller(),
+            files: scan.files,
+            identity,
+            json: self.json,
+        };
+        let rescan = Duration::from_secs(self.rescan);
+        // Ends when the reactor is gone; a scan that is under way then ends with the process.
+        std::thread::Builder::new()
+            .name("rescan".into())
+            .spawn(move || keeper.run(&news, rescan))?;
+        reactor.run()?;
+        let sharer = reactor.into_service();
+        if let Some(why) = sharer.refused() {
+            bail!("the index server does not let us in: {why}");
+        }
+        Ok(Answer::Yes)
+    }
+}
+
+/// Sees to what may take time: scans, and the file of credentials.
+struct Keeper {
+    dir: Arc<SharedDir>,
+    caller: Caller<Sharing>,
+    files: Vec<Arc<SharedFile>>,
+    identity: Identity,
+    json: bool,
+}
+
+impl Keeper {
+    fn run(mut self, news: &Receiver<News>, rescan: Duration) {
+        let mut next = Instant::now() + rescan;
+        loop {
+            match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(news) => self.tell(news),
+                Err(RecvTimeoutError::Timeout) => {
+                    if !self.rescan() {
+                        return;
+                    }
+                    next = Instant::now() + rescan;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn tell(&mut self, news: News) {
+        let event = match news {
+            News::Registered(id) => {
+                if self.identity.id.replace(id) != Some(id)
+                    && let Err(e) = self.identity.save()
+                {
+                    log::warn!("{e:#}");
+                }
+                let files = self.files.len();
+                log::info!("registered as {id} with {files} files");
+                Event::Registered {
+                    id: id.to_string(),
+                    files,
+                }
+            }
+            News::Online(id) => {
+                log::info!("online as {id}");
+                Event::Online { id: id.to_string() }
+            }
+            News::Trouble(why) => {
+                log::warn!("{}", escaped(&why));
+                Event::Trouble { why }
+            }
+            // The end of the process says it.
+            News::Refused(_) => return,
+        };
+        // Whoever started us may have stopped listening.
+        let _ = match (&event, self.json) {
+            (event, true) => print::json(event),
+            (Event::Online { id }, false) => print::stdout(format!("online {id}\n").as_bytes()),
+            (_, false) => Ok(()),
+        };
+    }
+
+    /// Looks for changes; false when nobody wants to know any more.
+    fn rescan(&mut self) -> bool {
+        let scan = match self.dir.scan(&self.files, &mut |_| true) {
+            Ok(scan) => scan,
+            Err(e) => {
+                log::warn!("cannot read the shared directory: {e}");
+                return true;
+            }
+        };
+        if scan.files == self.files {
+            return true;
+        }
+        log::info!("{} files, {} of them new", scan.files.len(), scan.hashed);
+        self.files = scan.files;
+        save(&self.dir, &self.files);
+        let files = shared(&self.files);
+        let told = self
+            .caller
+            .call(move |sharer, hub| sharer.share(hub, files));
+        told.is_ok()
+    }
+}
+
+/// Hashes what is there, with a bar when it takes long.
+fn first_scan(dir: &SharedDir) -> Result<Scan> {
+    let start = Instant::now();
+    let mut bar: Option<ProgressBar> = None;
+    let scan = dir.scan(&dir.saved(), &mut |hashing: Hashing| {
+        if bar.is_none() && start.elapsed() > BAR_AFTER {
+            bar = Some(byte_bar("hashing", hashing.total_bytes));
+        }
+        if let Some(bar) = &bar {
+            bar.set_position(hashing.done_bytes);
+        }
+        true
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let scan = scan?;
+    for (path, why) in &scan.skipped {
+        log::warn!("{} is not shared: {why}", escaped(path));
+    }
+    if scan.hashed > 0 {
+        save(dir, &scan.files);
+    }
+    Ok(scan)
+}
+
+fn save(dir: &SharedDir, files: &[Arc<SharedFile>]) {
+    if let Err(e) = dir.save(files) {
+        log::info!("hashes are not kept, the next start makes them anew: {e}");
+    }
+}
+
+/// What the index is told of: files whose names it takes.
+pub(in crate::cli) fn shared(files: &[Arc<SharedFile>]) -> Files<Arc<SharedFile>> {
+    let fit = files.iter().filter(|file| check_name(file.name()).is_ok());
+    let fit = fit.map(|file| Shared {
+        announced: Listed {
+            name: file.name().to_owned(),
+            size_bytes: file.stamp.size_bytes,
+            sha1: Sha1(file.sha1),
+        },
+        file: file.clone(),
+    });
+    Files::new(fit.collect())
+}

@@ -1,0 +1,418 @@
+//! Fetching: a file from all its holders at once, until it is there, right, and has its name.
+//!
+//! ```text
+//!   online ─▶ dial holders ─▶ ask ranges ─▶ store ─┬─▶ whole? check ─┬─▶ right: finish ─▶ log out, end
+//!                 ▲              ▲                 │                 │
+//!                 └── lost       └─────────────────┘                 └─▶ wrong: who lied? fetch that anew
+//! ```
+//! [`super::plan`] says who is asked for what and who lied; the worker writes, compares and hashes. A range is taken
+//! whole into memory and then given to the worker, so two holders never write into one range, and what breaks off in the
+//! middle leaves nothing. When the worker is behind, connections rest.
+//!
+//! A holder whose connection is lost is dialled again a few times; one that is slow loses its ranges to the others and is
+//! asked again only when nobody else is left; one that lies, refuses or does not speak the protocol is dropped. All
+//! that is told in the [`Report`].
+//!
+//! Invariants: bytes held in memory are bounded by [`AT_ONCE_MAX`] and `STORES_MAX` ranges; the worker has one check or
+//! one finish under way at most; every range that is asked stands in its holder's `asked`, in the order of asking.
+
+mod holders;
+mod task;
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::engine::{Blame, ConnId, Cx, End, Hub, Input, Limits, Service, Step, Ticks, Violation};
+use crate::proto::index::client::{self, Host, Patience, Presence, Session, SessionTimer, Stay};
+use crate::proto::index::exchange::Answer;
+
+use super::RANGE_BYTES;
+use super::plan::{Plan, Verdict};
+
+use holders::{Holder, Link};
+pub use task::{Deeds, DiskFault, Done, Failure, Job, Progress, Report, Source, Wanted, Why};
+
+/// Holders that are connected at once.
+pub const AT_ONCE_MAX: usize = 8;
+
+/// Ranges on their way to the disk.
+const STORES_MAX: usize = 6;
+
+/// Who has nothing to do is looked after this often, and so are holders to be dialled again.
+const LOOK_EVERY: Ticks = Ticks::from_millis(100);
+
+/// A holder that says nothing for this long after it was asked is lost. It may have to ask the index about us first.
+const SILENCE: Ticks = Ticks::from_secs(20);
+
+/// At the end, the logout may take this long.
+const LEAVE: Ticks = Ticks::from_secs(3);
+
+/// The limits of a node that downloads, from those of any.
+pub fn limits(base: Limits) -> Limits {
+    Limits {
+        idle: SILENCE,
+        // A frame of the index server must fit.
+        input_bytes_max: base.input_bytes_max.max(128 << 10),
+        ..base
+    }
+}
+
+/// What is under way besides the ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not online yet.
+    Begin,
+    Fetch,
+    Check,
+    Finish,
+    /// The result is there; only the logout is under way.
+    Over,
+}
+
+/// A connection: to the index, or to a holder.
+#[derive(Debug, Clone, Copy)]
+pub enum Conn {
+    Index,
+    Holder(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Timer {
+    Session(SessionTimer),
+    Look,
+    GiveUp,
+}
+
+/// See the module.
+pub struct Fetcher {
+    wanted: Wanted,
+    session: Session<()>,
+    stay: Option<Stay>,
+    plan: Plan,
+    holders: Vec<Holder>,
+    phase: Phase,
+    stores: usize,
+    spare: Vec<Vec<u8>>,
+    progress: Arc<Progress>,
+    received_bytes: u64,
+    resumed_bytes: u64,
+    result: Option<Result<(), Failure>>,
+}
+
+impl Fetcher {
+    /// Fetches what is not in `have`. With `stay` it is online meanwhile and logs out at the end; without, somebody
+    /// else sees to that.
+    pub fn new(
+        mut wanted: Wanted,
+        have: &[bool],
+        server: SocketAddrV4,
+        stay: Option<Stay>,
+        progress: Arc<Progress>,
+    ) -> Fetcher {
+        wanted.sources.truncate(super::plan::HOLDERS_MAX);
+        let holders: Vec<Holder> = wanted.sources.iter().map(Holder::new).collect();
+        let plan = Plan::new(have, holders.len());
+        let mut fetcher = Fetcher {
+            session: Session::new(server, Patience::default()),
+            stay,
+            plan,
+            holders,
+            phase: Phase::Begin,
+            stores: 0,
+            spare: Vec::new(),
+            progress,
+            received_bytes: 0,
+            resumed_bytes: 0,
+            result: None,
+            wanted,
+        };
+        fetcher.resumed_bytes = fetcher.have_bytes();
+        fetcher.show();
+        fetcher
+    }
+
+    /// Starts.
+    pub fn begin(&mut self, hub: &mut Hub<Fetcher>) {
+        match self.stay.clone() {
+            Some(stay) => client::stay_online(self, hub, stay),
+            None => self.go(hub),
+        }
+    }
+
+    pub fn into_report(self) -> Report {
+        Report {
+            result: self.result.unwrap_or(Err(Failure::Interrupted)),
+            holders: self.holders.into_iter().map(|h| h.deeds).collect(),
+            received_bytes: self.received_bytes,
+            resumed_bytes: self.resumed_bytes,
+        }
+    }
+
+    fn go(&mut self, hub: &mut Hub<Fetcher>) {
+        self.phase = Phase::Fetch;
+        hub.arm(LOOK_EVERY, Timer::Look);
+        self.staff(hub);
+        self.check(hub);
+    }
+
+    fn have_bytes(&self) -> u64 {
+        (self.plan.have() as u64 * RANGE_BYTES).min(self.wanted.size_bytes)
+    }
+
+    fn show(&self) {
+        let have = &self.progress.have_bytes;
+        have.store(self.have_bytes(), Ordering::Relaxed);
+    }
+
+    fn end(&mut self, hub: &mut Hub<Fetcher>, result: Result<(), Failure>) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        self.phase = Phase::Over;
+        self.result = Some(result);
+        for holder in 0..self.holders.len() {
+            self.hang_up(hub, holder, Link::Idle);
+        }
+        let leaves = self.session.is_online()
+            && client::leave(self, hub, ()).is_some()
+            && hub.arm(LEAVE, Timer::GiveUp).is_some();
+        if !leaves {
+            hub.stop();
+        }
+    }
+
+    /// Dials holders as long as more of them are of use.
+    fn staff(&mut self, hub: &mut Hub<Fetcher>) {
+        if self.phase != Phase::Fetch {
+            return;
+        }
+        let now = hub.now();
+        for holder in 0..self.holders.len() {
+            if self.connected() >= self.useful() {
+                return;
+            }
+            match self.holders[holder].link {
+                Link::Idle => self.dial(hub, holder),
+                Link::Lost { until } if until <= now => self.dial(hub, holder),
+                _ => {}
+            }
+        }
+        if self.connected() > 0 || self.count(|link| matches!(link, Link::Lost { .. })) > 0 {
+            return;
+        }
+        // Better late than never.
+        match (0..self.holders.len()).find(|h| self.holders[*h].link == Link::Slow) {
+            Some(holder) => self.dial(hub, holder),
+            None => self.end(hub, Err(Failure::NoHolder)),
+        }
+    }
+
+    fn count(&self, which: impl Fn(&Link) -> bool) -> usize {
+        self.holders.iter().filter(|h| which(&h.link)).count()
+    }
+
+    fn connected(&self) -> usize {
+        self.count(|link| matches!(link, Link::Dialling(_) | Link::Up(_)))
+    }
+
+    /// How many connections are of use.
+    fn useful(&self) -> usize {
+        if self.plan.asks_one() { 1 } else { AT_ONCE_MAX }
+    }
+
+    fn submit(&mut self, hub: &mut Hub<Fetcher>, job: Job) {
+        if hub.submit(job).is_err() {
+            let fault = DiskFault("the worker has too much to do (jobs_max)".into());
+            self.end(hub, Err(Failure::Disk(fault)));
+        }
+    }
+
+    /// Has the whole checked, once it is there.
+    fn check(&mut self, hub: &mut Hub<Fetcher>) {
+        if self.phase == Phase::Fetch && self.plan.is_whole() {
+            self.phase = Phase::Check;
+            self.submit(hub, Job::Check);
+        }
+    }
+
+    fn checked(&mut self, hub: &mut Hub<Fetcher>, right: bool) {
+        if right {
+            for liar in self.plan.liars() {
+                self.drop(hub, liar, Why::WrongBytes);
+            }
+            self.phase = Phase::Finish;
+            return self.submit(hub, Job::Finish);
+        }
+        match self.plan.is_wrong() {
+            Verdict::Liars(liars) => {
+                for liar in liars {
+                    self.drop(hub, liar, Why::WrongBytes);
+                }
+            }
+            Verdict::Reference => {
+                log::warn!(
+                    "the SHA-1 is wrong: one holder is asked for the whole, to see who lied"
+                );
+            }
+        }
+        self.phase = Phase::Fetch;
+        self.show();
+        self.staff(hub);
+        self.feed_all(hub);
+        // A file without ranges is wrong whoever is asked.
+        self.check(hub);
+    }
+
+    fn stored(&mut self, hub: &mut Hub<Fetcher>, done: Done) {
+        let Done::Stored {
+            holder,
+            range,
+            bytes,
+            result,
+        } = done
+        else {
+            return;
+        };
+        self.stores -= 1;
+        self.reuse(bytes);
+        match result {
+            Ok(stored) => self.plan.stored(holder, range, stored),
+            Err(fault) => return self.end(hub, Err(Failure::Disk(fault))),
+        }
+        self.show();
+        for holder in &mut self.holders {
+            if let (true, Link::Up(conn)) = (holder.rests, &holder.link) {
+                holder.rests = false;
+                hub.resume(*conn);
+            }
+        }
+        self.check(hub);
+    }
+}
+
+impl Host for Fetcher {
+    type Tag = ();
+
+    fn session(&mut self) -> &mut Session<()> {
+        &mut self.session
+    }
+
+    fn conn() -> Conn {
+        Conn::Index
+    }
+
+    fn timer(timer: SessionTimer) -> Timer {
+        Timer::Session(timer)
+    }
+
+    fn on_answer(&mut self, hub: &mut Hub<Self>, (): (), _logout: Result<Answer, client::Failure>) {
+        hub.stop();
+    }
+
+    fn on_presence(&mut self, hub: &mut Hub<Self>, presence: Presence) {
+        match presence {
+            Presence::Online if self.phase == Phase::Begin => self.go(hub),
+            Presence::Online => {}
+            Presence::Lost(failure) if self.phase == Phase::Begin => {
+                self.end(hub, Err(Failure::Index(failure.to_string())));
+            }
+            // Holders may still believe us to be online, and the session goes on trying.
+            Presence::Lost(failure) => log::warn!("{failure}"),
+            Presence::Refused(why) => self.end(hub, Err(Failure::Index(why.to_string()))),
+        }
+    }
+}
+
+impl Service for Fetcher {
+    type Conn = Conn;
+    type Note = ();
+    type Timer = Timer;
+    type Job = Job;
+    type Done = Done;
+
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
+        // Nobody is to connect here.
+        cx.close();
+        Conn::Index
+    }
+
+    fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
+        match *conn {
+            Conn::Index => client::dialled(self, cx),
+            Conn::Holder(holder) => {
+                let id = cx.id();
+                if self.holders[holder].link == Link::Dialling(id) {
+                    self.holders[holder].link = Link::Up(id);
+                    self.holders[holder].last = cx.now();
+                    self.plan.set_ready(holder, true);
+                    self.feed(cx, holder);
+                }
+            }
+        }
+    }
+
+    fn on_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        conn: &mut Conn,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        match *conn {
+            Conn::Index => client::input(self, cx, input),
+            Conn::Holder(holder) => self.holder_input(cx, holder, input),
+        }
+    }
+
+    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
+        let holder = match conn {
+            Conn::Index => return client::ended(self, hub, id, end),
+            Conn::Holder(holder) => holder,
+        };
+        let link = &self.holders[holder].link;
+        if !matches!(link, Link::Dialling(conn) | Link::Up(conn) if *conn == id) {
+            return;
+        }
+        match end {
+            End::Violation(Violation {
+                blame: Blame::Peer,
+                what,
+            }) => self.drop(hub, holder, Why::Malformed(what)),
+            end => self.lose(hub, holder, end),
+        }
+        self.staff(hub);
+        self.feed_all(hub);
+    }
+
+    fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
+        match timer {
+            Timer::Session(timer) => client::fire(self, hub, timer),
+            Timer::Look if self.phase == Phase::Over => {}
+            Timer::Look => {
+                hub.arm(LOOK_EVERY, Timer::Look);
+                self.staff(hub);
+                self.feed_all(hub);
+            }
+            Timer::GiveUp => hub.stop(),
+        }
+    }
+
+    fn on_done(&mut self, hub: &mut Hub<Self>, done: Done) {
+        match done {
+            Done::Stored { .. } => self.stored(hub, done),
+            Done::Checked(Ok(None)) => self.submit(hub, Job::Check),
+            Done::Checked(Ok(Some(right))) => self.checked(hub, right),
+            Done::Finished(Ok(())) => self.end(hub, Ok(())),
+            Done::Checked(Err(fault)) | Done::Finished(Err(fault)) => {
+                self.end(hub, Err(Failure::Disk(fault)));
+            }
+        }
+    }
+
+    fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
+        self.end(hub, Err(Failure::Interrupted));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! Ranges in any order, wrong ones found and replaced, and what is left after a process that was killed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use super::*;
+
+const RANGE: u64 = 1000;
+
+/// A file of 3 ranges and a bit.
+fn content() -> Vec<u8> {
+    (0..3300_u32).map(|n| (n * 7 + n / 256) as u8).collect()
+}
+
+fn sha1(bytes: &[u8]) -> [u8; 20] {
+    Sha1::digest(bytes).into()
+}
+
+fn open(dir: &Path) -> Part {
+    let content = content();
+    Part::open(dir, sha1(&content), content.len() as u64, RANGE).unwrap()
+}
+
+fn range(number: usize) -> Vec<u8> {
+    let content = content();
+    content.chunks(RANGE as usize).nth(number).unwrap().to_vec()
+}
+
+/// Checks on to the end; `None` when something is missing.
+fn check(part: &mut Part) -> Option<bool> {
+    let steps = 1 + part.have().len() / HASH_STEP_RANGES;
+    (0..steps).find_map(|_| part.check().unwrap())
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("downloads");
+    (root, dir)
+}
+
+#[test]
+fn ranges_in_every_order() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+        let (_root, dir) = place();
+        let mut part = open(&dir);
+        for (n, number) in order.into_iter().enumerate() {
+            assert_eq!(part.check().unwrap(), None, "{n} of 4 are there");
+            assert_eq!(part.store(number, &range(number)).unwrap(), Stored::New);
+        }
+        assert_eq!(check(&mut part), Some(true));
+        assert_eq!(files(&dir).len(), 2);
+        part.finish("name", false).unwrap();
+        assert_eq!(files(&dir), ["name"]);
+        assert!(fs::read(dir.join("name")).unwrap() == content());
+    }
+}
+
+#[test]
+fn an_empty_file_is_whole_at_once() {
+    let (_root, dir) = place();
+    let mut part = Part::open(&dir, sha1(b""), 0, RANGE).unwrap();
+    assert_eq!(part.check().unwrap(), Some(true));
+    part.finish("empty", false).unwrap();
+    assert_eq!(fs::read(dir.join("empty")).unwrap(), b"");
+    let mut wrong = Part::open(&dir, sha1(b"x"), 0, RANGE).unwrap();
+    assert_eq!(wrong.check().unwrap(), Some(false));
+}
+
+#[test]
+fn a_wrong_range_is_found_and_replaced() {
+    for wrong in 0..4 {
+        let (_root, dir) = place();
+        let mut part = open(&dir);
+        for number in 0..4 {
+            let mut bytes = range(number);
+            bytes[17] ^= u8::from(number == wrong);
+            part.store(number, &bytes).unwrap();
+        }
+        assert_eq!(check(&mut part), Some(false));
+        for number in 0..4 {
+            let stored = part.store(number, &range(number)).unwrap();
+            let differs = number == wrong;
+            assert_eq!(stored == Stored::Differs, differs, "{stored:?}");
+            assert_eq!(stored == Stored::Same, !differs);
+        }
+        assert_eq!(check(&mut part), Some(true));
+    }
+}
+
+#[test]
+fn a_later_run_goes_on_with_what_is_there() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    part.store(0, &range(0)).unwrap();
+    part.store(3, &range(3)).unwrap();
+    // As a process that is killed leaves it.
+    drop(part);
+    let mut part = open(&dir);
+    assert_eq!(part.have(), [true, false, false, true]);
+    part.store(2, &range(2)).unwrap();
+    part.store(1, &range(1)).unwrap();
+    assert_eq!(check(&mut part), Some(true));
+}
+
+#[test]
+fn marks_without_bytes_are_not_believed_or_found_out() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    (0..4).for_each(|n| _ = part.store(n, &range(n)).unwrap());
+    drop(part);
+    let [name, marks] = names(&sha1(&content()));
+    // Power was lost: the end of the part is missing, or is zeroes.
+    let file = File::options().write(true).open(dir.join(&name)).unwrap();
+    file.set_len(2500).unwrap();
+    assert_eq!(open(&dir).have(), [true, true, false, false]);
+    file.set_len(3300).unwrap();
+    let mut part = open(&dir);
+    assert_eq!(part.have(), [true; 4]);
+    assert_eq!(check(&mut part), Some(false));
+    assert_eq!(part.store(1, &range(1)).unwrap(), Stored::Same);
+    assert_eq!(part.store(2, &range(2)).unwrap(), Stored::Differs);
+    assert_eq!(part.store(3, &range(3)).unwrap(), Stored::Differs);
+    assert_eq!(check(&mut part), Some(true));
+    drop(part);
+    // Marks of something else, or cut: begun again.
+    for bad in [&b""[..], b"PLRANGE1", &[7; 100]] {
+        fs::write(dir.join(&marks), bad).unwrap();
+        assert_eq!(open(&dir).have(), [false; 4]);
+    }
+}
+
+#[test]
+fn two_downloads_of_one_file_exclude_each_other() {
+    let (_root, dir) = place();
+    let part = open(&dir);
+    let content = content();
+    let second = Part::open(&dir, sha1(&content), content.len() as u64, RANGE);
+    assert!(matches!(second, Err(PartError::InUse)));
+    drop(part);
+    open(&dir);
+}
+
+#[test]
+fn nothing_is_overwritten_unless_asked() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    (0..4).for_each(|n| _ = part.store(n, &range(n)).unwrap());
+    fs::write(dir.join("name"), "mine").unwrap();
+    let other = dir.parent().unwrap().join("other");
+    fs::write(&other, "other").unwrap();
+    symlink(&other, dir.join("link")).unwrap();
+    fs::create_dir(dir.join("folder")).unwrap();
+    for name in ["name", "link", "folder"] {
+        let check = check_name(&dir, name, false);
+        assert!(matches!(check, Err(PartError::Exists(_))), "{name}");
+        let finish = part.finish(name, false);
+        assert!(matches!(finish, Err(PartError::Exists(_))), "{name}");
+    }
+    assert_eq!(fs::read(dir.join("name")).unwrap(), b"mine");
+    assert!(check_name(&dir, "folder", true).is_err() && part.finish("folder", true).is_err());
+    // The link goes, not what it leads to.
+    part.finish("link", true).unwrap();
+    assert_eq!(fs::read(&other).unwrap(), b"other");
+    assert!(fs::symlink_metadata(dir.join("link")).unwrap().is_file());
+}
+
+#[test]
+fn received_names_stay_in_the_directory() {
+    let (_root, dir) = place();
+    let bad = [
+        "",
+        ".",
+        "..",
+        "a/",
+        "/",
+        "a\\",
+        ".hidden",
+        "a/.hidden",
+        "new\nline",
+        "nul\0",
+        "\u{1b}[2J",
+        "\u{9b}x",
+    ];
+    for name in bad {
+        assert_eq!(safe_name(name), None, "{name:?}");
+        assert!(matches!(
+            check_name(&dir, name, true),
+            Err(PartError::BadName(_))
+        ));
+    }
+    assert_eq!(safe_name(&"x".repeat(256)), None);
+    assert_eq!(safe_name("../x"), Some("x"));
+    assert_eq!(safe_name("/etc/passwd"), Some("passwd"));
+    assert_eq!(safe_name("a/../../b"), Some("b"));
+    assert_eq!(safe_name("..\\x"), Some("x"));
+    assert_eq!(safe_name("%2e%2e"), Some("%2e%2e"));
+    assert_eq!(safe_name(&"x".repeat(255)).map(str::len), Some(255));
+    let mut part = open(&dir);
+    (0..4).for_each(|n| _ = part.store(n, &range(n)).unwrap());
+    part.finish("../../etc/passwd", false).unwrap();
+    assert_eq!(files(&dir), ["passwd"]);
+    assert_eq!(files(dir.parent().unwrap()), ["downloads"]);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_part_is_refused() {
+    let (_root, dir) = place();
+    fs::create_dir(&dir).unwrap();
+    let victim = dir.parent().unwrap().join("victim");
+    fs::write(&victim, "victim").unwrap();
+    let content = content();
+    let [part, marks] = names(&sha1(&content));
+    for name in [part, marks] {
+        for hard in [false, true] {
+            let path = dir.join(&name);
+            if hard {
+                fs::hard_link(&victim, &path).unwrap();
+            } else {
+                symlink(&victim, &path).unwrap();
+            }
+            assert!(Part::open(&dir, sha1(&content), content.len() as u64, RANGE).is_err());
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    assert_eq!(fs::read(&victim).unwrap(), b"victim");
+}

@@ -1,0 +1,250 @@
+//! `peerloop index download`: from many, from bad ones, after a kill, onto a full disk.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::share_support::{Nature, Place, Plain, hex, names};
+use crate::support::{DEADLINE, noise, peerloop_under, run, wait, wait_until};
+
+const MIB: usize = 1 << 20;
+
+fn dropped<'a>(json: &'a Value, at: &str) -> Option<&'a str> {
+    let holders = json["holders"].as_array().expect("holders");
+    let holder = holders.iter().find(|holder| holder["at"] == at);
+    holder.expect("that holder")["dropped"].as_str()
+}
+
+#[test]
+fn by_name_and_by_sha1_from_two() {
+    let place = Place::new();
+    let content = noise(1, 5 * MIB + 123);
+    place.write("a/song.bin", &content);
+    place.write("b/same, other name.bin", &content);
+    place.write("a/empty", b"");
+    let _sharers = [place.share("a", "a", &[]), place.share("b", "b", &[])];
+    let (ended, json) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(place.downloaded("song.bin") == content);
+    assert_eq!(json["sha1"], hex(&content));
+    assert_eq!(json["received_bytes"], content.len());
+    let holders = json["holders"].as_array().expect("holders");
+    assert_eq!(holders.len(), 2, "found under its other name: {json}");
+    assert!(holders.iter().all(|holder| holder["dropped"].is_null()));
+
+    // Never overwritten unless asked.
+    let (ended, _) = place.download("song.bin");
+    ended.expect_error(&["song.bin", "--force"]);
+    let out = place.path("out");
+    let out = out.to_str().expect("UTF-8");
+    let sha1 = hex(&content);
+    let forced = place.run(&["download", "song.bin", "--out", out, "--force"]);
+    assert_eq!(forced.code, Some(0), "{}", forced.stderr);
+    std::fs::remove_file(place.path("out/song.bin")).expect("there");
+    let by_sha1 = place.run(&["download", &sha1, "--out", out]);
+    assert_eq!(by_sha1.code, Some(0), "{}", by_sha1.stderr);
+    let (ended, _) = place.download("empty");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(place.downloaded("empty").is_empty());
+    assert!(
+        names(&place.path("out"))
+            .iter()
+            .all(|name| !name.starts_with('.'))
+    );
+}
+
+#[test]
+fn what_nobody_has() {
+    let place = Place::new();
+    place.write("a/song.bin", b"song");
+    let mut sharer = place.share("a", "a", &[]);
+    for wanted in ["son.bin", "other", &hex(b"other"), "song"] {
+        let (ended, _) = place.download(wanted);
+        assert_eq!(ended.code, Some(1), "{wanted}: {}", ended.stderr);
+        assert!(ended.stderr.contains("nobody"), "{}", ended.stderr);
+    }
+    sharer.signal(rustix::process::Signal::TERM);
+    assert_eq!(sharer.wait(DEADLINE), Some(0));
+    assert_eq!(place.download("song.bin").0.code, Some(1), "it logged out");
+    assert!(names(&place.path("out")).is_empty());
+}
+
+#[test]
+fn from_the_shell() {
+    let place = Place::new();
+    place.write("a/two words.txt", b"song");
+    let _sharer = place.share("a", "a", &[]);
+    let out = place.write("out/.keep", b"");
+    let mut shell = place.command(&["shell"]);
+    shell.current_dir(out.parent().expect("a folder"));
+    let ended = run(&mut shell, "download two words.txt\n");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(place.downloaded("two words.txt"), b"song");
+}
+
+#[test]
+fn two_files_of_one_name() {
+    let place = Place::new();
+    place.write("a/song.bin", b"one");
+    place.write("b/song.bin", b"another");
+    let _sharers = [place.share("a", "a", &[]), place.share("b", "b", &[])];
+    let (ended, _) = place.download("song.bin");
+    ended.expect_error(&["different", &hex(b"one"), &hex(b"another")]);
+    assert_eq!(place.download(&hex(b"one")).0.code, Some(0));
+    assert_eq!(place.downloaded("song.bin"), b"one");
+}
+
+#[test]
+fn four_holders_of_which_one_lies_one_dies_and_one_is_slow() {
+    let place = Place::new();
+    let content = noise(2, 12 * MIB + 1);
+    place.write("a/song.bin", &content);
+    let sharer = place.share("a", "a", &[]);
+    let [liar, dying, slow] = [
+        Nature::Lies,
+        Nature::Dies,
+        Nature::Waits(Duration::from_secs(20)),
+    ]
+    .map(|nature| Plain::start(&content, nature));
+    for holder in [&liar, &dying, &slow] {
+        place.announce(holder, "song.bin", &content);
+    }
+    let (ended, json) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.took < Duration::from_secs(15), "{:?}", ended.took);
+    assert!(place.downloaded("song.bin") == content);
+    let why = |addr: std::net::SocketAddrV4| dropped(&json, &addr.to_string());
+    assert_eq!(why(sharer.addr), None);
+    assert_eq!(why(liar.addr), Some("it sent wrong bytes"));
+    assert!(
+        why(slow.addr).is_some_and(|why| why.contains("slow")),
+        "{json}"
+    );
+    // Whether it is given up before the others are done is a matter of time.
+    assert!(
+        why(dying.addr).is_none_or(|why| why.contains("gone")),
+        "{json}"
+    );
+    assert!(ended.stderr.contains("wrong bytes"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_lone_liar_leaves_no_file() {
+    let place = Place::new();
+    let content = noise(3, 2 * MIB);
+    let liar = Plain::start(&content, Nature::Lies);
+    place.announce(&liar, "song.bin", &content);
+    let (ended, json) = place.download("song.bin");
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let why = dropped(&json, &liar.addr.to_string());
+    assert_eq!(why, Some("it sent wrong bytes"));
+    assert!(!names(&place.path("out")).contains(&"song.bin".into()));
+}
+
+#[test]
+fn a_name_that_is_not_written() {
+    let place = Place::new();
+    let holder = Plain::start(b"x", Nature::Lies);
+    for name in [".profile", "esc\u{1b}[2Jape"] {
+        place.announce(&holder, name, b"x");
+        let (ended, _) = place.download(name);
+        ended.expect_error(&["cannot be written safely"]);
+        assert!(!ended.stderr.contains('\u{1b}'), "{:?}", ended.stderr);
+    }
+    assert!(names(&place.path("out")).is_empty());
+}
+
+#[test]
+fn killed_in_the_middle_it_goes_on_where_it_was() {
+    let place = Place::new();
+    let content = noise(4, 12 * MIB);
+    let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(60)));
+    place.announce(&slow, "song.bin", &content);
+    let out = place.path("out");
+    let marks = out.join(format!(".{}.ranges", hex(&content)));
+    let have = || {
+        let marks = std::fs::read(&marks).unwrap_or_default();
+        marks.iter().skip(44).filter(|mark| **mark == 1).count()
+    };
+    let mut resumed = 0;
+    for round in 1..=2 {
+        let out = out.to_str().expect("UTF-8");
+        let mut child = place
+            .command(&["download", "song.bin", "--out", out])
+            .spawn()
+            .expect("spawn");
+        let came = wait_until(DEADLINE, || have() >= 3 * round);
+        child.kill().expect("kill -9");
+        child.wait().expect("ended");
+        assert!(came, "{} ranges", have());
+        assert!(have() >= resumed);
+        resumed = have();
+    }
+    assert!(resumed < 12, "it was killed before it was done");
+    let (ended, json) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(place.downloaded("song.bin") == content);
+    assert_eq!(json["resumed_bytes"], resumed * MIB);
+    assert_eq!(json["received_bytes"], (12 - resumed) * MIB);
+    assert_eq!(names(&out), ["song.bin"]);
+}
+
+#[test]
+fn an_interrupt_keeps_what_is_there() {
+    let place = Place::new();
+    let content = noise(5, 4 * MIB);
+    let slow = Plain::start(&content, Nature::Waits(Duration::from_secs(20)));
+    place.announce(&slow, "song.bin", &content);
+    let out = place.path("out");
+    let mut child = place
+        .command(&[
+            "download",
+            "song.bin",
+            "--out",
+            out.to_str().expect("UTF-8"),
+        ])
+        .spawn()
+        .expect("spawn");
+    let part = out.join(format!(".{}.part", hex(&content)));
+    assert!(wait_until(DEADLINE, || part.exists()));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("kill");
+    let status = wait(&mut child, DEADLINE).expect("it ends");
+    // It may not have come to catch signals yet.
+    assert!(matches!(status.code(), Some(2) | None), "{status}");
+    assert!(part.exists());
+}
+
+#[test]
+fn a_full_disk_is_said_and_the_next_download_goes_on() {
+    let place = Place::new();
+    let content = noise(6, 6 * MIB);
+    place.write("a/song.bin", &content);
+    let _sharer = place.share("a", "a", &[]);
+    let (at, out) = (place.index.at(), place.path("out"));
+    let out = out.to_str().expect("UTF-8");
+    let args = [
+        "index", "download", "song.bin", "--out", out, "--server", &at,
+    ];
+    // The largest file, in blocks of 512 bytes: the disk is full at 3 MiB, as far as the process can tell.
+    let full = run(place.env(&mut peerloop_under("-f 6144", &args)), "");
+    assert_eq!(full.code, Some(2), "{}", full.stderr);
+    assert!(full.stderr.contains("disk is full"), "{}", full.stderr);
+    assert!(!names(&place.path("out")).contains(&"song.bin".into()));
+    let (ended, json) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(place.downloaded("song.bin") == content);
+    let resumed = json["resumed_bytes"].as_u64().expect("a number");
+    assert!(resumed > 0 && resumed <= 3 * MIB as u64, "{json}");
+}
+
+#[test]
+fn an_index_that_is_not_there() {
+    let place = Place::new();
+    let nobody = std::net::TcpListener::bind(crate::support::LOOPBACK).expect("bind");
+    let at = nobody.local_addr().expect("bound").to_string();
+    drop(nobody);
+    let args = ["index", "download", "x", "--server", &at, "--timeout", "1"];
+    let ended = run(place.env(&mut crate::support::peerloop(&args)), "");
+    ended.expect_error(&[&at]);
+}

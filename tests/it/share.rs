@@ -1,0 +1,170 @@
+//! `peerloop index share`: what is shared, to whom, and what becomes of changes.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::share_support::{Place, frame, hex, names, read_frame};
+use crate::support::{DEADLINE, Peer, Server, noise, peerloop_under, wait_until};
+
+/// What a sharer answers to a DOWNLOAD of the whole of `content`.
+fn ask(sharer: &Server, content: &[u8], requester: &str) -> (u16, String) {
+    let mut peer = Peer::connect(sharer.addr);
+    peer.send(frame(8, &format!("{}\n0\n0\n{requester}", hex(content))));
+    read_frame(&mut peer.socket).expect("answered")
+}
+
+/// Whether the index lists a name.
+fn finds(place: &Place, name: &str) -> bool {
+    place.run(&["search", name]).code == Some(0)
+}
+
+#[test]
+fn links_pipes_and_hidden_files_stay_where_they_are() {
+    let place = Place::new();
+    let secret = place.write("secret", b"top secret");
+    place.write("a/fine.txt", b"fine");
+    place.write("a/sub/below.txt", b"below");
+    place.write("a/.hidden.txt", b"hidden");
+    let folder = place.path("a");
+    symlink(&secret, folder.join("link.txt")).expect("link");
+    fs::hard_link(&secret, folder.join("hard.txt")).expect("link");
+    symlink(place.root.path(), folder.join("folder")).expect("link");
+    let fifo = folder.join("fifo.txt");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).expect("a pipe");
+    let sharer = place.share("a", "a", &["--open"]);
+    assert!(finds(&place, "fine.txt") && finds(&place, "below.txt"));
+    for name in ["link.txt", "hard.txt", "fifo.txt", "hidden.txt", "secret"] {
+        assert!(!finds(&place, name), "{name}");
+    }
+    assert_eq!(ask(&sharer, b"fine", "1").0, 108);
+    assert_eq!(ask(&sharer, b"top secret", "1").0, 208);
+    for told in ["link.txt", "hard.txt", "fifo.txt", "several hard links"] {
+        assert!(sharer.log().contains(told), "{}", sharer.log());
+    }
+}
+
+#[test]
+fn what_took_the_place_of_a_shared_file_is_not_sent() {
+    let place = Place::new();
+    let secret = place.write("secret", b"secret");
+    let path = place.write("a/song.txt", b"song!!");
+    let sharer = place.share("a", "a", &["--open"]);
+    assert_eq!(ask(&sharer, b"song!!", "1"), (108, "6\n0\n6\n".into()));
+    fs::remove_file(&path).expect("removed");
+    symlink(&secret, &path).expect("link");
+    assert_eq!(ask(&sharer, b"song!!", "1").0, 208);
+    fs::remove_file(&path).expect("removed");
+    fs::write(&path, b"behind").expect("written");
+    assert_eq!(ask(&sharer, b"song!!", "1").0, 208);
+}
+
+#[test]
+fn only_who_is_online_is_served() {
+    let place = Place::new();
+    place.write("a/song.txt", b"song");
+    let sharer = place.share("a", "a", &[]);
+    let (kind, why) = ask(&sharer, b"song", "12345");
+    assert_eq!((kind, why.contains("not online")), (208, true), "{why}");
+    let login = place.run(&["register", "--user", "b"]);
+    let id = String::from_utf8_lossy(&login.stdout).trim().to_owned();
+    assert_eq!(
+        ask(&sharer, b"song", &id).0,
+        208,
+        "registered is not online"
+    );
+    assert_eq!(place.run(&["login", "--user", "b"]).code, Some(0));
+    assert_eq!(ask(&sharer, b"song", &id).0, 108);
+}
+
+#[test]
+fn changes_are_announced_and_the_end_too() {
+    let place = Place::new();
+    place.write("a/first.txt", b"first");
+    let mut sharer = place.share("a", "a", &["--rescan", "1"]);
+    place.write("a/second.txt", b"second");
+    fs::remove_file(place.path("a/first.txt")).expect("there");
+    assert!(wait_until(DEADLINE, || finds(&place, "second.txt")));
+    assert!(!finds(&place, "first.txt"));
+    sharer.signal(Signal::TERM);
+    assert_eq!(sharer.wait(DEADLINE), Some(0));
+    assert!(!finds(&place, "second.txt"));
+
+    // The next run has the same id, and hashes only what it does not know.
+    assert!(names(&place.path("a")).contains(&".peerloop-hashes".into()));
+    let again = place.share("a", "a", &[]);
+    let id = |log: &str| {
+        let line = log.lines().find_map(|line| line.split("online as ").nth(1));
+        line.expect("online").to_owned()
+    };
+    assert_eq!(id(&again.log()), id(&sharer.log()));
+    assert!(finds(&place, "second.txt"));
+}
+
+#[test]
+fn a_server_that_forgot_everything_is_told_again() {
+    let mut place = Place::new();
+    place.write("a/song.txt", b"song");
+    let addr = place.index.at();
+    let sharer = place.share("a", "a", &["--keep-alive", "1"]);
+    place.index.kill();
+    let args = ["index", "server", "--memory", "--listen", &addr];
+    place.index = Server::start(&mut crate::support::peerloop(&args));
+    assert!(
+        wait_until(DEADLINE, || finds(&place, "song.txt")),
+        "{}",
+        sharer.log()
+    );
+}
+
+#[test]
+fn a_full_disk_keeps_nobody_from_sharing() {
+    let place = Place::new();
+    let content = noise(1, 100_000);
+    place.write("a/song.bin", &content);
+    let (folder, at) = (place.path("a"), place.index.at());
+    let folder = folder.to_str().expect("UTF-8");
+    let args = [
+        "index", "-v", "share", folder, "--user", "a", "--server", &at,
+    ];
+    let sharer = Server::start(place.env(&mut peerloop_under("-f 0", &args)));
+    assert!(
+        wait_until(DEADLINE, || sharer.log().contains("online as")),
+        "{}",
+        sharer.log()
+    );
+    assert!(
+        sharer.log().contains("hashes are not kept"),
+        "{}",
+        sharer.log()
+    );
+    let (ended, _) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(place.downloaded("song.bin") == content);
+}
+
+#[test]
+fn what_cannot_be_shared_is_said() {
+    let place = Place::new();
+    let file = place.write("file", b"x");
+    let file = file.to_str().expect("UTF-8");
+    place
+        .run(&["share", file, "--user", "a"])
+        .expect_error(&[file]);
+    place
+        .run(&["share", "/nowhere", "--user", "a"])
+        .expect_error(&["/nowhere"]);
+    // A wrong password for a registered name, or whatever else the server refuses.
+    place.write("a/song.txt", b"song");
+    let sharer = place.share("a", "a", &[]);
+    drop(sharer);
+    let folder = place.path("a");
+    let folder = folder.to_str().expect("UTF-8");
+    let started = std::time::Instant::now();
+    let mut command = place.command(&["share", folder, "--user", "b|c"]);
+    crate::support::run(&mut command, "").expect_error(&["--user"]);
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
