@@ -5,9 +5,9 @@
 mod addr;
 mod demo;
 mod dht;
+mod index;
 mod load;
 mod overlay;
-mod index;
 mod print;
 mod prompt;
 mod ring;

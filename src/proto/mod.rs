@@ -1,6 +1,6 @@
 //! The protocols: codecs as pure functions of bytes, peers as state machines on the [`crate::engine`].
 
 pub mod dht;
+pub mod index;
 pub mod overlay;
 pub mod ring;
-pub mod index;

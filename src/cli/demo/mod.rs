@@ -1,9 +1,9 @@
 //! `peerloop demo`: everything there is, on loopback, in one process, with real sockets and real input.
 
 mod dht;
+mod index;
 mod overlay;
 mod ring;
-mod index;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

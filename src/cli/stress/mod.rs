@@ -1,9 +1,9 @@
 //! `peerloop stress`: many nodes on loopback under load, and whether everything that was promised held.
 
 pub(super) mod dht;
+mod index;
 pub(super) mod overlay;
 pub(super) mod ring;
-mod index;
 
 use std::fmt;
 use std::sync::Arc;
