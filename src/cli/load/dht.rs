@@ -89,13 +89,7 @@ impl DhtArgs {
             self.value_bytes,
             self.keys
         );
-        load(
-            &self.common,
-            "dht",
-            request,
-            talk,
-            if self.close { 1 } else { usize::MAX },
-        )
+        load(&self.common, "dht", request, talk)
     }
 }
 

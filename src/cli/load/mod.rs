@@ -2,8 +2,11 @@
 
 mod dht;
 mod generator;
+mod index;
 mod measured;
+mod overlay;
 mod plot;
+mod ring;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddrV4;
@@ -27,10 +30,19 @@ const LIVE_EVERY: Duration = Duration::from_millis(500);
 /// A connection on which nothing is asked for a while is no fault of an open loop at a low rate.
 const SILENCE_MAX_SECS: u64 = 86_400;
 
+/// Over 64 KiB and a header.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
+
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Data commands on a DHT node
     Dht(dht::DhtArgs),
+    /// Joins at an overlay peer, each on a connection of its own; a redirect counts as refused
+    Overlay(overlay::OverlayArgs),
+    /// Messages to a tracker, or to a peer of its ring
+    Ring(ring::RingArgs),
+    /// Keep-alives or searches at an index server
+    Index(index::IndexArgs),
 }
 
 #[derive(Args)]
@@ -85,6 +97,9 @@ impl Command {
     pub(super) fn run(self) -> Result<Answer> {
         match self {
             Command::Dht(args) => args.run(),
+            Command::Overlay(args) => args.run(),
+            Command::Ring(args) => args.run(),
+            Command::Index(args) => args.run(),
         }
     }
 }
@@ -95,11 +110,15 @@ fn load<T: Talk>(
     protocol: &'static str,
     request: String,
     talk: T,
-    depth_max: usize,
 ) -> Result<Answer> {
     let plan = Plan {
         connections: common.connections as usize,
-        depth: (common.depth as usize).min(depth_max),
+        // A connection that ends with its answer has one request.
+        depth: if talk.is_once() {
+            1
+        } else {
+            common.depth as usize
+        },
         rate: common.rate,
         warm_up: Duration::from_secs_f64(common.warm_up),
         until: Until::Elapsed(Duration::from_secs_f64(common.seconds)),
@@ -134,6 +153,8 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
         idle: Ticks::from_secs(SILENCE_MAX_SECS),
         // A long value is written whole.
         output_bytes_max: usize::MAX,
+        // An answer that is taken whole fits: the longest are those of the index server.
+        input_bytes_max: ANSWER_BYTES_MAX,
         ..Limits::default()
     };
     let mut reactor = Reactor::new(Generator::new(addr, talk, plan)?, limits)?;

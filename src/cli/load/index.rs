@@ -1,0 +1,135 @@
+//! `peerloop load index`: searches, or the keep-alives of a peer that is registered for it.
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+
+use peerloop::engine::{Input, Limits};
+use peerloop::net::Reactor;
+use peerloop::proto::index::batch::Batch;
+use peerloop::proto::index::client::Patience;
+use peerloop::proto::index::exchange::{Answer as Granted, Call, Credentials};
+use peerloop::proto::index::fields::PeerId;
+use peerloop::proto::index::wire::{Frame, Kind, Request};
+
+use super::generator::{Heard, Talk};
+use super::{Common, load};
+use crate::cli::Answer;
+
+#[derive(Args)]
+pub(in crate::cli) struct IndexArgs {
+    #[command(flatten)]
+    common: Common,
+    /// What is asked
+    #[arg(long, value_enum, default_value_t = Message::KeepAlive)]
+    message: Message,
+    /// What SEARCH looks for; given several times, each in turn
+    #[arg(long, value_name = "WORDS")]
+    words: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Message {
+    KeepAlive,
+    Search,
+}
+
+impl IndexArgs {
+    pub(super) fn run(self) -> Result<Answer> {
+        let (kind, requests) = match self.message {
+            Message::KeepAlive => {
+                let id = registered(self.common.addr)?;
+                (Kind::KeepAlive, vec![written(&Request::KeepAlive { id })])
+            }
+            Message::Search => {
+                ensure!(!self.words.is_empty(), "--message search needs --words");
+                let search = |words: &String| written(&Request::Search { words, offset: 0 });
+                (Kind::Search, self.words.iter().map(search).collect())
+            }
+        };
+        let request = format!("{kind:?} {}", self.words.join(", "));
+        let talk = IndexTalk {
+            kind,
+            requests,
+            next: 0,
+        };
+        load(&self.common, "index", request.trim_end().into(), talk)
+    }
+}
+
+fn written(request: &Request<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    request.write(&mut bytes);
+    bytes
+}
+
+/// Registers a peer without files and logs it in, so that there is somebody to keep alive.
+fn registered(server: SocketAddrV4) -> Result<PeerId> {
+    let who = Arc::new(Credentials {
+        user: "load".into(),
+        password: format!("{:032x}", rand::random::<u128>()),
+    });
+    let register = Call::Register {
+        who: who.clone(),
+        files: Arc::new([]),
+    };
+    let Granted::Registered(id) = call(server, register)? else {
+        bail!("REGISTER came to something else");
+    };
+    let login = Call::Login {
+        who,
+        id,
+        ip: None,
+        port: server.port(),
+    };
+    call(server, login)?;
+    Ok(id)
+}
+
+fn call(server: SocketAddrV4, call: Call) -> Result<Granted> {
+    let mut reactor = Reactor::new(Batch::new(server, Patience::default()), Limits::default())?;
+    reactor
+        .node()
+        .with(|batch, hub| batch.begin(hub, vec![call]));
+    reactor.run()?;
+    let results = reactor.into_service().into_results();
+    let result = results.into_iter().next().flatten();
+    Ok(result.context("interrupted")??)
+}
+
+struct IndexTalk {
+    kind: Kind,
+    requests: Vec<Vec<u8>>,
+    next: usize,
+}
+
+impl Talk for IndexTalk {
+    type Reading = ();
+
+    fn is_once(&self) -> bool {
+        false
+    }
+
+    fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
+        out.extend_from_slice(&self.requests[self.next]);
+        self.next = (self.next + 1) % self.requests.len();
+        None
+    }
+
+    fn answer(&mut self, (): &mut (), input: Input<'_>) -> Result<Heard, &'static str> {
+        let Some(frame) = Frame::of(input) else {
+            return Ok(Heard::More);
+        };
+        let yes = frame.kind == self.kind.ok();
+        if !yes && frame.kind != self.kind.ko() {
+            return Err("the answer to something else");
+        }
+        Ok(Heard::Answer {
+            used: frame.len(),
+            yes,
+        })
+    }
+}
