@@ -346,7 +346,7 @@ impl IndexServer {
             | Request::Logout { .. }
             | Request::RegisterUpdate { .. }
             | Request::RegisterAdd { .. } => match self.begin_op(cx, conn, request) {
-                Ok(()) => true,
+                Ok(later) => later,
                 Err(ko) => {
                     self.counts.sent_away += 1;
                     write_ko(cx.out(), kind.ko(), ko);

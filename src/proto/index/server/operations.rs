@@ -156,13 +156,13 @@ impl Op {
 }
 
 impl IndexServer {
-    /// Takes an operation on; its answer comes later. `Err`: what refuses it at once.
+    /// Takes an operation on; true when its answer comes later, false when it is written. `Err`: what refuses it at once.
     pub(super) fn begin_op(
         &mut self,
         cx: &mut Cx<'_, Self>,
         conn: &mut Conn,
         request: Request<'_>,
-    ) -> Result<(), Ko> {
+    ) -> Result<bool, Ko> {
         let (account, act) = self.act_of(cx, request)?;
         self.check_room(&act, account.user)?;
         let now = cx.now();
@@ -211,7 +211,7 @@ impl IndexServer {
             self.line.push(op);
             self.hash_next(cx);
         }
-        Ok(())
+        Ok(self.ops.contains(op as usize))
     }
 
     fn act_of<'a>(

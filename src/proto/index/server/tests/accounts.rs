@@ -258,3 +258,29 @@ fn a_full_disk_refuses_and_keeps() {
     assert_eq!(lab.search(peer, "song"), ["other song"]);
     assert_eq!(lab.service().peers(), 1);
 }
+
+/// Changes of one user are made one after the other: what is stored and what is in memory are in the same order.
+#[test]
+fn two_changes_of_a_user_at_once_are_one() {
+    let mut lab = Lab::new(Config::default());
+    let peers = [lab.connect(), lab.connect()];
+    let id = lab.join(peers[0], "alice", &[]);
+    lab.expect(peers[1], 2, &account("alice", id), (102, "LOGIN SUCCESS"));
+    for (peer, name) in peers.into_iter().zip(["one", "two"]) {
+        lab.send(
+            peer,
+            9,
+            &format!("{}\n{}", account("alice", id), files(&[name])),
+        );
+    }
+    lab.world.run_for(SOON);
+    let mut replies = peers.map(|peer| lab.reply(peer));
+    replies.sort();
+    assert_eq!(replies[0].0, 109, "{replies:?}");
+    let busy = "another change of this user is under way; retry in 1 s";
+    assert_eq!(replies[1], (209, busy.into()));
+    let before = lab.ask(peers[0], 6, &id.to_string());
+    lab.crash();
+    let peer = lab.connect();
+    assert_eq!(lab.ask(peer, 6, &id.to_string()), before);
+}

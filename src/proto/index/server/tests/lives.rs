@@ -156,3 +156,32 @@ fn an_end_that_cannot_be_stored_is_tried_again() {
     lab.world.run_for(Ticks::from_secs(2));
     assert_eq!(lab.service().peers(), 0);
 }
+
+/// A list that came in parts and is replaced by one in a single part has nothing of the former after a restart.
+#[test]
+fn an_update_replaces_every_part_of_the_list() {
+    let mut lab = Lab::new(Config::default());
+    let peer = lab.connect();
+    let id = lab.join(peer, "alice", &["old 0"]);
+    for n in 1..4 {
+        let add = format!(
+            "{}\n{}",
+            account("alice", id),
+            files(&[&format!("old {n}")])
+        );
+        lab.expect(peer, 10, &add, (110, &(n + 1).to_string()));
+    }
+    let update = format!("{}\n{}", account("alice", id), files(&["new"]));
+    lab.expect(
+        peer,
+        9,
+        &update,
+        (109, &format!("REGISTER_UPDATE_OK\n{id}")),
+    );
+    let want = format!("1\n{}", files(&["new"]).trim_end());
+    lab.expect(peer, 6, &id.to_string(), (106, &want));
+    lab.crash();
+    let peer = lab.connect();
+    lab.expect(peer, 6, &id.to_string(), (106, &want));
+    assert_eq!(lab.machine.disk().files.len(), 1);
+}

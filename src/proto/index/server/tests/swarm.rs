@@ -252,7 +252,9 @@ impl User {
             (Some(Asked::Update(names)), 109) => self.names = names,
             (Some(Asked::Add(names)), 110) => {
                 // To the list that it knows of, or to one whose answer was lost.
-                self.adds_lost.extend(names.clone());
+                if !self.lists_lost.is_empty() {
+                    self.adds_lost.extend(names.clone());
+                }
                 self.names.extend(names);
             }
             (Some(Asked::Logout), 103) => self.logged_out = true,
