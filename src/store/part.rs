@@ -39,6 +39,9 @@ const HEADER_BYTES: usize = 8 + 20 + 8 + 8;
 /// Ranges that are read again in one step of the hash: a few milliseconds, so that nothing else waits for long.
 const HASH_STEP_RANGES: usize = 8;
 
+/// Written and hashed in turns of so much, which the cache still has the second time.
+const PIECE_BYTES: usize = 128 << 10;
+
 /// Longest name that a file system takes.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -157,26 +160,29 @@ impl Part {
         } else {
             Stored::Differs
         };
-        self.file.write_all_at(bytes, at)?;
         if range < self.hashed {
             self.rewind();
+        }
+        if range == self.hashed {
+            self.write_and_hash(bytes, at)
+                .inspect_err(|_| self.rewind())?;
+            self.hashed += 1;
+        } else {
+            self.file.write_all_at(bytes, at)?;
         }
         if stored == Stored::New {
             self.mark(range, true)?;
         }
-        if range == self.hashed {
-            self.hasher.update(bytes);
-            self.hashed += 1;
-        }
         Ok(stored)
     }
 
-    /// Forgets a range.
-    pub fn forget(&mut self, range: usize) -> Result<(), PartError> {
-        if range < self.hashed {
-            self.rewind();
+    fn write_and_hash(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        for (n, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+            self.file
+                .write_all_at(piece, at + (n * PIECE_BYTES) as u64)?;
+            self.hasher.update(piece);
         }
-        self.mark(range, false)
+        Ok(())
     }
 
     /// Hashes some of the ranges that are there and not yet hashed. `None` while there are more to come, else whether

@@ -62,6 +62,8 @@ struct Phase {
     operations: u64,
     seconds: f64,
     per_second: f64,
+    /// CPU time of the server, all its threads, for each operation: what the machine's other work does not change.
+    server_cpu_us: f64,
     retries: u64,
     wrong: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +131,15 @@ impl Server {
         Ok(server)
     }
 
+    /// CPU time of all its threads so far, in seconds.
+    fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // utime and stime, the 14th and 15th fields, in the kernel's ticks of 10 ms; the second is a name in parentheses.
+        let fields = stat.rsplit_once(") ").context("stat")?.1.split(' ');
+        let ticks: Result<Vec<f64>, _> = fields.skip(11).take(2).map(str::parse).collect();
+        Ok(ticks?.iter().sum::<f64>() / 100.0)
+    }
+
     fn rss_bytes(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -159,15 +170,20 @@ impl IndexArgs {
         };
         let mut phases = Vec::new();
         let searching = self.connections as usize;
-        let mut phase = |what, addr, conns, depth, tasks: &mut dyn Iterator<Item = Task>| {
-            let (phase, after) = run_phase(what, addr, shares.clone(), conns, depth, tasks)?;
-            shares = after;
-            if !self.json {
-                print::stdout(phase.to_string().as_bytes())?;
-            }
-            phases.push(phase);
-            Ok::<(), anyhow::Error>(())
-        };
+        let mut phase =
+            |what, server: &Server, conns, depth, tasks: &mut dyn Iterator<Item = Task>| {
+                let before = server.cpu_seconds()?;
+                let (mut phase, after) =
+                    run_phase(what, server.addr, shares.clone(), conns, depth, tasks)?;
+                let used = server.cpu_seconds()? - before;
+                phase.server_cpu_us = used * 1e6 / phase.operations.max(1) as f64;
+                shares = after;
+                if !self.json {
+                    print::stdout(phase.to_string().as_bytes())?;
+                }
+                phases.push(phase);
+                Ok::<(), anyhow::Error>(())
+            };
         let at = server.addr;
         let words = (peers * self.files as usize / 10).max(1);
         let wanted = |salt: usize| {
@@ -178,23 +194,23 @@ impl IndexArgs {
         let logins = || (0..peers).map(Task::Login);
         phase(
             "register",
-            at,
+            &server,
             searching,
             1,
             &mut (0..peers).map(Task::Register),
         )?;
-        phase("login", at, peers, 1, &mut logins())?;
-        phase("search", at, searching, 1, &mut wanted(0))?;
+        phase("login", &server, peers, 1, &mut logins())?;
+        phase("search", &server, searching, 1, &mut wanted(0))?;
         phase(
             "search, pipelined",
-            at,
+            &server,
             searching,
             self.depth as usize,
             &mut wanted(1),
         )?;
         phase(
             "keep alive",
-            at,
+            &server,
             searching,
             1,
             &mut (0..peers).map(Task::KeepAlive),
@@ -202,8 +218,8 @@ impl IndexArgs {
         drop(server);
         server = Server::start(data.path(), at, cost)?;
         let (restart_seconds, rss_bytes) = (server.took.as_secs_f64(), server.rss_bytes()?);
-        phase("login after kill -9", at, peers, 1, &mut logins())?;
-        phase("search after it", at, searching, 1, &mut wanted(2))?;
+        phase("login after kill -9", &server, peers, 1, &mut logins())?;
+        phase("search after it", &server, searching, 1, &mut wanted(2))?;
         let wrong = phases.iter().map(|phase| phase.wrong).sum();
         let files = u64::from(self.peers) * u64::from(self.files);
         let report = Report {
@@ -253,6 +269,7 @@ fn run_phase(
         operations: outcome.done,
         seconds,
         per_second: outcome.done as f64 / seconds,
+        server_cpu_us: 0.0,
         retries: outcome.retries,
         wrong: outcome.wrong,
         first_wrong: outcome.first_wrong,
@@ -269,12 +286,13 @@ impl std::fmt::Display for Phase {
             operations,
             seconds,
             per_second,
+            server_cpu_us,
             ms,
             ..
         } = self;
         writeln!(
             f,
-            "{what:<20} {operations:>9} over {connections} connections in {seconds:.2} s: {per_second:.0}/s, ms {ms}"
+            "{what:<20} {operations:>9} over {connections} connections in {seconds:.2} s: {per_second:.0}/s, {server_cpu_us:.1} us of the server's CPU each, ms {ms}"
         )?;
         if self.retries > 0 {
             writeln!(f, "{:<20} {:>9} told to come back", "", self.retries)?;
