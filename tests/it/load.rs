@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{DEADLINE, LOOPBACK, node, peerloop, run, wait, wait_until, window};
+use crate::support::{DEADLINE, LOOPBACK, Server, node, peerloop, run, wait, wait_until, window};
 
-/// Runs a short load with `options` on `addr` and returns its JSON.
+/// Runs a short load with `options` on the DHT node `addr` and returns its JSON.
 fn load(addr: SocketAddrV4, options: &[&str]) -> Value {
+    load_of("dht", addr, options)
+}
+
+fn load_of(protocol: &str, addr: SocketAddrV4, options: &[&str]) -> Value {
     let addr = addr.to_string();
-    let base = ["load", "dht", &addr, "--warm-up", "0", "--json"];
+    let base = ["load", protocol, &addr, "--warm-up", "0", "--json"];
     let ended = run(&mut peerloop(&[&base, options].concat()), "");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     serde_json::from_slice(&ended.stdout).expect("JSON")
@@ -38,6 +42,38 @@ fn every_command_is_answered_and_none_refused() {
         }
         assert_eq!(told["errors"], serde_json::json!({}), "{told}");
         assert!(told["latency_us"]["p50"].as_f64() > Some(1.0), "{told}");
+    }
+}
+
+#[test]
+fn the_other_protocols_answer_too() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let items = folder.path().join("items");
+    std::fs::write(&items, "sky\n").expect("write");
+    let items = items.to_str().expect("UTF-8");
+    let listen = ["--listen", "127.0.0.1:0"];
+    let start = |args: &[&str]| Server::start(&mut peerloop(&[args, &listen[..]].concat()));
+    let overlay = start(&["overlay", "peer", "--table-size", "20000"]);
+    let tracker = start(&["ring", "tracker", "--db", items]);
+    let index = start(&["index", "server", "--memory"]);
+    let search = ["--message", "search", "--words", "sky"];
+    for (protocol, server, options) in [
+        ("overlay", &overlay, &[][..]),
+        ("ring", &tracker, &["--encoding", "literal", "-d", "3"]),
+        ("ring", &tracker, &["--close"]),
+        ("index", &index, &["-d", "3"]),
+        ("index", &index, &search),
+    ] {
+        let told = load_of(
+            protocol,
+            server.addr,
+            &[options, &["-c", "5", "-s", "0.3"]].concat(),
+        );
+        assert!(told["answers"].as_u64() > Some(20), "{told}");
+        for none in ["refused", "unanswered"] {
+            assert_eq!(told[none], 0, "{told}");
+        }
+        assert_eq!(told["errors"], serde_json::json!({}), "{told}");
     }
 }
 
