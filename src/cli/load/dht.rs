@@ -77,9 +77,10 @@ impl DhtArgs {
             let (stored, refused) = (filled.measured().answers(), filled.measured().refused());
             ensure!(
                 stored == self.keys && refused == 0,
-                "{addr} stored {} of {} entries",
+                "{addr} stored {} of {} entries: {}",
                 stored - refused,
-                self.keys
+                self.keys,
+                filled.first_error()
             );
         }
         let talk = DhtTalk::new(&self, self.command, self.close, arc)?;

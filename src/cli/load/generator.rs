@@ -196,7 +196,10 @@ impl<T: Talk> Generator<T> {
     }
 
     pub(super) fn first_error(&self) -> &str {
-        self.errors.keys().next().map_or("no error", String::as_str)
+        self.errors
+            .keys()
+            .next()
+            .map_or("the others were refused", String::as_str)
     }
 
     fn now_ns(&self) -> u64 {
