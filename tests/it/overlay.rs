@@ -328,12 +328,13 @@ fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
 fn an_idle_peer_does_not_wake_up() {
     let alpha = peer(&[]);
     let beta = peer(&["-p", &alpha.at()]);
-    let mut stranger = alpha.connect();
-    let mut head = [0; 4];
-    stranger.socket.read_exact(&mut head).expect("a packet");
+    // First, or else it is told of the stranger, who does not listen, and tries that for seconds.
     assert!(wait_until(DEADLINE, || beta
         .said()
         .contains("Received ack")));
+    let mut stranger = alpha.connect();
+    let mut head = [0; 4];
+    stranger.socket.read_exact(&mut head).expect("a packet");
     window(Duration::from_millis(500));
     let before = [&alpha, &beta].map(|it| (it.sleeps(), it.cpu_ticks()));
     window(Duration::from_secs(2));
