@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::overlay::peer::Config;
-use peerloop::proto::overlay::wire::NAME_BYTES_MAX;
+use peerloop::proto::overlay::wire::{NAME_BYTES_MAX, is_usable};
 use peerloop::proto::overlay::{Overlay, fit};
 
 use super::addr::{advertised, resolve};
@@ -34,7 +34,7 @@ pub(super) enum Command {
 #[derive(Args)]
 pub(super) struct PeerArgs {
     /// The peer to join first; without one this peer is an overlay of its own
-    #[arg(short, long, value_name = "IP:PORT", value_parser = resolve)]
+    #[arg(short, long, value_name = "IP:PORT", value_parser = peer_addr)]
     peer: Option<SocketAddrV4>,
     /// The name that others are told [default: p and the port]
     #[arg(long, value_parser = name)]
@@ -49,7 +49,7 @@ pub(super) struct PeerArgs {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddrV4,
     /// The address that others reach this peer at, when it is not the one it listens on
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = peer_addr)]
     advertise: Option<SocketAddrV4>,
     /// Remember a peer that welcomed us and closed for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
@@ -60,6 +60,13 @@ pub(super) struct PeerArgs {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+}
+
+/// What a packet may name: 0.0.0.0 would reach somebody on this machine, and then stand in tables.
+fn peer_addr(text: &str) -> Result<SocketAddrV4> {
+    let addr = resolve(text)?;
+    ensure!(is_usable(addr), "{addr} is no address of a peer");
+    Ok(addr)
 }
 
 /// What fits the protocol's length byte, and a terminal.
@@ -103,6 +110,13 @@ impl PeerArgs {
         let printer = Printer::new(self.json, self.peer);
         printer.begin(listening, &config);
         let mut reactor = Reactor::new(Overlay::new(printer), fit(Limits::default()))?;
+        let conns_max = reactor.node().limits().conns_max;
+        ensure!(
+            (self.table_size as usize) < conns_max,
+            "--table-size {} leaves nothing of the {conns_max} connections that this process may have for a newcomer \
+             who is to be redirected; raise `ulimit -n`",
+            self.table_size
+        );
         reactor.accept_from(bound)?;
         reactor.catch_signals()?;
         let sink: Sink = if prompt::is_interactive() {

@@ -268,6 +268,40 @@ fn what_cannot_be_is_said_in_one_line() {
     }
 }
 
+#[test]
+fn where_no_peer_can_be_is_refused_before_anything_is_done() {
+    for at in [
+        "0.0.0.0:9",
+        "127.0.0.1:0",
+        "224.0.0.1:5",
+        "255.255.255.255:5",
+    ] {
+        for words in [["peer", "-p"], ["peer", "--advertise"], ["map", "-p"]] {
+            let ended = run(
+                &mut peerloop(&[&["overlay"], &words[..], &[at]].concat()),
+                "",
+            );
+            assert_eq!(ended.code, Some(2), "{words:?} {at}");
+            let is_said = ended.stderr.contains(&format!("{at} is no address"));
+            assert!(ended.stdout.is_empty() && is_said, "{}", ended.stderr);
+        }
+    }
+    // An address for documentation, to which nothing is sent from loopback.
+    let ended = run(&mut peerloop(&["overlay", "peer", "-p", "192.0.2.1:9"]), "");
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("--listen"), "{}", ended.stderr);
+}
+
+/// Whoever does not get a descriptor is not redirected but waits.
+#[test]
+fn a_table_that_descriptors_do_not_suffice_for_is_refused() {
+    let line = format!(
+        "ulimit -n 64 && exec {} overlay peer --table-size 40",
+        env!("CARGO_BIN_EXE_peerloop")
+    );
+    run(Command::new("sh").args(["-c", &line]), "").expect_error(&["--table-size 40", "ulimit -n"]);
+}
+
 /// Its port is in TIME_WAIT for the peer that it had joined.
 #[test]
 fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
@@ -294,12 +328,13 @@ fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
 fn an_idle_peer_does_not_wake_up() {
     let alpha = peer(&[]);
     let beta = peer(&["-p", &alpha.at()]);
-    let mut stranger = alpha.connect();
-    let mut head = [0; 4];
-    stranger.socket.read_exact(&mut head).expect("a packet");
+    // First, or else it is told of the stranger, who does not listen, and tries that for seconds.
     assert!(wait_until(DEADLINE, || beta
         .said()
         .contains("Received ack")));
+    let mut stranger = alpha.connect();
+    let mut head = [0; 4];
+    stranger.socket.read_exact(&mut head).expect("a packet");
     window(Duration::from_millis(500));
     let before = [&alpha, &beta].map(|it| (it.sleeps(), it.cpu_ticks()));
     window(Duration::from_secs(2));
@@ -315,10 +350,13 @@ fn what_a_peer_is_told_does_not_reach_the_terminal_raw() {
     let ours = std::thread::spawn(move || peer(&["-p", &at]));
     let (mut socket, _) = evil.accept().expect("accept");
     socket
-        .write_all(b"\xe0\x20\x00\x09\x1b[31m\xff\nx\x07")
+        .write_all(b"\xe0\x20\x00\x0c\x1b[31m\xff\nx\x07\xe2\x80\xae")
         .expect("send");
     let ours = ours.join().expect("started");
-    rest_of_line(&ours, "Received ack from \\u{1b}[31m\u{fffd}\\nx\\u{7}:");
+    rest_of_line(
+        &ours,
+        "Received ack from \\u{1b}[31m\u{fffd}\\nx\\u{7}\\u{202e}:",
+    );
 }
 
 /// A plain peer as a process; `None` where there is no Python.
@@ -455,12 +493,17 @@ fn joiners_dial_from_where_they_listen() {
 #[test]
 fn a_peer_on_a_terminal_has_a_prompt() {
     let alpha = peer(&["--name", "alpha"]);
-    let Some(mut terminal) = Terminal::start("overlay peer --name beta --table-size 5") else {
+    let free = TcpListener::bind(LOOPBACK).expect("bind");
+    let own = free.local_addr().expect("bound");
+    drop(free);
+    let words = format!("overlay peer --name beta --table-size 5 --listen {own}");
+    let Some(mut terminal) = Terminal::start(&words) else {
         eprintln!("passed over: there is no script(1)");
         return;
     };
     terminal.expect("located at beta");
     let join = format!("join {alpha}", alpha = alpha.at());
+    let join_itself = format!("join {own}");
     for (line, reply) in [
         ("table", "0 of 5"),
         (
@@ -470,6 +513,8 @@ fn a_peer_on_a_terminal_has_a_prompt() {
         ("table", "welcomed us"),
         ("declined", "\n"),
         ("join nowhere", "cannot join \"nowhere\""),
+        ("join 0.0.0.0:5", "0.0.0.0:5 is no address"),
+        (&join_itself, "came to nothing: it is this peer itself"),
         ("help", "ticks of 10 ms"),
         ("nonsense", "no command"),
     ] {

@@ -16,14 +16,15 @@ use peerloop::proto::overlay::table::SAMPLE_MAX;
 use peerloop::proto::overlay::walk::{Failure, Visit, Walk};
 
 use super::graph::Graph;
+use super::peer_addr;
 use super::report::{printable, reason};
-use crate::cli::addr::{advertised, resolve};
+use crate::cli::addr::advertised;
 use crate::cli::{Answer, print};
 
 #[derive(Args)]
 pub(in crate::cli) struct MapArgs {
     /// Any peer of the overlay
-    #[arg(short, long, value_name = "IP:PORT", value_parser = resolve)]
+    #[arg(short, long, value_name = "IP:PORT", value_parser = peer_addr)]
     peer: SocketAddrV4,
     /// Give a peer up that accepts and says nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]

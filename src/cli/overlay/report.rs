@@ -2,6 +2,7 @@
 //! specification goes to the log.
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
 use serde::Serialize;
@@ -169,6 +170,30 @@ impl Printer {
         }
         self.text(format_args!("{text}"));
     }
+
+    /// To who asked for a join at the prompt, when it came to nothing.
+    fn say_why_nobody(&self, report: &Report) {
+        let &Report {
+            end,
+            dials,
+            redirects,
+            failures,
+            ..
+        } = report;
+        if report.welcomes > 0 || self.json {
+            return;
+        }
+        let why = match (end, dials) {
+            (JoinEnd::Satisfied, _) => "the table is full".into(),
+            (_, 0) => "it is this peer itself".into(),
+            _ if failures > 0 => format!(
+                "{redirects} declined, {failures} dials failed: {}",
+                self.last_failure
+            ),
+            _ => format!("{redirects} declined"),
+        };
+        self.text(format_args!("The join came to nothing: {why}\n"));
+    }
 }
 
 impl Observer for Printer {
@@ -232,6 +257,7 @@ impl Observer for Printer {
             });
         }
         let Some(contact) = self.starting.take() else {
+            self.say_why_nobody(report);
             return Then::GoOn;
         };
         if report.welcomes > 0 || report.end == JoinEnd::Satisfied {
@@ -256,6 +282,9 @@ pub(super) fn reason(end: Option<End>) -> String {
     match end {
         None => "it accepts and says nothing".into(),
         Some(End::Eof | End::Broken(_)) => "it closes without a packet".into(),
+        Some(End::Unreachable(ErrorKind::InvalidInput)) => {
+            "it cannot be reached from the address that is listened on (--listen)".into()
+        }
         Some(End::Unreachable(kind)) => kind.to_string(),
         Some(End::Violation(violation)) => format!("it does not speak cPTP: {}", violation.what),
         Some(End::Timeout(Deadline::Dial)) => "it does not answer".into(),
@@ -269,11 +298,16 @@ pub(super) fn reason(end: Option<End>) -> String {
 pub(super) fn printable(name: &[u8]) -> String {
     let mut text = String::new();
     for c in String::from_utf8_lossy(name).chars() {
-        if c.is_control() {
+        if c.is_control() || turns_text(c) {
             text.extend(c.escape_default());
         } else {
             text.push(c);
         }
     }
     text
+}
+
+/// It ends the line, or changes the direction of what follows, to some terminals.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

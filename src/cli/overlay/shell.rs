@@ -11,8 +11,8 @@ use peerloop::proto::overlay::peer::Peer;
 use peerloop::proto::overlay::table::Link;
 
 use super::lines::Sink;
+use super::peer_addr;
 use super::report::Printer;
-use super::resolve;
 use crate::cli::print;
 use crate::cli::prompt::{Commands, NodePrompt, Then, split_word};
 
@@ -94,7 +94,7 @@ impl Commands for Prompt {
                 }
             }
             ("join", to) => {
-                let to = resolve(to).with_context(|| format!("cannot join {to:?}"))?;
+                let to = peer_addr(to).with_context(|| format!("cannot join {to:?}"))?;
                 self.caller
                     .call(move |overlay, hub| overlay.join(hub, 0, to))?;
             }

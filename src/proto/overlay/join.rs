@@ -70,6 +70,8 @@ pub(super) enum Next {
 /// Those who are to be tried.
 #[derive(Debug, Default)]
 pub(super) struct Search {
+    /// Whom the user named: before everybody else, and the last is next. As many as [`CANDIDATES_MAX`].
+    named: Vec<Candidate>,
     /// The last is next.
     fresh: Vec<Candidate>,
     /// Not before a tick, when there is nobody else.
@@ -82,7 +84,11 @@ impl Search {
     /// Somebody whom the user named: next, whatever is known of it.
     pub(super) fn name(&mut self, addr: SocketAddrV4) {
         self.tried.remove(&addr);
-        self.push([Candidate::named(addr)]);
+        self.named.retain(|known| known.addr != addr);
+        if self.named.len() >= CANDIDATES_MAX {
+            self.named.remove(0);
+        }
+        self.named.push(Candidate::named(addr));
     }
 
     /// Those whom a packet names.
@@ -111,7 +117,7 @@ impl Search {
     }
 
     pub(super) fn next(&mut self, now: Tick) -> Next {
-        while let Some(candidate) = self.fresh.pop() {
+        while let Some(candidate) = self.named.pop().or_else(|| self.fresh.pop()) {
             if self.tried.insert(candidate.addr) {
                 return Next::Try(candidate);
             }

@@ -53,10 +53,12 @@ impl Config {
         }
     }
 
-    /// Whether this is our own address; one that is bound to every interface has several.
+    /// Whether this is our own address: the one that we tell, or the one that others see us come from. A peer that is
+    /// bound to every interface has several.
     fn is_own(&self, addr: SocketAddrV4) -> bool {
         let at_any = self.listening.ip().is_unspecified() && addr.ip().is_loopback();
-        addr.port() == self.addr.port() && (addr.ip() == self.addr.ip() || at_any)
+        let bound = addr.ip() == self.listening.ip() || at_any;
+        addr == self.addr || (bound && addr.port() == self.listening.port())
     }
 }
 

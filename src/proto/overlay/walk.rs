@@ -16,8 +16,9 @@ use super::wire::{Kind, is_usable, parse, put_packet};
 /// Peers of one walk; a peer that makes them up could lead it on for ever.
 pub const PEERS_MAX: usize = 50_000;
 
-/// Entries that are kept of one packet: ours send 64, and all that are kept have to fit into memory.
-const ENTRIES_MAX: usize = 512;
+/// Entries that are kept of one packet: twice what ours send. With all peers that makes some millions of links, which a
+/// map has to sort in a few seconds and a few hundred MiB.
+const ENTRIES_MAX: usize = 128;
 
 /// Visits at once: enough to walk thousands of peers in a second, few enough to be a guest.
 const VISITS_AT_ONCE: usize = 32;
@@ -42,6 +43,7 @@ pub struct Walk {
     /// The address that others see.
     own: SocketAddrV4,
     answer: Ticks,
+    peers_max: usize,
     queue: VecDeque<SocketAddrV4>,
     /// Everybody who was ever named; `None`: not visited yet.
     found: BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>,
@@ -55,6 +57,7 @@ impl Walk {
             listening,
             own,
             answer,
+            peers_max: PEERS_MAX,
             queue: VecDeque::new(),
             found: BTreeMap::new(),
             under_way: 0,
@@ -73,7 +76,7 @@ impl Walk {
     }
 
     fn note(&mut self, peer: SocketAddrV4) {
-        let is_new = self.found.len() < PEERS_MAX && !self.found.contains_key(&peer);
+        let is_new = self.found.len() < self.peers_max && !self.found.contains_key(&peer);
         if is_new {
             self.found.insert(peer, None);
             self.queue.push_back(peer);
@@ -97,15 +100,17 @@ impl Walk {
         hub: &mut Hub<Self>,
         peer: SocketAddrV4,
         conn: &mut Conn,
-        result: Result<Visit, Failure>,
+        mut result: Result<Visit, Failure>,
     ) {
         if let Conn::Visiting { timer } = std::mem::replace(conn, Conn::Over) {
             if let Some(timer) = timer {
                 hub.cancel(timer);
             }
             self.under_way -= 1;
-            if let Ok(visit) = &result {
+            if let Ok(visit) = &mut result {
                 visit.peers.iter().for_each(|peer| self.note(*peer));
+                // Who is one too many is nowhere on the map, or there would be no end to those who are only named.
+                visit.peers.retain(|peer| self.found.contains_key(peer));
             }
             self.found.insert(peer, Some(result));
             self.go_on(hub);
@@ -177,5 +182,41 @@ impl Service for Walk {
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         hub.close_conn(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use crate::engine::Limits;
+    use crate::sim::World;
+
+    use super::*;
+
+    #[test]
+    fn who_is_named_when_the_map_is_full_is_not_on_it() {
+        let addr = |n| SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, n), 4000);
+        let five_secs = Ticks::from_secs(5);
+        let mut walk = Walk::new(addr(1), addr(1), five_secs);
+        walk.peers_max = 3;
+        let mut world = World::new(1);
+        let id = world.add(addr(1), walk, Limits::default());
+        let contact = world.listen(addr(50));
+        world.with(id, |walk, hub| walk.begin(hub, addr(50)));
+        let mut packet = Vec::new();
+        put_packet(&mut packet, Kind::Welcome, b"c", (60..90).map(addr));
+        world.until(five_secs, |w| {
+            if let Some(peer) = w.accept(contact) {
+                w.peer(peer).send(&packet);
+            }
+            w.service(id).under_way == 0
+        });
+        let found = &world.service(id).found;
+        assert_eq!(found.len(), 3);
+        let Some(Ok(visit)) = &found[&addr(50)] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(visit.peers, [addr(60), addr(61)]);
     }
 }

@@ -364,6 +364,49 @@ fn what_breaks_is_forgotten_at_once() {
     world.until(secs(1), |w| table(w, me).is_empty());
 }
 
+/// Also when a packet of so many others that the oldest are forgotten comes before its turn.
+#[test]
+fn whom_the_user_names_is_next() {
+    let mut world = Sim::new(1);
+    let me = add(&mut world, config(1, 4));
+    let (contact, named) = (world.listen(addr(50)), world.listen(addr(51)));
+    join(&mut world, me, addr(50));
+    join(&mut world, me, addr(51));
+    let others: Vec<_> = (100..400).map(addr).collect();
+    world.until(secs(60), |w| {
+        answer_all(w, contact, &packet(Kind::Redirect, "c", &others), true);
+        answer_all(w, named, &packet(Kind::Welcome, "n", &[]), false);
+        log(w, me).lines.len() > 1
+    });
+    let second = &log(&world, me).lines[1];
+    assert!(
+        second.starts_with("Answered { peer: 10.1.0.51:"),
+        "{second}"
+    );
+}
+
+/// It is known by one address, and seen to come from another.
+#[test]
+fn neither_of_its_own_addresses_is_joined() {
+    let mut world = Sim::new(1);
+    let config = Config {
+        listening: addr(2),
+        ..config(1, 4)
+    };
+    let limits = super::super::fit(Limits::default());
+    let me = world.add(addr(2), Overlay::new(Log::default()), limits);
+    world.with(me, |overlay, hub| overlay.add(hub, config));
+    let contact = world.listen(addr(50));
+    join(&mut world, me, addr(50));
+    let welcome = packet(Kind::Welcome, "c", &[addr(1), addr(2)]);
+    world.until(secs(60), |w| {
+        answer_all(w, contact, &welcome, false);
+        !log(w, me).reports.is_empty()
+    });
+    assert_eq!(log(&world, me).reports[0].dials, 1);
+    assert_eq!(table(&world, me), [addr(50)]);
+}
+
 /// One entry each and one link, whatever the network does to the order.
 #[test]
 fn two_that_join_each_other_at_the_same_moment() {
