@@ -372,6 +372,7 @@ impl DhtNode {
     }
 
     fn joined(&mut self, hub: &mut Hub<Self>) {
+        let (me, bounds) = (self.me(), self.bounds());
         let Role::Joining(join) = &mut self.role else {
             return;
         };
@@ -384,6 +385,12 @@ impl DhtNode {
         self.routing.claim_prev(owner);
         self.set_next(hub, next);
         log::info!("joined between {} and {}", owner.addr, next.addr);
+        if next != owner {
+            // What it asked the ring before our owner knew us may have made it forget us again, and for whom it takes as
+            // its prev matters to who dies (see `revive`).
+            let operation = Operation::update_prev(me.addr, next.addr, bounds);
+            client::start(self, hub, operation, Tag::TellNext);
+        }
         // An owner may hand over more than our range.
         if matches!(self.transfer, Transfer::None) && !self.unpack(hub) {
             self.sweep(hub, next.id, self.me().id);

@@ -203,6 +203,45 @@ fn a_plain_node_comes_back() {
     }
 }
 
+/// Of two plain peers behind a dead node we know the second only. Unless it names the first, or the dead one, nobody can
+/// tell whose the range behind the dead one's is: the joiner is refused, and the first keeps its range.
+#[test]
+fn a_node_that_comes_back_is_not_given_the_range_of_a_living_one() {
+    for what in ["first", "asker", "itself", "beyond", "reset", "silence"] {
+        let mut world = Ring::new(4);
+        let at = places(4);
+        let node = add(&mut world, at[0]);
+        let (me, dead, first, second) = (addr(at[0]), addr(at[1]), addr(at[2]), addr(at[3]));
+        world.with(node, |node, hub| {
+            node.set_next(hub, routing::Member::at(dead));
+            node.claim_prev(hub, routing::Member::at(second));
+        });
+        let mut unknown = Member::at(&mut world, first);
+        let mut known = Member::at(&mut world, second);
+        let text = format!("CONNECT\n{}\n", Id::of_addr(dead));
+        let peer = say(&mut world, dead, node, &text);
+        world.until(secs(30), |w| {
+            unknown.serve_plain(w, &mut |_, _| Then::Say(format!("{dead}\n")));
+            known.serve_plain(w, &mut |_, _| match what {
+                "first" => Then::Say(format!("{first}\n")),
+                "asker" => Then::Say(format!("{me}\n")),
+                "itself" => Then::Say(format!("{second}\n")),
+                "beyond" => Then::Say("10.9.9.9:5000\n".into()),
+                "reset" => Then::Reset,
+                _ => Then::Silence,
+            });
+            !w.peer(peer).received().is_empty()
+        });
+        if what == "first" {
+            hears(&mut world, peer, &format!("1\n0\n{first}\n"));
+        } else {
+            hears(&mut world, peer, "0\n");
+            assert!(matches!(world.service(node).transfer, Transfer::None));
+        }
+        assert_eq!(next_of(&world, node), dead, "{what}");
+    }
+}
+
 /// What the owner of a key would answer.
 fn lookup(world: &Ring, nodes: &[NodeId], key: Id) -> Option<String> {
     let owner = nodes.iter().find(|id| world.service(**id).owns(key))?;
