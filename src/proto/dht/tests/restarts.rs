@@ -242,6 +242,49 @@ fn a_node_that_comes_back_is_not_given_the_range_of_a_living_one() {
     }
 }
 
+/// The node before it says no for a while, as one does that leaves: a node that the ring lists does not give up
+/// as early as another joiner.
+#[test]
+fn a_listed_node_goes_on_trying() {
+    for listed in [true, false] {
+        let mut world = Ring::new(6);
+        let at = places(3);
+        let [first, me, third] = [0, 1, 2].map(|n| addr(at[n]));
+        let id = Id::of_addr(me);
+        let node = add(&mut world, at[1]);
+        let mut owner = Member::at(&mut world, first);
+        let mut next = Member::at(&mut world, third);
+        world.with(node, |node, hub| node.join(hub, vec![first]));
+        let begun = world.now();
+        let mut given = false;
+        let _ = world.run_until(secs(110), |w| {
+            let yields = w.now() > begun + secs(80);
+            owner.serve(w, &mut |command, key| match command {
+                "LOCATE" if (listed || given) && key == id.to_string() => {
+                    Then::Say(format!("{me}\n"))
+                }
+                "LOCATE" => Then::Say(format!("{first}\n")),
+                "CONNECT" if yields => {
+                    given = true;
+                    Then::Say(format!("1\n0\n{third}\n"))
+                }
+                "CONNECT" => Then::SayAndClose("0\n".into()),
+                _ => Then::Reset,
+            });
+            next.serve(w, &mut |_, _| Then::Say("1\n".into()));
+            !w.is_up(node) || matches!(w.service(node).role, Role::Member)
+        });
+        assert_eq!(world.is_up(node), listed);
+        assert_eq!(world.service(node).join_failed(), !listed);
+        let tries = owner.heard.iter().filter(|r| r.starts_with("CONNECT"));
+        let tries = tries.count();
+        assert!(
+            if listed { tries < 200 } else { tries == 20 },
+            "{tries} tries"
+        );
+    }
+}
+
 /// What the owner of a key would answer.
 fn lookup(world: &Ring, nodes: &[NodeId], key: Id) -> Option<String> {
     let owner = nodes.iter().find(|id| world.service(**id).owns(key))?;
