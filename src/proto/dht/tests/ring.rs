@@ -559,12 +559,12 @@ fn rings_of_a_few_in_a_storm() {
 
 #[test]
 fn rings_whose_members_are_killed_and_come_back() {
-    storms(60, true);
+    storms(40, true);
 }
 
 #[test]
 fn a_large_ring_in_a_storm() {
-    for seed in [16, 64] {
+    for seed in [16, 48] {
         check(seed, || storm(seed, seed as usize, 150, false));
     }
 }
