@@ -10,7 +10,7 @@ use crate::engine::{ConnId, Cx, Hub, Step, Violation};
 use super::client;
 use super::entries;
 use super::id::Id;
-use super::node::{Changes, DhtNode, Expect, Tag, Then, Write, acknowledge, say};
+use super::node::{Changes, DhtNode, Expect, Tag, Then, acknowledge, say};
 use super::operation::{Bounds, Operation, Verb};
 use super::transfer::Incoming;
 use super::wire;
@@ -151,17 +151,6 @@ impl DhtNode {
         true
     }
 
-    /// Gives changes to the worker; false at its limit.
-    pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
-        let adds_bytes = adds_bytes(&changes);
-        let submitted = hub.submit(Write { changes, then }).is_ok();
-        if submitted {
-            self.submitted += 1;
-            self.writing_bytes += adds_bytes;
-        }
-        submitted
-    }
-
     /// Storing `value` would pass entries_bytes_max.
     fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
         let room_bytes = self
@@ -178,14 +167,6 @@ impl DhtNode {
             Some(value) => self.receive(key, value),
             None => self.forget(key),
         }
-    }
-}
-
-/// What a write of a peer will add to the entries at most. A transfer's are in memory already.
-pub(super) fn adds_bytes(changes: &Changes) -> u64 {
-    match changes {
-        Changes::One(_, Some(value)) => entries::entry_bytes(value),
-        Changes::One(_, None) | Changes::Many(_) => 0,
     }
 }
 

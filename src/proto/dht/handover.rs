@@ -7,7 +7,7 @@
 //! Ownership moves with the joiner's address and not before; until then reads are ours and writes into the range
 //! are held. When it fails after the joiner knew our next, that node is told that we are its prev again.
 
-use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, TimerId, Violation};
 
 use super::client;
 use super::id::Id;
@@ -33,6 +33,8 @@ pub(super) struct HandOver {
     next: Member,
     phase: Phase,
     sending: Sending,
+    /// The joiner is late then. A stranger may begin any number of hand-overs, so it does not outlive its own.
+    timer: Option<TimerId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,8 @@ impl DhtNode {
         next: Member,
     ) -> bool {
         let conn = cx.id();
-        if cx.arm(HAND_OVER_WITHIN, Timer::HandOver(conn)).is_none() {
+        let timer = cx.arm(HAND_OVER_WITHIN, Timer::HandOver(conn));
+        if timer.is_none() {
             return false;
         }
         wire::put_ack(cx.out(), true);
@@ -96,6 +99,7 @@ impl DhtNode {
             next,
             phase,
             sending,
+            timer,
         });
         cx.notify(conn, Note::Go);
         true
@@ -124,7 +128,11 @@ impl DhtNode {
                 wire::put_address(cx.out(), hand_over.next.addr);
                 hand_over.phase = Phase::Answer;
                 log::info!("handed {} entries to a joiner", hand_over.sending.count());
-                if cx.arm(ANSWER_WITHIN, Timer::HandOver(id)).is_some() {
+                if let Some(timer) = hand_over.timer.take() {
+                    cx.cancel(timer);
+                }
+                hand_over.timer = cx.arm(ANSWER_WITHIN, Timer::HandOver(id));
+                if hand_over.timer.is_some() {
                     cx.resume(id);
                 } else {
                     cx.close();
@@ -156,7 +164,13 @@ impl DhtNode {
         let Some((addr, used)) = wire::address(input.bytes, input.seen)? else {
             return Ok(Step::More);
         };
-        let Transfer::HandOver(HandOver { joiner, next, .. }) = self.transfer else {
+        let Transfer::HandOver(HandOver {
+            joiner,
+            next,
+            timer,
+            ..
+        }) = self.transfer
+        else {
             return Err(Violation::us("the hand-over is over"));
         };
         if !self.believes(cx, addr) {
@@ -170,6 +184,9 @@ impl DhtNode {
         }
         *expect = Expect::Request;
         log::info!("{addr} joined; it is our next");
+        if let Some(timer) = timer {
+            cx.cancel(timer);
+        }
         self.set_next(cx, member);
         self.sweep(cx, joiner, next.id);
         self.release_held(cx);
@@ -177,10 +194,11 @@ impl DhtNode {
     }
 
     pub(super) fn hand_over_late(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Transfer::HandOver(hand_over) = &self.transfer else {
+        let Transfer::HandOver(hand_over) = &mut self.transfer else {
             return;
         };
         if hand_over.conn == conn {
+            hand_over.timer = None;
             hub.close_conn(conn);
         }
     }
@@ -201,13 +219,20 @@ impl DhtNode {
     /// The joiner's connection is over before it gave its address.
     pub(super) fn hand_over_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let Transfer::HandOver(HandOver {
-            conn, next, phase, ..
+            conn,
+            next,
+            phase,
+            timer,
+            ..
         }) = self.transfer
         else {
             return;
         };
         if conn != id {
             return;
+        }
+        if let Some(timer) = timer {
+            hub.cancel(timer);
         }
         log::info!("a joiner left before it had joined; the range stays");
         if phase == Phase::Answer && next != self.me() && next == self.routing.next() {

@@ -14,7 +14,7 @@ use std::net::SocketAddrV4;
 
 use rand::RngExt;
 
-use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, Violation};
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::absorb::Staging;
 use super::claims;
@@ -28,6 +28,10 @@ use super::wire::{self, Request};
 /// Tries before we give up: with their pauses about ten seconds, in which others may join and leave before us.
 const TRIES_MAX: u32 = 20;
 
+/// The ring lists us, or may: without us a range of it is out of reach, and what is in the way passes. The node before us may
+/// be about to leave, for which it takes this long at most (see `leave`), or not know yet who follows us.
+const LISTED_WITHIN: Ticks = Ticks::from_secs(120);
+
 /// Invariant 8 of the specification.
 const CONFIRM_TRIES_MAX: u32 = 3;
 const CONFIRM_PAUSE: Ticks = Ticks::from_millis(200);
@@ -35,11 +39,18 @@ const CONFIRM_PAUSE: Ticks = Ticks::from_millis(200);
 /// The pause before another try is drawn below this, so that joiners which hinder each other part.
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(500).0;
 
+/// The same after [`TRIES_MAX`] tries: each has the node before us dial several others.
+const LONG_PAUSE_TICKS_MAX: u64 = Ticks::from_secs(2).0;
+
 #[derive(Debug)]
 pub(super) struct Join {
     contacts: Vec<SocketAddrV4>,
     phase: Phase,
     tries: u32,
+    begun: Tick,
+    /// The ring names us as the owner of our range, and we have given nobody our address: we were killed, and come back.
+    listed: bool,
+    given_up: bool,
     /// Who owns our range; the first contact while that is not known.
     owner: Member,
     /// Our next, from when our address was sent until it is sure that it did not arrive.
@@ -103,6 +114,9 @@ impl DhtNode {
             contacts,
             phase: Phase::Locate,
             tries: 0,
+            begun: hub.now(),
+            listed: false,
+            given_up: false,
             owner,
             given: None,
             leaves: false,
@@ -116,7 +130,7 @@ impl DhtNode {
 
     /// The join was given up.
     pub fn join_failed(&self) -> bool {
-        matches!(&self.role, Role::Joining(join) if join.tries >= TRIES_MAX)
+        matches!(&self.role, Role::Joining(join) if join.given_up)
     }
 
     /// Begins a try, or asks once more whether it came to its end.
@@ -153,6 +167,7 @@ impl DhtNode {
             (Phase::Locate, Ok(Outcome::After { before, owner }))
                 if owner == before || owner == me.addr =>
             {
+                join.listed = owner == me.addr;
                 join.owner = Member::at(before);
                 join.phase = Phase::Receive;
                 join.receiving = Receiving::default();
@@ -356,7 +371,9 @@ impl DhtNode {
         if let Some(conn) = join.conn.take() {
             hub.close_conn(conn);
         }
-        if join.tries >= TRIES_MAX {
+        let matters = join.listed || join.given.is_some();
+        if join.tries >= TRIES_MAX && !(matters && hub.now() < join.begun + LISTED_WITHIN) {
+            join.given_up = true;
             log::error!("the join is given up after {} tries: {why}", join.tries);
             hub.stop();
             return;
@@ -365,13 +382,19 @@ impl DhtNode {
             return self.drop_join(hub);
         }
         log::info!("try {} to join: {why}", join.tries);
-        let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
+        let below = if join.tries < TRIES_MAX {
+            PAUSE_TICKS_MAX
+        } else {
+            LONG_PAUSE_TICKS_MAX
+        };
+        let pause = Ticks(1 + hub.rng().random_range(0..below));
         if hub.arm(pause, Timer::Join).is_none() {
             hub.stop();
         }
     }
 
     fn joined(&mut self, hub: &mut Hub<Self>) {
+        let (me, bounds) = (self.me(), self.bounds());
         let Role::Joining(join) = &mut self.role else {
             return;
         };
@@ -384,6 +407,12 @@ impl DhtNode {
         self.routing.claim_prev(owner);
         self.set_next(hub, next);
         log::info!("joined between {} and {}", owner.addr, next.addr);
+        if next != owner {
+            // What it asked the ring before our owner knew us may have made it forget us again, and for whom it takes as
+            // its prev matters to who dies (see `revive`).
+            let operation = Operation::update_prev(me.addr, next.addr, bounds);
+            client::start(self, hub, operation, Tag::TellNext);
+        }
         // An owner may hand over more than our range.
         if matches!(self.transfer, Transfer::None) && !self.unpack(hub) {
             self.sweep(hub, next.id, self.me().id);

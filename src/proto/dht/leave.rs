@@ -115,10 +115,14 @@ impl DhtNode {
             };
         }
         leave.phase = Phase::Find;
-        let contacts = vec![next.addr, leave.heir.addr];
-        let contacts = contacts
+        // Both may have left since; then anybody else who knows the ring.
+        let others = self.routing.fingers().iter().copied();
+        let contacts = [next, leave.heir]
             .into_iter()
-            .filter(|addr| *addr != me.addr)
+            .chain(others)
+            .chain(self.routing.prev())
+            .filter(|member| *member != me)
+            .map(|member| member.addr)
             .collect();
         let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
         client::start(self, hub, operation, Tag::Leave);
@@ -249,12 +253,16 @@ impl DhtNode {
         let late = leave.until <= hub.now();
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
         if late || hub.arm(pause, Timer::Leave).is_none() {
-            log::error!(
-                "nobody takes our {} entries; leaving without",
-                self.entries.len()
-            );
+            let entries = self.entries.len();
             // For the turns until all connections are drained.
-            self.role = Role::Gone(self.routing.next());
+            let heir = if leave.uncertain {
+                log::error!("nobody says whether our {entries} entries were taken; leaving");
+                leave.heir
+            } else {
+                log::error!("nobody takes our {entries} entries; leaving without");
+                self.routing.next()
+            };
+            self.role = Role::Gone(heir);
             hub.stop();
         }
     }

@@ -13,6 +13,7 @@
 //!   `relay` (DISCONNECT for another member), `join` and `leave` (we ask for them); `turns`: one of them at a time;
 //!   `held`: writes that wait for one. `revive`: a killed node comes back where we list it; `probe`: is our next there?
 //!   `bring`: the entries that a durable node had before it joined.
+//! - `commits`: what the worker of a durable node does.
 //! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
 //! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
 //! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
@@ -22,6 +23,7 @@ mod absorb;
 mod bring;
 mod claims;
 pub mod client;
+mod commits;
 mod config;
 mod data;
 pub mod entries;

@@ -20,7 +20,6 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 use super::absorb::Absorb;
 use super::bring::Luggage;
 use super::client::{self, Host, OpId, Operations};
-use super::data::adds_bytes;
 use super::entries::Entries;
 use super::handover::HandOver;
 use super::held::Held;
@@ -37,43 +36,9 @@ use super::transfer::{Incoming, Sink};
 use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
 
+pub(super) use super::commits::Then;
+pub use super::commits::{Changes, Write, Written};
 pub use super::config::{Config, VALUE_BYTES_MAX};
-
-/// Changes for the worker to commit.
-#[derive(Debug)]
-pub struct Write {
-    pub changes: Changes,
-    pub(super) then: Then,
-}
-
-/// What to store (`Some`) or remove.
-#[derive(Debug)]
-pub enum Changes {
-    One(Id, Option<Bytes>),
-    Many(Vec<(Id, Option<Bytes>)>),
-}
-
-/// What follows a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    /// Memory changes too, and the peer is acknowledged.
-    Acknowledge {
-        conn: ConnId,
-        /// The `1` that says whose key it is was sent already.
-        owns_said: bool,
-    },
-    /// Entries of a transfer on this connection are on disk.
-    Staged(ConnId),
-    /// Nobody waits.
-    Nothing,
-}
-
-/// Changes that are committed, or could not be.
-#[derive(Debug)]
-pub struct Written {
-    pub write: Write,
-    pub committed: bool,
-}
 
 /// The node's half of a connection.
 #[derive(Debug)]
@@ -284,7 +249,7 @@ impl DhtNode {
             entries: self.entries.len() as u64,
             value_bytes: self.entries.value_bytes(),
             next: self.routing.next().addr,
-            prev: self.routing.prev().map(|prev| prev.addr),
+            prev: self.routing.last_prev().map(|prev| prev.addr),
         }
     }
 
@@ -539,27 +504,7 @@ impl Service for DhtNode {
     }
 
     fn on_done(&mut self, hub: &mut Hub<Self>, done: Written) {
-        self.written += 1;
-        let Written {
-            write: Write { changes, then },
-            committed,
-        } = done;
-        self.writing_bytes -= adds_bytes(&changes);
-        match (then, changes) {
-            (Then::Acknowledge { conn, owns_said }, Changes::One(key, value)) => {
-                if committed {
-                    self.apply(key, value);
-                }
-                if !owns_said {
-                    say(hub, conn, true);
-                }
-                acknowledge(hub, conn, committed);
-            }
-            (Then::Staged(conn), _) => self.staged(hub, conn, committed),
-            (Then::Acknowledge { .. }, Changes::Many(_)) | (Then::Nothing, _) => {}
-        }
-        self.hand_over_settled(hub);
-        self.leave_settled(hub);
+        self.came_back(hub, done);
     }
 
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {

@@ -201,6 +201,8 @@ enum Stage {
     GetAgain,
     /// CONTAINS, to tell an empty value from a missing entry.
     TellEmpty,
+    /// CONTAINS once more: the entry may have been removed before GET answered 0 again.
+    StillThere,
 }
 
 /// See the module's docs.
@@ -338,7 +340,7 @@ impl Operation {
                 (Request::Locate(Id::of_addr(dead).pred()), Expect::Location)
             }
             (Stage::GetAgain, _) => (Request::Get(key), Expect::Owned),
-            (Stage::TellEmpty, _) => (Request::Contains(key), Expect::Owned),
+            (Stage::TellEmpty | Stage::StillThere, _) => (Request::Contains(key), Expect::Owned),
             (Stage::Command, Verb::After) => (Request::Locate(key.succ()), Expect::Location),
             (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
             (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
@@ -479,7 +481,7 @@ impl Operation {
             return self.fail(Failure::NotOwner { addr: self.at });
         }
         let (expect, next) = match (self.stage, &self.verb) {
-            (Stage::TellEmpty, _)
+            (Stage::TellEmpty | Stage::StillThere, _)
             | (_, Verb::Contains | Verb::Locate | Verb::Closest | Verb::After) => {
                 (Expect::Presence, Next::Wait)
             }
@@ -500,7 +502,8 @@ impl Operation {
                 self.begin(Stage::GetAgain, out);
                 Next::Wait
             }
-            Stage::TellEmpty => Next::Finished(Ok(Outcome::Got(None))),
+            Stage::StillThere if yes => Next::Finished(Ok(Outcome::Got(Some(Bytes::new())))),
+            Stage::TellEmpty | Stage::StillThere => Next::Finished(Ok(Outcome::Got(None))),
             _ => Next::Finished(Ok(Outcome::Contains(yes))),
         }
     }
@@ -524,9 +527,8 @@ impl Operation {
             });
         }
         if bytes == 0 && self.stage == Stage::GetAgain {
-            return Next::Finished(Ok(Outcome::Got(Some(Bytes::new()))));
-        }
-        if bytes == 0 {
+            self.begin(Stage::StillThere, out);
+        } else if bytes == 0 {
             self.begin(Stage::TellEmpty, out);
         } else {
             self.expect = Expect::Value { left_bytes: bytes };

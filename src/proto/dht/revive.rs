@@ -14,13 +14,15 @@
 //! A plain joiner is silent there, and so is a member that is stuck: silence counts as proof only when the CONNECT
 //! comes from next's own IP.
 //!
-//! Who follows a dead node is nowhere written, so it is looked for backwards: the first node that we know
-//! beyond it names the one before itself (XSTAT; a plain peer is asked LOCATE of its id less one), and so on until nobody
-//! is between. Of two plain peers behind a dead node we may know only the second; then the joiner
-//! takes the range of the first as its own. Two dead nodes in a row are not got over here: the answer is `0`.
+//! Who follows a dead node is looked for backwards: the first node that we know beyond it names the one before itself
+//! (XSTAT; a plain peer is asked LOCATE of its id less one, for which the closest that it knows is its prev), and so on
+//! until one names the dead node. Whatever else they say, the answer is `0`: who was told a wrong next would serve
+//! the range of a living node, whose entries nobody finds then. So two dead nodes in a row are not got over
+//! here, nor is a dead node before a plain peer that does not count its prev among the nodes that it knows.
 
 use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
 
+use super::claims;
 use super::client::{self, OpId};
 use super::id::Id;
 use super::node::{DhtNode, Expect, Note, Tag, Timer, Transfer};
@@ -115,26 +117,23 @@ impl DhtNode {
     /// The first node that we know beyond the dead one, less those that were not there.
     fn ask_first_candidate(&mut self, hub: &mut Hub<Self>) {
         let (me, next) = (self.me(), self.routing.next());
-        let prev = self.routing.prev().filter(|prev| *prev != next);
+        let before = self.routing.last_prev();
+        let prev = before.filter(|prev| *prev != next);
         let known: Vec<Member> = self.routing.fingers().iter().copied().chain(prev).collect();
         let Some(revive) = self.revive() else { return };
         match known.get(revive.skipped) {
             Some(candidate) => self.ask_candidate(hub, *candidate),
-            // It was all that we knew: we are two.
-            None if known.is_empty() => self.found_after(hub, me),
+            // It is before us as well: we are two.
+            None if known.is_empty() && before == Some(next) => self.found_after(hub, me),
             None => self.end_revive(hub, "nobody that we know is there"),
         }
     }
 
     fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member) {
-        let me = self.me();
         let Some(revive) = self.revive() else { return };
         revive.steps += 1;
         if revive.steps > STEPS_MAX {
-            return self.end_revive(hub, "nobody can tell who follows it");
-        }
-        if candidate == me {
-            return self.found_after(hub, me);
+            return self.end_revive(hub, "it takes too many steps to find who follows it");
         }
         revive.phase = Phase::After {
             candidate,
@@ -172,17 +171,18 @@ impl DhtNode {
             (Phase::After { plain: true, .. }, Ok(Outcome::Located(addr))) => {
                 self.candidate_named(hub, Some(Member::at(addr)));
             }
-            // The way to who is before it leads over the dead node.
-            (Phase::After { plain: true, .. }, Err(_)) => self.candidate_named(hub, None),
             (
-                Phase::After { candidate, .. },
+                Phase::After {
+                    candidate,
+                    plain: false,
+                },
                 Err(Failure::CutOff { .. } | Failure::Malformed { .. }),
             ) => {
                 revive.phase = Phase::After {
                     candidate,
                     plain: true,
                 };
-                self.ask_revive(hub, Verb::Locate, candidate.id.pred(), candidate);
+                self.ask_revive(hub, Verb::Closest, candidate.id.pred(), candidate);
             }
             // A finger that is stale, or not to be reached now: whoever is beyond it leads back to it.
             (Phase::After { .. }, Err(Failure::Unreachable { .. }))
@@ -206,12 +206,19 @@ impl DhtNode {
             return;
         };
         let candidate = *candidate;
-        let is_between = |m: &Member| {
-            m.id != dead.id && m.id != candidate.id && m.id.in_arc(dead.id, candidate.id)
+        let is_plausible = |m: &Member| {
+            let Member { addr, .. } = candidate;
+            claims::is_plausible(*addr.ip(), m.addr, addr.port())
         };
-        match before.filter(is_between) {
-            Some(closer) => self.ask_candidate(hub, closer),
-            None => self.found_after(hub, candidate),
+        match before {
+            Some(before) if before == dead => self.found_after(hub, candidate),
+            Some(closer) if closer.id.in_arc(dead.id, candidate.id) && is_plausible(&closer) => {
+                self.ask_candidate(hub, closer);
+            }
+            _ => self.end_revive(
+                hub,
+                format_args!("{} does not know who is before it", candidate.addr),
+            ),
         }
     }
 
@@ -239,15 +246,12 @@ impl DhtNode {
         let Some(revive) = self.revive() else { return };
         revive.timer = None;
         let op = revive.op.take();
-        let phase = revive.phase;
+        let is_found = matches!(revive.phase, Phase::Found { .. });
         if let Some(op) = op {
             client::cancel(self, hub, op);
         }
-        match phase {
-            // The way to who is before it leads over the dead node, which is silent.
-            Phase::After { plain: true, .. } => self.candidate_named(hub, None),
-            Phase::Found { .. } => {}
-            _ => self.end_revive(hub, "it takes too long to find who follows it"),
+        if !is_found {
+            self.end_revive(hub, "it takes too long to find who follows it");
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Routing {
     me: Member,
     next: Member,
     prev: Option<Member>,
+    /// The last prev, when it did not answer and nobody took its place since.
+    lost_prev: Option<Member>,
     /// Distinct nodes, in clockwise order from us, without us and `next`. At most one for each power of two.
     fingers: Vec<Member>,
 }
@@ -40,6 +42,7 @@ impl Routing {
             me,
             next: me,
             prev: None,
+            lost_prev: None,
             fingers: Vec::new(),
         }
     }
@@ -54,6 +57,11 @@ impl Routing {
 
     pub fn prev(&self) -> Option<Member> {
         self.prev
+    }
+
+    /// The prev, or the one that was it until it did not answer: where it died, that is who was before us.
+    pub fn last_prev(&self) -> Option<Member> {
+        self.prev.or(self.lost_prev)
     }
 
     pub fn fingers(&self) -> &[Member] {
@@ -72,7 +80,7 @@ impl Routing {
             .retain(|finger| *finger != next && !finger.id.in_arc(me.id, next.id));
         if self.is_alone() {
             self.fingers.clear();
-            self.prev = None;
+            (self.prev, self.lost_prev) = (None, None);
         }
     }
 
@@ -83,14 +91,14 @@ impl Routing {
                 || claimant.id.distance_to(self.me.id) <= prev.id.distance_to(self.me.id)
         });
         if closer && claimant != self.me {
-            self.prev = Some(claimant);
+            (self.prev, self.lost_prev) = (Some(claimant), None);
         }
         closer
     }
 
     /// What the ring says of our predecessor.
     pub fn set_prev(&mut self, prev: Member) {
-        self.prev = (prev != self.me).then_some(prev);
+        (self.prev, self.lost_prev) = ((prev != self.me).then_some(prev), None);
     }
 
     /// `owner` is the owner of our id plus 2^`i`.
@@ -110,7 +118,7 @@ impl Routing {
     pub fn forget(&mut self, addr: SocketAddrV4) {
         self.fingers.retain(|finger| finger.addr != addr);
         if self.prev.is_some_and(|prev| prev.addr == addr) {
-            self.prev = None;
+            self.lost_prev = self.prev.take();
         }
     }
 

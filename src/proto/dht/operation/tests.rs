@@ -276,8 +276,21 @@ fn good() -> Vec<(Verb, Vec<Lines>, Outcome)> {
                 ("GET\nK\n", "1\n0\n"),
                 ("CONTAINS\nK\n", "1\n1\n"),
                 ("GET\nK\n", "1\n0\n"),
+                ("CONTAINS\nK\n", "1\n1\n"),
             ],
             got(""),
+        ),
+        // Written and removed in between.
+        (
+            Verb::Get,
+            vec![
+                locate,
+                ("GET\nK\n", "1\n0\n"),
+                ("CONTAINS\nK\n", "1\n1\n"),
+                ("GET\nK\n", "1\n0\n"),
+                ("CONTAINS\nK\n", "1\n0\n"),
+            ],
+            Outcome::Got(None),
         ),
         (
             Verb::Get,

@@ -133,3 +133,24 @@ fn lookups_take_half_the_logarithm_in_large_rings() {
     assert_few_hops(4_096, 5_000);
     assert_few_hops(65_536, 5_000);
 }
+
+#[test]
+fn a_prev_that_does_not_answer_is_still_the_last_one() {
+    let ring = ring_of(4);
+    let mut routing = settled(&ring, 3);
+    assert!(routing.claim_prev(ring[2]));
+    routing.forget(ring[2].addr);
+    assert_eq!((routing.prev(), routing.last_prev()), (None, Some(ring[2])));
+    // Another one that fails is not it.
+    routing.forget(ring[1].addr);
+    assert_eq!(routing.last_prev(), Some(ring[2]));
+    // Whoever claims now is taken, however far, and is all that is known.
+    assert!(routing.claim_prev(ring[1]));
+    assert_eq!(routing.last_prev(), Some(ring[1]));
+    routing.forget(ring[1].addr);
+    routing.set_prev(ring[0]);
+    assert_eq!(routing.last_prev(), Some(ring[0]));
+    routing.forget(ring[0].addr);
+    routing.set_next(ring[3]);
+    assert_eq!(routing.last_prev(), None);
+}

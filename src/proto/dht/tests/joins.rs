@@ -550,3 +550,23 @@ fn a_join_is_confirmed_before_it_counts_and_given_up_only_with_proof() {
         assert!(locates > 3);
     }
 }
+
+/// Deadlines belong to one hand-over: a second on the same connection has its own time.
+#[test]
+fn a_hand_over_does_not_end_with_the_deadline_of_another() {
+    let mut world = Ring::new(1);
+    let at = places(3);
+    let node = add(&mut world, at[0]);
+    let [me, second, first] = [0, 1, 2].map(|n| addr(at[n]));
+    let connect = |addr| format!("CONNECT\n{}\n", Id::of_addr(addr));
+    let peer = say(&mut world, first, node, &connect(first));
+    hears(&mut world, peer, &format!("1\n0\n{me}\n"));
+    world.peer(peer).send(format!("{first}\n").as_bytes());
+    world.run_for(secs(25));
+    world.peer(peer).send(connect(second).as_bytes());
+    hears(&mut world, peer, &format!("1\n0\n{first}\n"));
+    world.run_for(secs(10));
+    world.peer(peer).send(format!("{second}\n").as_bytes());
+    world.run_for(secs(1));
+    assert_eq!(world.service(node).routing().next().addr, second);
+}
