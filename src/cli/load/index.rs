@@ -3,14 +3,11 @@
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
-use peerloop::engine::{Input, Limits};
-use peerloop::net::Reactor;
-use peerloop::proto::index::batch::Batch;
-use peerloop::proto::index::client::Patience;
+use peerloop::engine::Input;
 use peerloop::proto::index::exchange::{Answer as Granted, Call, Credentials};
 use peerloop::proto::index::fields::PeerId;
 use peerloop::proto::index::wire::{Frame, Kind, Request};
@@ -18,6 +15,10 @@ use peerloop::proto::index::wire::{Frame, Kind, Request};
 use super::generator::{Heard, Talk};
 use super::{Common, load};
 use crate::cli::Answer;
+use crate::cli::index::ServerAt;
+
+/// A busy server takes the one registration within this.
+const PATIENCE_SECS: u64 = 60;
 
 #[derive(Args)]
 pub(in crate::cli) struct IndexArgs {
@@ -67,7 +68,11 @@ fn written(request: &Request<'_>) -> Vec<u8> {
 }
 
 /// Registers a peer without files and logs it in, so that there is somebody to keep alive.
-fn registered(server: SocketAddrV4) -> Result<PeerId> {
+fn registered(addr: SocketAddrV4) -> Result<PeerId> {
+    let server = ServerAt {
+        addr,
+        timeout: PATIENCE_SECS,
+    };
     let who = Arc::new(Credentials {
         user: "load".into(),
         password: format!("{:032x}", rand::random::<u128>()),
@@ -76,28 +81,17 @@ fn registered(server: SocketAddrV4) -> Result<PeerId> {
         who: who.clone(),
         files: Arc::new([]),
     };
-    let Granted::Registered(id) = call(server, register)? else {
+    let Granted::Registered(id) = server.ask(register)? else {
         bail!("REGISTER came to something else");
     };
     let login = Call::Login {
         who,
         id,
         ip: None,
-        port: server.port(),
+        port: addr.port(),
     };
-    call(server, login)?;
+    server.ask(login)?;
     Ok(id)
-}
-
-fn call(server: SocketAddrV4, call: Call) -> Result<Granted> {
-    let mut reactor = Reactor::new(Batch::new(server, Patience::default()), Limits::default())?;
-    reactor
-        .node()
-        .with(|batch, hub| batch.begin(hub, vec![call]));
-    reactor.run()?;
-    let results = reactor.into_service().into_results();
-    let result = results.into_iter().next().flatten();
-    Ok(result.context("interrupted")??)
 }
 
 struct IndexTalk {
