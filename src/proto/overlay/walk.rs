@@ -43,10 +43,10 @@ pub struct Walk {
     /// The address that others see.
     own: SocketAddrV4,
     answer: Ticks,
-    peers_max: usize,
+    pub(super) peers_max: usize,
     queue: VecDeque<SocketAddrV4>,
     /// Everybody who was ever named; `None`: not visited yet.
-    found: BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>,
+    pub(super) found: BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>,
     under_way: usize,
 }
 
@@ -182,41 +182,5 @@ impl Service for Walk {
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         hub.close_conn(id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use crate::engine::Limits;
-    use crate::sim::World;
-
-    use super::*;
-
-    #[test]
-    fn who_is_named_when_the_map_is_full_is_not_on_it() {
-        let addr = |n| SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, n), 4000);
-        let five_secs = Ticks::from_secs(5);
-        let mut walk = Walk::new(addr(1), addr(1), five_secs);
-        walk.peers_max = 3;
-        let mut world = World::new(1);
-        let id = world.add(addr(1), walk, Limits::default());
-        let contact = world.listen(addr(50));
-        world.with(id, |walk, hub| walk.begin(hub, addr(50)));
-        let mut packet = Vec::new();
-        put_packet(&mut packet, Kind::Welcome, b"c", (60..90).map(addr));
-        world.until(five_secs, |w| {
-            if let Some(peer) = w.accept(contact) {
-                w.peer(peer).send(&packet);
-            }
-            w.service(id).under_way == 0
-        });
-        let found = &world.service(id).found;
-        assert_eq!(found.len(), 3);
-        let Some(Ok(visit)) = &found[&addr(50)] else {
-            panic!("{found:?}");
-        };
-        assert_eq!(visit.peers, [addr(60), addr(61)]);
     }
 }

@@ -1,9 +1,10 @@
 //! Overlays under the simulator: whole ones with everything going on at once ([`swarm`]), and single exchanges
-//! against scripted peers ([`joins`], [`newcomers`]).
+//! against scripted peers ([`joins`], [`newcomers`], [`walks`]).
 
 mod joins;
 mod newcomers;
 mod swarm;
+mod walks;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
