@@ -55,12 +55,16 @@ impl Transport for Wire<'_> {
     }
 
     fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
-        let from = match from.filter(|from| from.port() != 0) {
+        let from = match from {
+            None => self.net.ephemeral(self.host),
+            Some(from) if from.port() == 0 => {
+                let port = self.net.ephemeral(self.host).port();
+                SocketAddrV4::new(*from.ip(), port)
+            }
             Some(from) if self.net.is_taken(from, to) => {
                 return Err(ErrorKind::AddrNotAvailable.into());
             }
             Some(from) => from,
-            None => self.net.ephemeral(self.host),
         };
         let end = self.net.connect(Owner::Conn(self.host, id), from, to);
         self.insert(id, end);
