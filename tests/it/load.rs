@@ -53,7 +53,7 @@ fn the_other_protocols_answer_too() {
     let items = items.to_str().expect("UTF-8");
     let listen = ["--listen", "127.0.0.1:0"];
     let start = |args: &[&str]| Server::start(&mut peerloop(&[args, &listen[..]].concat()));
-    let overlay = start(&["overlay", "peer", "--table-size", "20000"]);
+    let overlay = start(&["overlay", "peer", "--table-size", "10000"]);
     let tracker = start(&["ring", "tracker", "--db", items]);
     let index = start(&["index", "server", "--memory"]);
     let search = ["--message", "search", "--words", "sky"];
