@@ -55,12 +55,18 @@ impl Transport for Wire<'_> {
     }
 
     fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
-        let from = match from.filter(|from| from.port() != 0) {
-            Some(from) if self.net.is_taken(from, to) => {
-                return Err(ErrorKind::AddrNotAvailable.into());
+        let from = match from {
+            Some(from) if from.port() != 0 => {
+                if self.net.is_taken(from, to) {
+                    return Err(ErrorKind::AddrNotAvailable.into());
+                }
+                from
             }
-            Some(from) => from,
-            None => self.net.ephemeral(self.host),
+            // Any port, of the address that was chosen, if one was.
+            from => {
+                let any = self.net.ephemeral(self.host);
+                SocketAddrV4::new(*from.as_ref().unwrap_or(&any).ip(), any.port())
+            }
         };
         let end = self.net.connect(Owner::Conn(self.host, id), from, to);
         self.insert(id, end);

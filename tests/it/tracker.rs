@@ -289,18 +289,18 @@ fn a_stress_run() {
     assert!(messages.is_some_and(|n| n <= 2.0), "{quiet}");
     let args = [
         "--peers",
-        "40",
+        "100",
         "--items",
-        "10",
+        "100",
         "--kill",
-        "8",
+        "20",
         "--ping-interval",
         "1",
     ];
     let killed = stress(&args);
     assert_eq!(
         (&killed["killed"], &killed["pruned"]),
-        (&8.into(), &8.into())
+        (&20.into(), &20.into())
     );
     assert_eq!(killed["complete"], killed["alive"]);
 }
