@@ -461,7 +461,17 @@ fn the_demo_cleans_up() {
         assert!(stdout.contains(word), "{stdout}");
     }
     // Every protocol has its rows: what was done, and a time.
-    for (protocol, what) in [("ring", "gather"), ("ring", "death"), ("ring", "newcomer")] {
+    for (protocol, what) in [
+        ("dht", "insert"),
+        ("overlay", "join"),
+        ("overlay", "map"),
+        ("ring", "gather"),
+        ("ring", "death"),
+        ("ring", "newcomer"),
+        ("index", "share"),
+        ("index", "search"),
+        ("index", "download"),
+    ] {
         let row = stdout.lines().find(|line| {
             let mut words = line.split_whitespace();
             words.next() == Some(protocol) && words.next() == Some(what)
