@@ -236,6 +236,26 @@ fn an_update_is_repeated_until_it_is_taken() {
     assert_eq!(first.heard("UPDATE_NBR").len(), 3);
 }
 
+/// A peer that keeps the connection open on which it registered may not have read the answer: what comes after it waits.
+#[test]
+fn an_update_does_not_overtake_a_reg_init() {
+    let mut world = World::new(1);
+    add_tracker(&mut world, quick(), 3);
+    let mut first = Plain::at(&mut world, addr(1));
+    say(
+        &mut world,
+        *addr(1).ip(),
+        TRACKER,
+        "('REGISTER', 'p1', 5000)",
+    );
+    world.run_for(Ticks(5));
+    register(&mut world, addr(2), "p2");
+    first.run(&mut world, Ticks(170), &mut |_| Then::Close);
+    assert_eq!(first.heard("UPDATE_NBR").len(), 0);
+    first.run(&mut world, secs(1), &mut |_| Then::Close);
+    assert_eq!(first.heard("('UPDATE_NBR', 'p2'").len(), 1);
+}
+
 /// A peer that closes the connection without reading it, as one that is at its limit does, is told again when it has answered
 /// a ping; and then no more.
 #[test]
