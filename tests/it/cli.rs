@@ -460,6 +460,24 @@ fn the_demo_cleans_up() {
     for word in ["insert", "get", "restart", "remove", "contains"] {
         assert!(stdout.contains(word), "{stdout}");
     }
+    // Every protocol has its rows: what was done, and a time.
+    for (protocol, what) in [
+        ("dht", "insert"),
+        ("overlay", "join"),
+        ("overlay", "map"),
+        ("ring", "gather"),
+        ("ring", "death"),
+        ("ring", "newcomer"),
+        ("index", "share"),
+        ("index", "search"),
+        ("index", "download"),
+    ] {
+        let row = stdout.lines().find(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(protocol) && words.next() == Some(what)
+        });
+        assert!(row.is_some_and(|row| row.ends_with(" ms")), "{stdout}");
+    }
     assert_eq!(fs::read_dir(&tmp).expect("list").count(), 0);
     let none = run(
         peerloop(&["demo", "--files"])

@@ -6,6 +6,8 @@
 //! - a REG_INIT is settled once the peer has closed its connection, or has had 2 s to;
 //! - an UPDATE_NBR is taken once the peer closes the connection after it. When that breaks, or stays open for
 //!   5 s, it may be taken or not, now or later: it is sent again until one is taken, and then once more;
+//! - who closes may not have read it (a peer at its limit of connections hangs up at once): it is sent once more when
+//!   the peer next answers a ping;
 //! - it is sent until it is taken or the peer is pruned.
 //!
 //! Of the reliability catalogue: a peer that refuses or breaks a ping is asked again until its time is up (C4, C5: one
@@ -134,6 +136,8 @@ struct Contact {
     unsettled: bool,
     /// UPDATE_NBRs in a row whose connection it kept open.
     unconfirmed: u8,
+    /// It is told of its neighbour once more when it next answers a ping.
+    confirm: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -566,6 +570,7 @@ fn member(known: Known) -> Member<Contact> {
             told: None,
             unsettled: false,
             unconfirmed: 0,
+            confirm: false,
         },
     }
 }

@@ -38,8 +38,9 @@ pub(super) struct Welcome {
     pub(super) conn: ConnId,
 }
 
-/// What came of a [`Write`]. A registration that is not on disk is valid all the same: the ring in memory is what counts,
-/// and after a restart the peer registers again.
+/// What came of a [`Write`]. A registration that is not on disk is valid all the same: the ring in memory is what counts.
+/// A full disk does not keep anybody out of it, and is logged as an error; what it costs is that after a restart the peer
+/// is missed until it registers again, as all are without a disk, three intervals later and at the end of the ring.
 #[derive(Debug)]
 pub struct Written {
     pub(super) then: Option<Welcome>,

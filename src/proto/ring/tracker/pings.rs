@@ -93,6 +93,7 @@ impl Tracker {
             }
             cx.close();
             self.alive(cx, slot);
+            self.confirm(cx, slot);
         } else {
             self.remove(cx, slot, "somebody else answers there");
         }

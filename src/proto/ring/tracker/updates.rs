@@ -31,6 +31,20 @@ impl Tracker {
         if knows || contact.update != Update::Idle || !self.members.is_in_ring(slot) {
             return;
         }
+        self.send_update(hub, slot);
+    }
+
+    /// The member answered a ping: what it was told of its neighbour since the one before, it is told once more, since
+    /// it may have closed that connection without reading.
+    pub(super) fn confirm(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
+        let contact = &mut self.members[slot].contact;
+        if contact.confirm && contact.update == Update::Idle {
+            contact.confirm = false;
+            self.send_update(hub, slot);
+        }
+    }
+
+    fn send_update(&mut self, hub: &mut Hub<RingNode>, slot: u32) {
         let conn = self.dial(hub, slot, What::Update);
         self.members[slot].contact.update = Update::Sending(conn, None);
         self.arm_update(hub, slot, UPDATE_WITHIN);
@@ -90,6 +104,8 @@ impl Tracker {
             contact.told = None;
             self.update_again(hub, slot);
         } else {
+            // The same twice is certain enough.
+            contact.confirm = contact.told != Some(before);
             contact.told = Some(before);
             contact.update = Update::Idle;
             if let Some(timer) = contact.update_timer.take() {
