@@ -305,19 +305,20 @@ fn a_stress_run() {
     assert_eq!(killed["complete"], killed["alive"]);
 }
 
-/// What was lost with the killed comes back with newcomers, one item each: up to a hundred of them.
-/// `cargo test --release --test it twenty_of_a_hundred -- --ignored`
+/// What was lost with the killed comes back with newcomers, one item each: up to a hundred of them. Once every item is
+/// in the ring again, everybody has it soon.
 #[test]
-#[ignore = "half a minute and more"]
 fn twenty_of_a_hundred_are_killed() {
     let _alone = big_test();
-    let mut stress = peerloop(&["stress", "ring", "--kill", "20", "--json"]);
+    let options = ["--kill", "20", "--ping-interval", "1", "--json"];
+    let mut stress = peerloop(&[&["stress", "ring"], &options[..]].concat());
     let ended = stress.output().expect("it runs");
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(0), "{stderr}");
     let summary: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
     assert_eq!(summary["killed"], 20);
     assert_eq!(summary["complete"], summary["alive"]);
+    assert!(summary["seconds_with_all_items"].as_f64() < Some(10.0), "{summary}");
 }
 
 /// A peer from the specification alone, with a thread a connection, one message on each, and blocking sockets. It

@@ -1,6 +1,6 @@
 //! `peerloop stress ring`: a tracker and many peers that gather its items, some of which are killed on the way.
 //!
-//! Kills come at random peers when a random share of all items has been gathered. When an item is lost with them,
+//! Kills come at random peers when a random share of all items has been gathered, or soon after the one before. When an item is lost with them,
 //! nobody can complete: then newcomers register, who are given the items in turn, until the living have all of
 //! them again; so in the end everybody who lives can complete, and has to.
 
@@ -26,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Between two newcomers that bring back what is lost: time to register and to be asked.
 const ADD_EVERY: Duration = Duration::from_millis(20);
 
-/// When nothing has come for so long, the next one is killed whatever was gathered.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// So long after a kill the next one comes whatever was gathered: shares that were taken along are never reached.
+const KILL_AFTER: Duration = Duration::from_millis(250);
 
 #[derive(Args)]
 pub(in crate::cli) struct RingArgs {
@@ -64,6 +64,8 @@ struct Summary {
     alive: usize,
     complete: usize,
     seconds_to_completion: f64,
+    /// Of those, from when every item was in the ring and nobody was killed any more.
+    seconds_with_all_items: f64,
     queries: u64,
     queries_per_second: f64,
     registered: u64,
@@ -120,7 +122,7 @@ impl RingArgs {
         start: Instant,
         interrupt: &Interrupt,
     ) -> Result<Summary> {
-        let added = self.complete(swarm, kills, start, interrupt)?;
+        let (added, whole_since) = self.complete(swarm, kills, start, interrupt)?;
         let completed = start.elapsed();
         let look = swarm.look()?;
         let one_ring = self.settle(swarm, interrupt)?;
@@ -136,6 +138,7 @@ impl RingArgs {
             alive: look.alive,
             complete: look.complete,
             seconds_to_completion: completed.as_secs_f64(),
+            seconds_with_all_items: whole_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             queries: look.queries,
             queries_per_second: look.queries as f64 / completed.as_secs_f64(),
             registered: counts.registered,
@@ -149,20 +152,22 @@ impl RingArgs {
         })
     }
 
-    /// Runs until everybody who lives has everything, or the time is up. Returns how many had to be added.
+    /// Runs until everybody who lives has everything, or the time is up. Returns how many had to be added, and since
+    /// when every item is in the ring, if it ever was after the last kill.
     fn complete(
         &self,
         swarm: &mut Swarm,
         kills: u32,
         start: Instant,
         interrupt: &Interrupt,
-    ) -> Result<u32> {
+    ) -> Result<(u32, Option<Instant>)> {
         let within = Duration::from_secs(self.within);
         let all = u64::from(self.peers) * u64::from(self.items);
         let mut shares: Vec<f64> = (0..kills).map(|_| rand::rng().random()).collect();
         shares.sort_by(|a, b| b.total_cmp(a));
         let (mut added, mut looked, mut grown) = (0, Instant::now(), Instant::now());
-        let (mut gathered, mut moved) = (0, Instant::now());
+        let mut kill_by = Instant::now() + KILL_AFTER;
+        let mut whole_since = None;
         while start.elapsed() < within {
             interrupt.check()?;
             swarm.turn()?;
@@ -172,28 +177,29 @@ impl RingArgs {
             }
             looked = Instant::now();
             let look = swarm.look()?;
-            if look.gathered != gathered {
-                (gathered, moved) = (look.gathered, Instant::now());
-            }
-            let share = gathered as f64 / all as f64;
-            // With what the killed took along, a share may never be reached.
-            let stuck = look.complete == look.alive || moved.elapsed() >= STUCK_AFTER;
-            if shares.last().is_some_and(|next| stuck || *next <= share) {
+            let share = look.gathered as f64 / all as f64;
+            let late = look.complete == look.alive || Instant::now() >= kill_by;
+            if shares.last().is_some_and(|next| late || *next <= share) {
                 shares.pop();
                 swarm.kill_one()?;
+                kill_by = Instant::now() + KILL_AFTER;
             } else if shares.is_empty() && look.complete == look.alive {
                 break;
             } else if shares.is_empty()
+                && whole_since.is_none()
                 && look.registered == look.alive
                 && grown.elapsed() >= ADD_EVERY
-                && swarm.lost()? > 0
             {
                 grown = Instant::now();
-                swarm.add()?;
-                added += 1;
+                if swarm.lost()? == 0 {
+                    whole_since = Some(grown);
+                } else {
+                    swarm.add()?;
+                    added += 1;
+                }
             }
         }
-        Ok(added)
+        Ok((added, whole_since))
     }
 
     /// Waits until the ring has closed over the killed: an interval, a timeout, and some time for the updates.
@@ -234,8 +240,12 @@ impl std::fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "items       {}; {} of {} have all of them after {:.2} s",
-            self.items, self.complete, self.alive, self.seconds_to_completion
+            "items       {}; {} of {} have all of them after {:.2} s, {:.2} s after the last item came back",
+            self.items,
+            self.complete,
+            self.alive,
+            self.seconds_to_completion,
+            self.seconds_with_all_items
         )?;
         writeln!(
             f,

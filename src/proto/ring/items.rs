@@ -1,10 +1,16 @@
 //! The items that a peer has of the database.
 //!
-//! Memory follows what is there, not what the tracker says that there is.
+//! Memory follows what is there, not what the tracker says that there is, and ends at [`ITEMS_BYTES_MAX`].
 
 use std::collections::BTreeMap;
 
 use super::wire::Item;
+
+/// What the items of a peer may take in all: the largest database of our tracker, and as much again for keeping it.
+pub const ITEMS_BYTES_MAX: usize = 128 << 20;
+
+/// What an item costs beside its text.
+const ITEM_OVERHEAD_BYTES: usize = 48;
 
 #[derive(Debug, Default)]
 pub struct Items {
@@ -13,6 +19,7 @@ pub struct Items {
     have: BTreeMap<u32, Box<str>>,
     /// All below this are there.
     whole_until: u32,
+    bytes: usize,
 }
 
 impl Items {
@@ -36,9 +43,11 @@ impl Items {
 
     /// Whether it was missing.
     pub(super) fn insert(&mut self, item: &Item<'_>) -> bool {
-        if !self.lacks(item.seq) {
+        let bytes = self.bytes + item.data.len() + ITEM_OVERHEAD_BYTES;
+        if !self.lacks(item.seq) || bytes > ITEMS_BYTES_MAX {
             return false;
         }
+        self.bytes = bytes;
         self.have.insert(item.seq, (*item.data).into());
         while self.have.contains_key(&self.whole_until) {
             self.whole_until += 1;
@@ -130,6 +139,18 @@ mod tests {
         assert_eq!((items.get(0), items.get(1)), (None, Some("B")));
         items.begin(1, None);
         assert_eq!((items.count(), items.missing_from(0)), (0, Some(0)));
+    }
+
+    #[test]
+    fn no_more_than_memory_is_meant_for() {
+        let mut items = Items::default();
+        items.begin(u32::MAX, None);
+        let data = "x".repeat(32 << 10);
+        let taken = (0..8192).take_while(|seq| items.insert(&item(*seq, &data)));
+        let taken = taken.count();
+        assert_eq!(taken, ITEMS_BYTES_MAX / (data.len() + ITEM_OVERHEAD_BYTES));
+        items.begin(1, None);
+        assert!(items.insert(&item(0, &data)), "another database");
     }
 
     #[test]
