@@ -39,8 +39,8 @@ const HEADER_BYTES: usize = 8 + 20 + 8 + 8;
 /// Ranges that are read again in one step of the hash: a few milliseconds, so that nothing else waits for long.
 const HASH_STEP_RANGES: usize = 8;
 
-/// Written at once, and then hashed, which the cache still has. With a range in one write the kernel takes up to ten times
-/// as long to copy it (ext4, measured), and so does the whole download half as long again.
+/// Written at once, and then hashed, which the cache still has. Writes of a whole range have the kernel take its largest
+/// free blocks, which a virtual machine may have to get back from its host first: up to seven times the time.
 const PIECE_BYTES: usize = 128 << 10;
 
 /// Longest name that a file system takes.
