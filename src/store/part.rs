@@ -39,7 +39,8 @@ const HEADER_BYTES: usize = 8 + 20 + 8 + 8;
 /// Ranges that are read again in one step of the hash: a few milliseconds, so that nothing else waits for long.
 const HASH_STEP_RANGES: usize = 8;
 
-/// Written and hashed in turns of so much, which the cache still has the second time.
+/// Written at once, and then hashed, which the cache still has. Writes of a whole range have the kernel take its largest
+/// free blocks, which a virtual machine may have to get back from its host first: up to seven times the time.
 const PIECE_BYTES: usize = 128 << 10;
 
 /// Longest name that a file system takes.
@@ -163,26 +164,20 @@ impl Part {
         if range < self.hashed {
             self.rewind();
         }
-        if range == self.hashed {
-            self.write_and_hash(bytes, at)
+        let in_turn = range == self.hashed;
+        for (n, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+            self.file
+                .write_all_at(piece, at + (n * PIECE_BYTES) as u64)
                 .inspect_err(|_| self.rewind())?;
-            self.hashed += 1;
-        } else {
-            self.file.write_all_at(bytes, at)?;
+            if in_turn {
+                self.hasher.update(piece);
+            }
         }
+        self.hashed += usize::from(in_turn);
         if stored == Stored::New {
             self.mark(range, true)?;
         }
         Ok(stored)
-    }
-
-    fn write_and_hash(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
-        for (n, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
-            self.file
-                .write_all_at(piece, at + (n * PIECE_BYTES) as u64)?;
-            self.hasher.update(piece);
-        }
-        Ok(())
     }
 
     /// Hashes some of the ranges that are there and not yet hashed. `None` while there are more to come, else whether

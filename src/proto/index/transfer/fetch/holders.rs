@@ -30,6 +30,10 @@ const REDIAL: Ticks = Ticks::from_millis(250);
 /// Pause before a holder is dialled again that closed while nothing was asked of it.
 const REST: Ticks = Ticks::from_secs(1);
 
+/// A holder that has only said that it is busy, for this long and without a range in between, is given up: whoever waits for
+/// the file is told, and may try again later.
+const BUSY_MAX: Ticks = Ticks::from_secs(300);
+
 /// How long a login may take, before a holder that asked for it is asked again.
 const LOGIN: Ticks = Ticks::from_secs(1);
 
@@ -48,6 +52,8 @@ pub(super) enum Link {
 pub(super) struct Holder {
     pub(super) link: Link,
     pub(super) losses: u32,
+    /// Since when it has answered nothing but that it is busy.
+    pub(super) busy_since: Option<Tick>,
     /// It said that we are not online, and we logged in once more.
     pub(super) logged_in_for: bool,
     /// What it owes, oldest first, and since when.
@@ -67,6 +73,7 @@ impl Holder {
         Holder {
             link: Link::Idle,
             losses: 0,
+            busy_since: None,
             logged_in_for: false,
             asked: VecDeque::new(),
             last: Tick(0),
@@ -195,10 +202,7 @@ impl Fetcher {
             Ok(text) => text,
             Err(Unanswered::Refused(refusal)) => {
                 match refusal.retry_after_secs() {
-                    Some(secs) => {
-                        let until = hub.now() + Ticks::from_secs(secs.min(60));
-                        self.hang_up(hub, holder, Link::Lost { until });
-                    }
+                    Some(secs) => self.is_busy(hub, holder, secs, refusal.text),
                     None if refusal.text == NOT_ONLINE && self.log_in_again(hub, holder) => {}
                     None => self.drop(hub, holder, Why::Refused(refusal.text)),
                 }
@@ -221,6 +225,17 @@ impl Fetcher {
         it.bytes = self.spare.pop().unwrap_or_default();
         it.bytes.reserve_exact(asked.1 as usize);
         Ok(())
+    }
+
+    /// It asks us to come back, which is done as long as there is hope.
+    fn is_busy(&mut self, hub: &mut Hub<Fetcher>, holder: usize, retry_secs: u64, text: String) {
+        let now = hub.now();
+        let since = *self.holders[holder].busy_since.get_or_insert(now);
+        if now.since(since) >= BUSY_MAX {
+            return self.drop(hub, holder, Why::Busy(text));
+        }
+        let until = now + Ticks::from_secs(retry_secs.min(60));
+        self.hang_up(hub, holder, Link::Lost { until });
     }
 
     /// Another process of our user has logged out: we log in once more for each holder that says so.
@@ -248,7 +263,7 @@ impl Fetcher {
         };
         // What it was asked ahead does not count before the range in front was there.
         let took = now.since(asked_at.max(it.last));
-        (it.last, it.losses) = (now, 0);
+        (it.last, it.losses, it.busy_since) = (now, 0, None);
         it.deeds.ranges += 1;
         it.deeds.bytes += bytes.len() as u64;
         if self.plan.received(holder, range, took) {

@@ -69,6 +69,8 @@ pub enum Why {
     OtherSize(u64),
     #[error("it refuses: {0}")]
     Refused(String),
+    #[error("it says for too long that it is busy: {0}")]
+    Busy(String),
     #[error("it does not speak the protocol: {0}")]
     Malformed(&'static str),
     #[error("it is gone: {0}")]

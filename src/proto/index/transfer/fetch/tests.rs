@@ -21,7 +21,7 @@ const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1);
 /// Nobody is dialled again and again.
 const DIALS_MAX: usize = 30;
 
-const TOO_LONG: Ticks = Ticks::from_secs(300);
+const TOO_LONG: Ticks = Ticks::from_secs(400);
 
 fn addr(holder: usize) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, holder as u8), 4000)

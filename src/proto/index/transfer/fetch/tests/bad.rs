@@ -79,6 +79,14 @@ fn refusals() {
 }
 
 #[test]
+fn always_busy() {
+    let busy = "busy; retry in 60 s";
+    let report = Lab::new(1, SIZE, &[Nature::Refuses(busy)]).run();
+    assert_eq!(report.result, Err(Failure::NoHolder));
+    assert_eq!(dropped(&report), [Some(&Why::Busy(busy.into()))]);
+}
+
+#[test]
 fn nobody_there() {
     for how in [Dialled::Refuse, Dialled::Ignore] {
         // The others do not wait for it; whether it is given up before they are done is no matter.
