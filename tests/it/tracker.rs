@@ -318,7 +318,10 @@ fn twenty_of_a_hundred_are_killed() {
     let summary: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
     assert_eq!(summary["killed"], 20);
     assert_eq!(summary["complete"], summary["alive"]);
-    assert!(summary["seconds_with_all_items"].as_f64() < Some(10.0), "{summary}");
+    assert!(
+        summary["seconds_with_all_items"].as_f64() < Some(10.0),
+        "{summary}"
+    );
 }
 
 /// A peer from the specification alone, with a thread a connection, one message on each, and blocking sockets. It
