@@ -351,8 +351,7 @@ impl<T: Talk> Generator<T> {
         }
     }
 
-    fn answered(&mut self, slot: u32, yes: bool) {
-        let now = self.now_ns();
+    fn answered(&mut self, slot: u32, yes: bool, now: u64) {
         if let Some(due) = self.slots[slot as usize].due.pop_front() {
             self.under_way -= 1;
             // Requests of the warm-up are answered into the measuring, and those of the measuring after it.
@@ -411,12 +410,12 @@ impl<T: Talk> Service for Generator<T> {
                 if self.slots[conn.slot as usize].due.is_empty() {
                     return Err(Violation::peer("an answer that nobody asked for"));
                 }
-                self.answered(conn.slot, yes);
+                let now = self.now_ns();
+                self.answered(conn.slot, yes, now);
                 if self.talk.is_once() {
                     cx.close();
                 } else {
                     self.free.push_back((conn.slot, Some(cx.id())));
-                    let now = self.now_ns();
                     self.send_due(cx, now);
                 }
                 Ok(Step::Done(used))
