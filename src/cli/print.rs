@@ -56,3 +56,31 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     }
     text
 }
+
+/// What somebody else sent, as a terminal may show it: every control character escaped, and those that end the line or
+/// turn the direction of what follows.
+pub(super) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_steer_a_terminal() {
+        let name = "a\u{1b}[31m\r\n\u{7f}\u{9b}\u{202e}b\u{e4}";
+        let safe = escaped(name);
+        assert!(!safe.chars().any(char::is_control), "{safe:?}");
+        assert_eq!(safe, "a\\u{1b}[31m\\r\\n\\u{7f}\\u{9b}\\u{202e}b\u{e4}");
+    }
+}

@@ -359,15 +359,7 @@ fn for_people(text: &str) -> String {
     if !std::io::stdout().is_terminal() {
         return text.into();
     }
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            clean.extend(c.escape_default());
-        } else {
-            clean.push(c);
-        }
-    }
-    clean
+    print::escaped(text)
 }
 
 impl Asking {

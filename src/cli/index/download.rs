@@ -29,7 +29,8 @@ use peerloop::store::part::{self, Part};
 use super::ServerAt;
 use super::account::register;
 use super::credentials::{Identity, UserArgs};
-use super::table::{escaped, size};
+use super::table::size;
+use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
 /// Between two looks at how far it is.

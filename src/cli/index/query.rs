@@ -10,7 +10,8 @@ use peerloop::proto::index::reply::{Hit, Listed, PeerLine};
 use peerloop::proto::index::wire::Which;
 
 use super::ServerAt;
-use super::table::{escaped, size, table};
+use super::table::{size, table};
+use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
 #[derive(Args)]

@@ -23,7 +23,7 @@ use peerloop::store::shared::{Hashing, Scan, SharedDir, SharedFile};
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
 use super::download::byte_bar;
-use super::table::escaped;
+use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
 /// Hashing that takes longer than this is worth a progress bar.

@@ -1,22 +1,8 @@
-//! Lists for people: columns, and names that do nothing to a terminal.
+//! Lists for people: columns and sizes.
 
 use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr;
-
-/// A name with every control character escaped, and those that turn the direction of text.
-pub(in crate::cli) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
-}
 
 /// Rows under a heading, each column as wide as its widest cell; the last one as it comes.
 pub(super) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
@@ -66,14 +52,6 @@ pub(in crate::cli) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_cannot_steer_a_terminal() {
-        let name = "a\u{1b}[31m\r\n\u{7f}\u{9b}\u{202e}b\u{e4}";
-        let safe = escaped(name);
-        assert!(!safe.chars().any(char::is_control), "{safe:?}");
-        assert_eq!(safe, "a\\u{1b}[31m\\r\\n\\u{7f}\\u{9b}\\u{202e}b\u{e4}");
-    }
 
     #[test]
     fn columns_line_up() {

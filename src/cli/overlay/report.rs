@@ -14,6 +14,7 @@ use peerloop::proto::overlay::wire::{Kind, Packet};
 use peerloop::proto::overlay::{Event, Observer, Then};
 
 use super::lines::Lines;
+use crate::cli::print;
 
 /// Entries of a packet that a line shows: all that our peers send.
 const ENTRIES_SHOWN_MAX: usize = 64;
@@ -296,18 +297,5 @@ pub(super) fn reason(end: Option<End>) -> String {
 
 /// A name as a terminal may show it: some other peer chose it.
 pub(super) fn printable(name: &[u8]) -> String {
-    let mut text = String::new();
-    for c in String::from_utf8_lossy(name).chars() {
-        if c.is_control() || turns_text(c) {
-            text.extend(c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    text
-}
-
-/// It ends the line, or changes the direction of what follows, to some terminals.
-fn turns_text(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    print::escaped(&String::from_utf8_lossy(name))
 }
