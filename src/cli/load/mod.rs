@@ -171,6 +171,10 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
         let sleep = reactor.node().service().sleep().min(LIVE_EVERY);
         // The kernel's poll counts in milliseconds and rounds up: the rest is not slept, or requests would be late.
         let sleep_ms = sleep.as_millis() as u64;
+        if sleep_ms == 0 {
+            // A generator that waits awake for what is due next stands back for others on its core.
+            std::thread::yield_now();
+        }
         reactor.turn(Some(Duration::from_millis(sleep_ms)))?;
         reactor.node().with(|generator, hub| generator.pace(hub));
         let generator = reactor.node().service();
