@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::engine::{ConnId, Limits, Ticks, Transport};
@@ -93,6 +95,9 @@ impl Transport for Sockets {
         if let Some(from) = from {
             socket.set_reuse_address(true)?;
             socket.set_reuse_port(true)?;
+            // A port of 0 is chosen by `connect`, where one that goes elsewhere may be used again; `bind` would look for
+            // one that nobody has, which takes the longer the more are taken.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
             socket.bind(&from.into())?;
         }
         match socket.connect(&to.into()) {
