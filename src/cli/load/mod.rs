@@ -11,6 +11,7 @@ mod ring;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -26,6 +27,9 @@ use measured::What;
 
 /// Between two states of the live line.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
+
+/// Before a request is due; a sleeping thread is woken up to 60 us late.
+const AWAKE_BEFORE_DUE: Duration = Duration::from_micros(100);
 
 /// A connection on which nothing is asked for a while is no fault of an open loop at a low rate.
 const SILENCE_MAX_SECS: u64 = 86_400;
@@ -168,14 +172,10 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
     let mut live = Live::start();
     reactor.node().with(|generator, hub| generator.pace(hub));
     while !reactor.node().stopping() {
-        let sleep = reactor.node().service().sleep().min(LIVE_EVERY);
-        // The kernel's poll counts in milliseconds and rounds up: the rest is not slept, or requests would be late.
-        let sleep_ms = sleep.as_millis() as u64;
-        if sleep_ms == 0 {
-            // A generator that waits awake for what is due next stands back for others on its core.
-            std::thread::yield_now();
-        }
-        reactor.turn(Some(Duration::from_millis(sleep_ms)))?;
+        let generator = reactor.node().service();
+        let sleep = generator.sleep().min(LIVE_EVERY);
+        let awaits_answers = generator.under_way() > 0;
+        reactor.turn(Some(sleep_of_poll(sleep, awaits_answers)))?;
         reactor.node().with(|generator, hub| generator.pace(hub));
         let generator = reactor.node().service();
         if generator.cannot_begin() {
@@ -185,6 +185,22 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
     }
     live.clear();
     Ok(reactor.into_service())
+}
+
+/// How long the poll may sleep when nothing is due for `sleep`.
+///
+/// The kernel's poll counts in milliseconds and rounds up, so it gets the whole ones only. The rest is slept here while
+/// no answer can come, but for the end, which is waited for awake: requests leave when they are due.
+fn sleep_of_poll(sleep: Duration, awaits_answers: bool) -> Duration {
+    let whole = Duration::from_millis(sleep.as_millis() as u64);
+    if whole.is_zero() {
+        match sleep.checked_sub(AWAKE_BEFORE_DUE) {
+            Some(rest) if !awaits_answers => thread::sleep(rest),
+            // Others on this core go first: another generator, a probe.
+            _ => thread::yield_now(),
+        }
+    }
+    whole
 }
 
 /// A line on the terminal that says how it goes.
