@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 use bytes::Bytes;
 
 use crate::engine::{Limits, Work};
-use crate::proto::index::reply::PeerLine;
+use crate::proto::index::reply::{self, PeerLine};
 use crate::proto::index::transfer::CHUNK_BYTES;
-use crate::proto::index::wire::{FrameOut, write_text};
+use crate::proto::index::transfer::serve::Unreadable;
+use crate::proto::index::wire::{Frame, FrameOut, Request, write_text};
 use crate::sim::{ListenerId, NodeId, PeerId as Script, Span, World};
 
 use super::*;
