@@ -242,7 +242,7 @@ impl DownloadArgs {
         let fetcher = Fetcher::new(
             wanted,
             part.have(),
-            self.server.addr,
+            (self.server.addr, self.server.patience()),
             stay,
             progress.clone(),
         );

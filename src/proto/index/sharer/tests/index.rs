@@ -228,9 +228,9 @@ fn a_silent_index_is_no_reason_to_let_requesters_wait() {
     assert_eq!(lab.world.peer(peers[0]).take(), silent);
     // Whoever comes back does not have the index asked once more while it is silent.
     let kinds = lab.kinds();
-    lab.world.peer(peers[1]).send(&request(0, 0, 0, 7));
+    lab.world.peer(peers[0]).send(&request(0, 0, 0, 7));
     lab.serve_index(Ticks::from_secs(6), &mut |_, _, _| {});
-    assert_eq!(lab.world.peer(peers[1]).take(), silent);
+    assert_eq!(lab.world.peer(peers[0]).take(), silent);
     assert_eq!(lab.kinds(), kinds);
     lab.serve_index(Ticks::from_secs(60), &mut good(&[7]));
     assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
