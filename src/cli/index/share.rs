@@ -1,5 +1,6 @@
 //! `peerloop index share`: a directory's files, announced and served until the process is told to stop.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
 use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
-use peerloop::store::shared::{Hashing, Scan, SharedDir, SharedFile};
+use peerloop::store::shared::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
 
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
@@ -44,7 +45,7 @@ pub(in crate::cli) struct ShareArgs {
     #[arg(long, value_name = "IP")]
     ip: Option<Ipv4Addr>,
     /// Look for changes in the directory this often
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     rescan: u64,
     /// Tell the server this often that we are there
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
@@ -110,6 +111,8 @@ impl ShareArgs {
             dir,
             caller: reactor.caller(),
             files: scan.files,
+            is_full: scan.is_full,
+            is_gone: false,
             identity,
             json: self.json,
         };
@@ -132,6 +135,9 @@ struct Keeper {
     dir: Arc<SharedDir>,
     caller: Caller<Sharing>,
     files: Vec<Arc<SharedFile>>,
+    /// It was said that there are too many files, or that the directory is not there.
+    is_full: bool,
+    is_gone: bool,
     identity: Identity,
     json: bool,
 }
@@ -191,23 +197,44 @@ impl Keeper {
     fn rescan(&mut self) -> bool {
         let scan = match self.dir.scan(&self.files, &mut |_| true) {
             Ok(scan) => scan,
-            Err(e) => {
-                log::warn!("cannot read the shared directory: {e}");
-                return true;
-            }
+            Err(e) => return self.cannot_scan(&e),
         };
-        if scan.files == self.files {
+        if scan.is_full && !std::mem::replace(&mut self.is_full, scan.is_full) {
+            warn_full();
+        }
+        let was_gone = std::mem::take(&mut self.is_gone);
+        if scan.files == self.files && !was_gone {
             return true;
         }
         log::info!("{} files, {} of them new", scan.files.len(), scan.hashed);
         self.files = scan.files;
         save(&self.dir, &self.files);
-        let files = shared(&self.files);
+        self.share(shared(&self.files))
+    }
+
+    /// Without the directory nothing is shared; its hashes are kept for when it is back.
+    fn cannot_scan(&mut self, e: &std::io::Error) -> bool {
+        if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+            log::warn!("cannot read the shared directory: {e}");
+            return true;
+        }
+        if std::mem::replace(&mut self.is_gone, true) {
+            return true;
+        }
+        log::warn!("the shared directory is gone: nothing is shared until it is back");
+        self.share(Files::new(Vec::new()))
+    }
+
+    fn share(&self, files: Files<Arc<SharedFile>>) -> bool {
         let told = self
             .caller
             .call(move |sharer, hub| sharer.share(hub, files));
         told.is_ok()
     }
+}
+
+fn warn_full() {
+    log::warn!("there are more than {FILES_MAX} files: the rest of them is not shared");
 }
 
 /// Hashes what is there, with a bar when it takes long.
@@ -229,6 +256,12 @@ fn first_scan(dir: &SharedDir) -> Result<Scan> {
     let scan = scan?;
     for (path, why) in &scan.skipped {
         log::warn!("{} is not shared: {why}", escaped(path));
+    }
+    if scan.skipped_more > 0 {
+        log::warn!("nor are {} others", scan.skipped_more);
+    }
+    if scan.is_full {
+        warn_full();
     }
     if scan.hashed > 0 {
         save(dir, &scan.files);
