@@ -161,7 +161,7 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
     let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(60)));
     place.announce(&slow, "song.bin", &content);
     let out = place.path("out");
-    let marks = out.join(format!(".{}.ranges", hex(&content)));
+    let marks = out.join(format!(".{}-{}.ranges", hex(&content), content.len()));
     let have = || {
         let marks = std::fs::read(&marks).unwrap_or_default();
         marks.iter().skip(44).filter(|mark| **mark == 1).count()
@@ -205,7 +205,7 @@ fn an_interrupt_keeps_what_is_there() {
         ])
         .spawn()
         .expect("spawn");
-    let part = out.join(format!(".{}.part", hex(&content)));
+    let part = out.join(format!(".{}-{}.part", hex(&content), content.len()));
     assert!(wait_until(DEADLINE, || part.exists()));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("kill");
