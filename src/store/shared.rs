@@ -167,12 +167,12 @@ impl Stamp {
         let (secs, nanos) = self.changed;
         let since_epoch =
             Duration::new(secs.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
-        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since_epoch);
+        let changed = SystemTime::UNIX_EPOCH + since_epoch;
         // A time to come is one that the clock was set back from: it is not waited for.
-        if let Ok(age) = age
+        while let Ok(age) = SystemTime::now().duration_since(changed)
             && age < CLOCK_TICK
         {
-            std::thread::sleep(CLOCK_TICK - age);
+            std::thread::park_timeout(CLOCK_TICK - age);
         }
     }
 }

@@ -168,3 +168,70 @@ fn what_cannot_be_shared_is_said() {
     crate::support::run(&mut command, "").expect_error(&["--user"]);
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn a_directory_that_goes_and_comes_back() {
+    let place = Place::new();
+    place.write("a/song.txt", b"song");
+    let sharer = place.share("a", "a", &["--rescan", "1"]);
+    let (folder, away) = (place.path("a"), place.path("away"));
+    fs::rename(&folder, &away).expect("moved");
+    assert!(wait_until(DEADLINE, || !finds(&place, "song.txt")));
+    assert!(
+        sharer.log().contains("directory is gone"),
+        "{}",
+        sharer.log()
+    );
+    fs::rename(&away, &folder).expect("moved");
+    assert!(wait_until(DEADLINE, || finds(&place, "song.txt")));
+    let (ended, _) = place.download("song.txt");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn a_password_is_asked_without_echo_and_ctrl_c_leaves_the_terminal_as_it_was() {
+    use rustix::termios::{LocalModes, tcgetattr};
+    let place = Place::new();
+    for (keys, code) in [(&b"sec\x7fcret\r"[..], 0), (b"sec\x03", 2)] {
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let ours = rustix::pty::openpt(flags).expect("a terminal");
+        rustix::pty::grantpt(&ours).expect("granted");
+        rustix::pty::unlockpt(&ours).expect("unlocked");
+        let name = rustix::pty::ptsname(&ours, Vec::new()).expect("a name");
+        let path = name.to_str().expect("UTF-8");
+        let mut options = fs::File::options();
+        let theirs = options.read(true).write(true).open(path).expect("opened");
+        let mut command = place.command(&["register", "--user", &format!("user {code}")]);
+        command.env_remove("PEERLOOP_PASSWORD");
+        command.stdin(theirs.try_clone().expect("cloned"));
+        let mut child = command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let modes = || tcgetattr(&theirs).expect("a terminal").local_modes;
+        let silent = wait_until(DEADLINE, || !modes().contains(LocalModes::ECHO));
+        assert!(silent, "no echo");
+        let mut ours = fs::File::from(ours);
+        std::io::Write::write_all(&mut ours, keys).expect("typed");
+        let status = crate::support::wait(&mut child, DEADLINE);
+        let _ = child.kill();
+        assert_eq!(status.expect("it ends").code(), Some(code));
+        assert!(modes().contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG));
+    }
+}
+
+#[test]
+fn an_interrupted_question_says_so() {
+    let place = Place::new();
+    let silent = std::net::TcpListener::bind(crate::support::LOOPBACK).expect("bind");
+    let at = silent.local_addr().expect("bound").to_string();
+    let args = ["index", "search", "x", "--server", &at];
+    let mut command = crate::support::peerloop(&args);
+    let mut child = place.env(&mut command).spawn().expect("spawn");
+    // It is connected, so it has caught signals.
+    let _connection = silent.accept().expect("accepted");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).expect("kill");
+    let status = crate::support::wait(&mut child, DEADLINE).expect("it ends");
+    assert_eq!(status.code(), Some(2));
+}
