@@ -146,10 +146,12 @@ impl<F: Clone + Send + 'static> Sharer<F> {
                 }
                 cx.send(&bytes);
                 match sending.sent(bytes.len()) {
-                    After::More if self.slots.sent(id, bytes.len()) => self.pump(cx, serving),
+                    After::More if self.slots.sent(id, bytes.len(), cx.now()) => {
+                        self.pump(cx, serving)
+                    }
                     After::More => self.watch_slots(cx),
                     After::Whole => {
-                        self.slots.sent(id, bytes.len());
+                        self.slots.sent(id, bytes.len(), cx.now());
                         self.answered(cx, serving);
                     }
                 }
@@ -170,7 +172,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
     pub(super) fn answered(&mut self, cx: &mut Cx<'_, Self>, serving: &mut Serving<F>) {
         *serving = Serving::Ready;
         let id = cx.id();
-        self.slots.finish(id);
+        self.slots.finish(id, cx.now());
         cx.resume(id);
         self.admit(cx);
     }
