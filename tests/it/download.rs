@@ -349,3 +349,16 @@ fn where_it_cannot_be_put_is_said() {
     }
     assert_eq!(names(&place.path("out")), ["song.bin"]);
 }
+
+#[test]
+fn a_name_that_a_thousand_others_contain() {
+    let place = Place::new();
+    for n in 0..1100 {
+        place.write(&format!("a/a {n} song.bin"), b"");
+    }
+    place.write("a/song.bin", b"song");
+    let _sharer = place.share("a", "a", &[]);
+    let (ended, _) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(place.downloaded("song.bin"), b"song");
+}

@@ -235,3 +235,19 @@ fn an_interrupted_question_says_so() {
     let status = crate::support::wait(&mut child, DEADLINE).expect("it ends");
     assert_eq!(status.code(), Some(2));
 }
+
+#[test]
+fn a_hundred_thousand_files_and_one() {
+    let place = Place::new();
+    let folder = place.path("a");
+    fs::create_dir(&folder).expect("made");
+    for n in 0..=100_000 {
+        fs::File::create(folder.join(format!("file {n}"))).expect("made");
+    }
+    let sharer = place.share("a", "a", &["--json"]);
+    let said = sharer.log();
+    assert!(said.contains("more than 100000 files"), "{said}");
+    let peers = place.run(&["peers", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&peers.stdout).expect("one line");
+    assert_eq!(listed["files"], 100_000);
+}

@@ -40,6 +40,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Hits that are looked at: far more than a file has holders who can be asked.
 const HITS_MAX: usize = 1000;
 
+/// Hits that are looked through for a name which so many others contain: some seconds of a server's time.
+const NAMESAKES_MAX: usize = 100_000;
+
 /// SHA-1s of files of one name that an error lists.
 const LISTED_MAX: usize = 5;
 
@@ -149,10 +152,10 @@ impl DownloadArgs {
         self.tell(report, &found.name, found.sha1, size_bytes, start.elapsed())
     }
 
-    fn search(&self, words: &str) -> Result<Vec<Hit>> {
+    fn search(&self, words: &str, hits_max: usize) -> Result<Vec<Hit>> {
         let call = Call::Search {
             words: words.into(),
-            hits_max: HITS_MAX,
+            hits_max,
         };
         match self.server.ask(call)? {
             Told::Hits(hits) => Ok(hits),
@@ -164,11 +167,14 @@ impl DownloadArgs {
     fn find(&self) -> Result<Option<Found>> {
         ensure!(!self.wanted.contains('\n'), "a name has no line breaks");
         let by_sha1 = self.wanted.parse::<Sha1>().ok();
-        let hits = self.search(&self.wanted)?;
+        let mut hits = self.search(&self.wanted, HITS_MAX)?;
         let is_meant = |hit: &&Hit| match by_sha1 {
             Some(sha1) => hit.file.sha1 == sha1,
             None => hit.file.name == self.wanted,
         };
+        if hits.len() == HITS_MAX && !hits.iter().any(|hit| is_meant(&hit)) {
+            hits = self.search(&self.wanted, NAMESAKES_MAX)?;
+        }
         let meant: Vec<&Hit> = hits.iter().filter(is_meant).collect();
         let Some(first) = meant.first() else {
             return Ok(None);
@@ -191,7 +197,7 @@ impl DownloadArgs {
             );
         }
         // Others may have it under another name.
-        let more = self.search(&sha1.to_string()).unwrap_or_default();
+        let more = self.search(&sha1.to_string(), HITS_MAX).unwrap_or_default();
         // A size that no plan has room for is somebody's joke, and no reason to leave the others.
         let is_possible =
             |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= plan::RANGES_MAX;
