@@ -5,7 +5,7 @@
 
 use std::env::VarError;
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::SocketAddrV4;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -250,7 +250,7 @@ fn prompt(user: &str) -> Result<String> {
 }
 
 /// A line, key by key, as a terminal would edit it.
-fn read_secret(keys: impl Read) -> Result<String> {
+fn read_secret(keys: impl BufRead) -> Result<String> {
     const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
     const BACKSPACE: u8 = 8;

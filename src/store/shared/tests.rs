@@ -79,7 +79,7 @@ fn what_is_no_plain_file_is_not_shared() {
     symlink("fine", place.share.join("inner link")).unwrap();
     symlink("/", place.share.join("folder link")).unwrap();
     fs::hard_link(&place.secret, place.share.join("hard link")).unwrap();
-    mkfifoat(&place.dir.dir(), "fifo", Mode::RUSR | Mode::WUSR).unwrap();
+    mkfifoat(place.dir.dir(), "fifo", Mode::RUSR | Mode::WUSR).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(place.share.join("socket")).unwrap();
     let bad = std::os::unix::ffi::OsStrExt::from_bytes(&b"bad \xff"[..]);
     fs::write(place.share.join::<&std::ffi::OsStr>(bad), "x").unwrap();
@@ -140,7 +140,7 @@ fn what_took_the_place_of_a_file_is_not_opened() {
     let swaps: [&dyn Fn(); 5] = [
         &|| symlink(&place.secret, &path).unwrap(),
         &|| fs::hard_link(&place.secret, &path).unwrap(),
-        &|| mkfifoat(&place.dir.dir(), "sub/x", Mode::RUSR).unwrap(),
+        &|| mkfifoat(place.dir.dir(), "sub/x", Mode::RUSR).unwrap(),
         &|| fs::write(&path, "behind").unwrap(),
         &|| fs::create_dir(&path).unwrap(),
     ];
@@ -293,7 +293,7 @@ fn the_file_of_hashes_is_no_trap() {
     let scan = place.scan(&[]);
     let part = format!("{HASHES}-{}", std::process::id());
     // A pipe that nobody reads, and a second name of somebody's file.
-    mkfifoat(&place.dir.dir(), part.as_str(), Mode::RUSR | Mode::WUSR).unwrap();
+    mkfifoat(place.dir.dir(), part.as_str(), Mode::RUSR | Mode::WUSR).unwrap();
     place.dir.save(&scan.files).unwrap();
     fs::hard_link(&place.secret, place.share.join(&part)).unwrap();
     place.dir.save(&scan.files).unwrap();
