@@ -59,7 +59,7 @@ pub(super) fn converse(commands: &impl Commands) -> Result<()> {
         match commands.obey(&line) {
             Ok(Then::Next) => {}
             Ok(Then::End) => return Ok(()),
-            Err(e) => eprintln!("{e:#}"),
+            Err(e) => eprintln!("{}", print::error(&e)),
         }
     }
 }
@@ -74,7 +74,7 @@ pub(super) fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<
             Err(e) if print::is_broken_pipe(&e) || e.is::<Interrupted>() => return Err(e),
             Err(e) => {
                 failed += 1;
-                eprintln!("peerloop: {e:#}");
+                eprintln!("peerloop: {}", print::error(&e));
             }
         }
     }

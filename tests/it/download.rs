@@ -362,3 +362,33 @@ fn a_name_that_a_thousand_others_contain() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(place.downloaded("song.bin"), b"song");
 }
+
+#[test]
+fn what_others_say_does_not_steer_the_terminal() {
+    let place = Place::new();
+    let holder = Plain::start(b"x", Nature::Rants);
+    place.announce(&holder, "song.bin", b"x");
+    let out = place.path("out");
+    let out = out.to_str().expect("UTF-8");
+    let ended = place.run(&["download", "song.bin", "--out", out]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &ended.stderr;
+    assert!(said.contains("no\\u{1b}[2J\\u{202e}!"), "{said}");
+    assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+
+    // The same of an index server.
+    let listener = std::net::TcpListener::bind(crate::support::LOOPBACK).expect("bind");
+    let at = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.expect("accepted");
+            let _ = crate::share_support::read_frame(&mut socket);
+            let ko = crate::share_support::frame(207, "no\u{1b}[2J!");
+            let _ = std::io::Write::write_all(&mut socket, &ko);
+        }
+    });
+    let args = ["index", "search", "x", "--server", &at];
+    let ended = run(&mut crate::support::peerloop(&args), "");
+    ended.expect_error(&["no\\u{1b}[2J!"]);
+    assert!(!ended.stderr.contains('\u{1b}'), "{:?}", ended.stderr);
+}

@@ -135,6 +135,8 @@ pub enum Nature {
     Waits(Duration),
     /// A byte of each range is wrong.
     Lies,
+    /// Refuses, and would like to clear the terminal.
+    Rants,
     /// Ends, with its listener, in the middle of its second range.
     Dies,
 }
@@ -182,6 +184,15 @@ fn serve(mut socket: TcpStream, content: &[u8], nature: Nature) {
         let mut range = content[offset..offset + length].to_vec();
         match nature {
             Nature::Waits(pause) => std::thread::park_timeout(pause),
+            Nature::Rants => {
+                if socket
+                    .write_all(&frame(208, "no\u{1b}[2J\u{202e}!"))
+                    .is_err()
+                {
+                    return;
+                }
+                continue;
+            }
             Nature::Lies => range[length / 2] ^= 0x20,
             Nature::Dies if sent == 1 => range.truncate(length / 2),
             Nature::Dies => {}
