@@ -251,3 +251,35 @@ fn a_hundred_thousand_files_and_one() {
     let listed: serde_json::Value = serde_json::from_slice(&peers.stdout).expect("one line");
     assert_eq!(listed["files"], 100_000);
 }
+
+#[test]
+fn an_id_is_kept_while_a_large_file_is_hashed() {
+    let mut place = Place::new();
+    place.write("a/song.txt", b"song");
+    let addr = place.index.at();
+    let mut sharer = place.share("a", "a", &["--rescan", "1"]);
+    let folder = place.path("state/peerloop");
+    let kept = || {
+        let name = names(&folder).into_iter().find(|name| name.contains("-a."));
+        fs::read_to_string(folder.join(name.expect("kept"))).expect("read")
+    };
+    let before = kept();
+    // A hole of 200 GB: minutes of hashing.
+    let large = fs::File::create(place.path("a/large.bin")).expect("made");
+    large.set_len(200 << 30).expect("long");
+    crate::support::window(Duration::from_millis(1500));
+    // The server comes back without memory, so the sharer is registered anew.
+    place.index.kill();
+    let args = ["index", "server", "--memory", "--listen", &addr];
+    let args = [&args[..], &["--hash-memory", "8", "--hash-passes", "1"]].concat();
+    let again = Server::start(&mut crate::support::peerloop(&args));
+    assert!(
+        wait_until(DEADLINE, || kept() != before),
+        "{}",
+        sharer.log()
+    );
+    // And the end does not wait for it either.
+    sharer.signal(Signal::TERM);
+    assert_eq!(sharer.wait(Duration::from_secs(10)), Some(0));
+    place.index = again;
+}
