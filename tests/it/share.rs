@@ -283,3 +283,29 @@ fn an_id_is_kept_while_a_large_file_is_hashed() {
     assert_eq!(sharer.wait(Duration::from_secs(10)), Some(0));
     place.index = again;
 }
+
+#[test]
+fn a_shell_between_two_commands_can_be_ended() {
+    use std::io::{BufRead, Write};
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut command = place.command(&["shell"]);
+        command.stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("spawn");
+        let stdin = child.stdin.as_mut().expect("piped");
+        stdin.write_all(b"search nothing\n").expect("written");
+        let mut stdout = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("answered");
+        assert_eq!(line, "nothing found\n");
+        // Its question is answered, and it waits for the next line.
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).expect("kill");
+        let status = crate::support::wait(&mut child, DEADLINE);
+        let _ = child.kill();
+        let status = status.expect("it ends");
+        let by = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(by, Some(signal.as_raw()));
+    }
+}
