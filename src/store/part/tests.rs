@@ -250,7 +250,7 @@ fn a_part_without_ranges_leaves_nothing_and_one_of_another_size_spoils_nothing()
     drop(part);
     // Somebody announces the same file with another size.
     let sha1 = sha1(&content());
-    for size_bytes in [0, 5, 1 << 40] {
+    for size_bytes in [0, 5, 1 << 20] {
         drop(Part::open(&dir, sha1, size_bytes, RANGE).unwrap());
     }
     assert_eq!(open(&dir).have(), [false, true, false, false]);
