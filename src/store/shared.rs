@@ -179,9 +179,11 @@ impl Stamp {
 
 impl SharedDir {
     pub fn open(path: &Path) -> io::Result<SharedDir> {
+        // The links on the way are those that the user means, and none that comes later.
+        let path = path.canonicalize()?;
         Ok(SharedDir {
-            path: path.to_owned(),
-            dir: Mutex::new(open_dir(path)?),
+            dir: Mutex::new(open_dir(&path)?),
+            path,
             files_max: FILES_MAX,
             save_every_bytes: SAVE_EVERY_BYTES,
         })
@@ -438,9 +440,14 @@ impl Scan {
     }
 }
 
+/// Opens a directory by a path without links: whoever puts one into it, to have something else shared, is refused.
 fn open_dir(path: &Path) -> io::Result<Arc<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(Arc::new(openat(CWD, path, flags, Mode::empty())?))
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let opened = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::NOSYS | Errno::PERM) => openat(CWD, path, flags, Mode::empty()),
+        result => result,
+    };
+    Ok(Arc::new(opened?))
 }
 
 /// Whether an open file is what `stamp` says.

@@ -281,9 +281,20 @@ fn a_directory_that_goes_is_said_and_another_with_its_name_is_shared() {
     place.write("y", "after");
     assert_eq!(paths(&place.scan(&scan.files)), ["y"]);
     fs::remove_dir_all(&place.share).unwrap();
+    // A link in its place, or on the way to it, is not what the user meant.
+    let private = place.secret.with_extension("private");
+    fs::create_dir(&private).unwrap();
+    fs::write(private.join("z"), "private").unwrap();
+    symlink(&private, &place.share).unwrap();
+    assert!(place.dir.scan(&[], &mut |_| true).is_err());
+    fs::remove_file(&place.share).unwrap();
     fs::rename(&away, &place.share).unwrap();
     let back = place.scan(&scan.files);
     assert_eq!((paths(&back), back.hashed), (vec!["x"], 0));
+    // One that the user names is.
+    symlink(&place.share, &away).unwrap();
+    let by_link = SharedDir::open(&away).unwrap();
+    assert_eq!(paths(&by_link.scan(&[], &mut |_| true).unwrap()), ["x"]);
 }
 
 #[test]
