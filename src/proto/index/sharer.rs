@@ -247,23 +247,23 @@ impl<F: Clone + Send + 'static> Sharer<F> {
                     self.come_online(hub, id);
                 }
             }
+            Err(Failure::Refused(why)) if why.retry_after_secs().is_none() => {
+                match self.config.id {
+                    // It does not know the id any more, which the login will tell, or it does not take the list: then the
+                    // former one stands until the next change.
+                    Some(id) if tag == Tag::Update => {
+                        let why = format!("the list of files is not taken: {why}");
+                        self.tell(News::Trouble(why));
+                        self.come_online(hub, id);
+                    }
+                    _ => return self.refuse(hub, why.to_string()),
+                }
+            }
             // The server is busy, was away for a minute, or is no index server: no reason to give up what we have.
-            Err(e) if !matches!(&e, Failure::Refused(why) if why.retry_after_secs().is_none()) => {
+            Err(e) => {
                 self.announce_later(hub, failures, &e);
                 self.tell(News::Trouble(e.to_string()));
             }
-            // It does not know the id any more, which the login will tell, or it does not take the list: then the
-            // former one stands until the next change.
-            Err(e) if tag == Tag::Update => {
-                self.tell(News::Trouble(format!(
-                    "the list of files is not taken: {e}"
-                )));
-                if let Some(id) = self.config.id {
-                    self.come_online(hub, id);
-                }
-            }
-            Err(Failure::Refused(why)) => return self.refuse(hub, why.to_string()),
-            Err(e) => return self.refuse(hub, e.to_string()),
         }
         self.announce(hub);
     }
