@@ -248,14 +248,16 @@ impl<F: Clone + Send + 'static> Sharer<F> {
                 }
             }
             Err(Failure::Refused(why)) if why.retry_after_secs().is_none() => {
-                match self.config.id {
-                    // It does not know the id any more, which the login will tell, or it does not take the list: then the
-                    // former one stands until the next change.
-                    Some(id) if tag == Tag::Update => {
+                match (tag, self.config.id) {
+                    // It does not know the id any more, which the login will tell, or it does not take the list: then
+                    // the former one stands until the next change.
+                    (Tag::Update, Some(id)) => {
                         let why = format!("the list of files is not taken: {why}");
                         self.tell(News::Trouble(why));
                         self.come_online(hub, id);
                     }
+                    // A login has told that meanwhile.
+                    (Tag::Update, None) => {}
                     _ => return self.refuse(hub, why.to_string()),
                 }
             }

@@ -317,3 +317,29 @@ fn what_is_no_index_server_is_not_asked_again_and_again() {
     let updates = asked.iter().filter(|(kind, _)| *kind == 9).count();
     assert!((3..=10).contains(&updates), "{asked:?}");
 }
+
+#[test]
+fn an_update_behind_a_login_that_is_refused_ends_nothing() {
+    let mut lab = Lab::online(1, &[10]);
+    let mut all_good = good(&[]);
+    // The keep-alive is refused, and so is the login, but not at once.
+    lab.serve_index(Ticks::from_secs(299), &mut |_, _, _| {});
+    lab.asked.clear();
+    let mut forgetful = |kind: Kind, text: &str, out: &mut Vec<u8>| match kind {
+        Kind::Login if text.contains("55") => {}
+        Kind::KeepAlive | Kind::RegisterUpdate => write_ko(out, kind.ko(), "unknown id"),
+        Kind::Register => write_text(out, 101, "REGISTER_OK\n66\nREGISTER SUCCES"),
+        _ => all_good(kind, text, out),
+    };
+    lab.serve_index(Ticks::from_secs(2), &mut forgetful);
+    assert_eq!(lab.kinds(), [3, 2]);
+    lab.world
+        .with(lab.id, |sharer, hub| sharer.share(hub, Files::new(vec![])));
+    let login = lab.lines.last().unwrap().0;
+    let mut ko = Vec::new();
+    write_ko(&mut ko, 202, "unknown id");
+    lab.world.peer(login).send(&ko);
+    lab.serve_index(Ticks::from_secs(2), &mut forgetful);
+    assert_eq!(lab.kinds(), [3, 2, 9, 1, 2]);
+    assert!(lab.world.is_up(lab.id));
+}
