@@ -167,7 +167,10 @@ impl Stamp {
         let (secs, nanos) = self.changed;
         let since_epoch =
             Duration::new(secs.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
-        let changed = SystemTime::UNIX_EPOCH + since_epoch;
+        // Some file systems have times that no clock shows.
+        let Some(changed) = SystemTime::UNIX_EPOCH.checked_add(since_epoch) else {
+            return;
+        };
         // A time to come is one that the clock was set back from: it is not waited for.
         while let Ok(age) = SystemTime::now().duration_since(changed)
             && age < CLOCK_TICK
@@ -353,7 +356,15 @@ impl SharedDir {
                 }
             };
             for entry in dir {
-                let entry = entry?;
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(e) if folder.is_empty() => return Err(e.into()),
+                    // As above: one bad folder is no reason to share nothing.
+                    Err(_) => {
+                        scan.skip(folder, "the folder cannot be read");
+                        break;
+                    }
+                };
                 let path = match path_of(&folder, entry.file_name()) {
                     Ok(path) => path,
                     Err(("", _)) => continue,

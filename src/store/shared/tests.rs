@@ -214,18 +214,14 @@ fn a_file_is_hashed_after_the_tick_of_its_last_change() {
     let (secs, nanos) = stamp.changed;
     let changed = SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nanos as u32);
     assert!(changed.elapsed().unwrap() >= CLOCK_TICK);
-    // A time to come is not waited for.
+    // A time to come is not waited for, nor one that no clock shows.
     let later = SystemTime::now() + Duration::from_secs(3600);
-    let secs = later
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_secs() as i64;
+    let later = later.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let began = std::time::Instant::now();
-    Stamp {
-        changed: (secs, 0),
-        ..stamp
+    for secs in [later.as_secs() as i64, i64::MAX, i64::MIN] {
+        let changed = (secs, 999_999_999);
+        Stamp { changed, ..stamp }.settle();
     }
-    .settle();
     assert!(began.elapsed() < CLOCK_TICK);
 }
 
