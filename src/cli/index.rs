@@ -11,7 +11,7 @@ pub(super) mod table;
 
 use std::net::SocketAddrV4;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use peerloop::engine::{Limits, Ticks};
@@ -23,6 +23,7 @@ use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 
 use super::Answer;
 use super::addr::resolve;
+use super::prompt::Interrupted;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -93,13 +94,15 @@ impl ServerAt {
     pub(super) fn try_ask(&self, call: Call) -> Result<Result<Told, Failure>> {
         let batch = Batch::new(self.addr, self.patience());
         let mut reactor = Reactor::new(batch, client_limits())?;
+        // Once a download in the shell has caught signals, they would be lost otherwise.
+        reactor.catch_signals()?;
         reactor
             .node()
             .with(|batch, hub| batch.begin(hub, vec![call]));
         reactor.run()?;
         let results = reactor.into_service().into_results();
         let result = results.into_iter().next().flatten();
-        result.context("interrupted")
+        result.ok_or_else(|| Interrupted("").into())
     }
 }
 

@@ -13,6 +13,7 @@ mod prompt;
 mod ring;
 mod stress;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -100,7 +101,7 @@ pub fn run() -> ExitCode {
         // Who reads our output had enough of it.
         Err(e) if print::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("peerloop: {e:#}");
+            eprintln!("peerloop: {}", print::error(&e));
             ExitCode::from(2)
         }
     }
@@ -116,5 +117,12 @@ fn init_log(verbose: u8) {
     env_logger::Builder::new()
         .filter_level(level)
         .parse_default_env()
+        // Peers' words are in it.
+        .format(|to, record| {
+            let (now, level, target) = (to.timestamp(), record.level(), record.target());
+            let style = to.default_level_style(level);
+            let text = print::escaped(&record.args().to_string());
+            writeln!(to, "[{now} {style}{level:<5}{style:#} {target}] {text}")
+        })
         .init();
 }

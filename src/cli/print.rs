@@ -72,6 +72,11 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
+/// An error on one line. Peers' words may be in it.
+pub(super) fn error(e: &anyhow::Error) -> String {
+    escaped(&format!("{e:#}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use thiserror::Error;
 
 use super::print;
 
@@ -15,6 +16,11 @@ pub(super) enum Then {
     Next,
     End,
 }
+
+/// Somebody does not want to wait any longer; what follows from that.
+#[derive(Debug, Error)]
+#[error("interrupted{0}")]
+pub(super) struct Interrupted(pub(super) &'static str);
 
 /// What a prompt can be told.
 pub(super) trait Commands {
@@ -53,22 +59,22 @@ pub(super) fn converse(commands: &impl Commands) -> Result<()> {
         match commands.obey(&line) {
             Ok(Then::Next) => {}
             Ok(Then::End) => return Ok(()),
-            Err(e) => eprintln!("{e:#}"),
+            Err(e) => eprintln!("{}", print::error(&e)),
         }
     }
 }
 
-/// With a pipe: every line is obeyed, and one that failed makes the whole a failure.
+/// With a pipe: every line is obeyed, and one that failed makes the whole a failure; one that was interrupted ends it.
 pub(super) fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<()> {
     let mut failed = 0_u64;
     for line in lines.lines() {
         match commands.obey(&line.context("stdin")?) {
             Ok(Then::Next) => {}
             Ok(Then::End) => break,
-            Err(e) if print::is_broken_pipe(&e) => return Err(e),
+            Err(e) if print::is_broken_pipe(&e) || e.is::<Interrupted>() => return Err(e),
             Err(e) => {
                 failed += 1;
-                eprintln!("peerloop: {e:#}");
+                eprintln!("peerloop: {}", print::error(&e));
             }
         }
     }

@@ -11,6 +11,7 @@ mod calls;
 mod clock;
 mod files;
 mod listener;
+mod signals;
 mod sockets;
 mod worker;
 
@@ -22,14 +23,13 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook_mio::v1_0::Signals;
 
 use crate::engine::{ConnId, Limits, Node, Readiness, Service, Work};
 
 use calls::Calls;
 use clock::Clock;
 use listener::Listener;
+use signals::Caught;
 use sockets::Sockets;
 use worker::Worker;
 
@@ -54,7 +54,7 @@ pub struct Reactor<S: Service> {
     sockets: Sockets,
     listeners: Vec<Listener>,
     workers: Vec<Lane<S>>,
-    signals: Option<Signals>,
+    signals: Option<Caught>,
     clock: Clock,
     waker: Arc<Waker>,
     stop_asked: Arc<AtomicBool>,
@@ -151,13 +151,10 @@ impl<S: Service> Reactor<S> {
         Ok(())
     }
 
-    /// From now on SIGINT and SIGTERM ask the service to leave; the second one ends [`Reactor::run`] at once.
+    /// From now on SIGINT and SIGTERM ask the service to leave; the second one ends [`Reactor::run`] at once. When the
+    /// last reactor that listens is gone, they end the process.
     pub fn catch_signals(&mut self) -> io::Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        self.poll
-            .registry()
-            .register(&mut signals, TOKEN_SIGNALS, mio::Interest::READABLE)?;
-        self.signals = Some(signals);
+        self.signals = Some(Caught::new(self.poll.registry(), TOKEN_SIGNALS)?);
         Ok(())
     }
 
@@ -273,7 +270,7 @@ impl<S: Service> Reactor<S> {
         let Some(signals) = &mut self.signals else {
             return;
         };
-        for _ in signals.pending() {
+        for _ in 0..signals.take() {
             self.shutdowns += 1;
             if self.shutdowns == 1 {
                 log::info!("leaving; a second signal ends at once");

@@ -1,10 +1,12 @@
 //! A file that is being downloaded: kept beside its final name until it is whole and its SHA-1 is right.
 //!
 //! ```text
-//!   DIR/.SHA1.part     the bytes, each range at its place
-//!   DIR/.SHA1.ranges   which ranges are there: a header that names the download, then one byte a range
-//!   DIR/NAME           only when all is there, checked and synced
+//!   DIR/.SHA1-SIZE.part     the bytes, each range at its place
+//!   DIR/.SHA1-SIZE.ranges   which ranges are there: a header that names the download, then one byte a range
+//!   DIR/NAME                only when all is there, checked and synced
 //! ```
+//! The size is a part of the names, so that whoever announces a file with a wrong size spoils nothing that is there.
+//!
 //! A range is marked after its bytes are written, so a process that is killed goes on where it was. A machine that lost
 //! its power may have marks without bytes; since the whole is hashed before it takes its name, that only
 //! costs the search for the wrong range ([`Stored::Differs`]), never a wrong file.
@@ -13,7 +15,8 @@
 //! the others are read again when it is theirs.
 //!
 //! Invariants: nothing is written outside the directory, and nothing there is overwritten unless that was asked for; a part is
-//! held by one process at a time; `hashed` counts ranges from the first one, all of which are marked.
+//! held by one process at a time, by a lock on the file of ranges, which comes first and goes last; one without ranges
+//! leaves nothing behind; `hashed` counts ranges from the first one, all of which are marked.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -53,6 +56,8 @@ pub enum PartError {
     InUse,
     #[error("{0} is there already; --force overwrites it")]
     Exists(String),
+    #[error("{0} is there already, and is a folder")]
+    IsFolder(String),
     #[error("a file name that cannot be written safely: {0}")]
     BadName(String),
     #[error("the disk is full; what is there is kept, and the next download goes on with it")]
@@ -95,6 +100,8 @@ pub struct Part {
     sha1: [u8; 20],
     size_bytes: u64,
     range_bytes: u64,
+    /// Its files are ours to remove when there is nothing in them: since they were read, until one has its name.
+    tidies: bool,
     have: Vec<bool>,
     /// The hash of the first `hashed` ranges.
     hasher: Sha1,
@@ -116,19 +123,23 @@ impl Part {
         std::fs::create_dir_all(dir)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, dir, flags, Mode::empty())?;
-        let [part, marks] = names(&sha1);
-        let file = open_own(&dir, &part)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let [part, marks] = names(&sha1, size_bytes);
+        let ranges = open_own(&dir, &marks)?;
+        match flock(&ranges, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(PartError::InUse),
             Err(e) => return Err(e.into()),
         }
-        // Whoever had the lock before may have given the file its final name: then it is not ours to write to.
-        let named = statat(&dir, part.as_str(), AtFlags::SYMLINK_NOFOLLOW);
-        if named.map(|stat| stat.st_ino) != Ok(fstat(&file)?.st_ino) {
+        // Whoever had the lock before may have come to an end, and its file with it.
+        let named = statat(&dir, marks.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        if named.map(|stat| stat.st_ino) != Ok(fstat(&ranges)?.st_ino) {
             return Err(PartError::InUse);
         }
-        let ranges = open_own(&dir, &marks)?;
+        let file = open_own(&dir, &part).inspect_err(|_| {
+            if ranges.metadata().is_ok_and(|ranges| ranges.len() == 0) {
+                let _ = unlinkat(&dir, marks.as_str(), AtFlags::empty());
+            }
+        })?;
         let count = usize::try_from(size_bytes.div_ceil(range_bytes)).map_err(io::Error::other)?;
         let mut part = Part {
             dir,
@@ -137,12 +148,14 @@ impl Part {
             sha1,
             size_bytes,
             range_bytes,
+            tidies: false,
             have: Vec::new(),
             hasher: Sha1::new(),
             hashed: 0,
             scratch: Vec::new(),
         };
         part.have = part.read_marks(count)?;
+        part.tidies = true;
         Ok(part)
     }
 
@@ -210,8 +223,9 @@ impl Part {
             self.ranges.set_len(0)?;
             return Err(e.into());
         }
-        let [part, marks] = names(&self.sha1);
+        let [part, marks] = names(&self.sha1, self.size_bytes);
         self.rename(&part, name, overwrite)?;
+        self.tidies = false;
         fsync(&self.dir)?;
         // Left behind, it would only be found to belong to nothing.
         let _ = unlinkat(&self.dir, marks.as_str(), AtFlags::empty());
@@ -234,6 +248,7 @@ impl Part {
         };
         match result {
             Err(Errno::EXIST) => Err(PartError::Exists(name.to_owned())),
+            Err(Errno::ISDIR) => Err(PartError::IsFolder(name.to_owned())),
             result => Ok(result?),
         }
     }
@@ -282,12 +297,16 @@ impl Part {
         let is_whole = self.ranges.read_exact_at(&mut found, 0).is_ok();
         let part_bytes = self.file.metadata()?.len();
         if is_whole && found.starts_with(&header) {
-            let marks = found[HEADER_BYTES..].iter().enumerate();
-            return Ok(marks
-                .map(|(range, mark)| {
-                    let end = range as u64 * self.range_bytes + self.len_of(range) as u64;
-                    *mark == 1 && end <= part_bytes
-                })
+            let marks = &mut found[HEADER_BYTES..];
+            for (range, mark) in marks.iter_mut().enumerate() {
+                let end = range as u64 * self.range_bytes + self.len_of(range) as u64;
+                *mark = u8::from(*mark == 1 && end <= part_bytes);
+            }
+            // A mark beyond the end must not come true by a range behind it.
+            self.ranges.write_all_at(&found, 0)?;
+            return Ok(found[HEADER_BYTES..]
+                .iter()
+                .map(|mark| *mark == 1)
                 .collect());
         }
         header.resize(HEADER_BYTES + count, 0);
@@ -296,6 +315,17 @@ impl Part {
         self.ranges.write_all_at(&header, 0)?;
         self.ranges.flush()?;
         Ok(vec![false; count])
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.tidies && !self.have.contains(&true) {
+            // Nobody else has them open: the lock is ours. The one that is locked goes last.
+            for name in names(&self.sha1, self.size_bytes) {
+                let _ = unlinkat(&self.dir, name.as_str(), AtFlags::empty());
+            }
+        }
     }
 }
 
@@ -319,7 +349,7 @@ pub fn check_name(dir: &Path, name: &str, overwrite: bool) -> Result<(), PartErr
     let name = safe_name(name).ok_or_else(|| bad_name(name))?;
     match statat(CWD, dir.join(name), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            Err(PartError::Exists(format!("a folder {name}")))
+            Err(PartError::IsFolder(name.to_owned()))
         }
         Ok(_) if !overwrite => Err(PartError::Exists(name.to_owned())),
         Ok(_) | Err(Errno::NOENT) => Ok(()),
@@ -327,10 +357,10 @@ pub fn check_name(dir: &Path, name: &str, overwrite: bool) -> Result<(), PartErr
     }
 }
 
-fn names(sha1: &[u8; 20]) -> [String; 2] {
+fn names(sha1: &[u8; 20], size_bytes: u64) -> [String; 2] {
     let hex: String = sha1.iter().map(|byte| format!("{byte:02x}")).collect();
     // Hidden, so that who shares the directory does not share them.
-    [format!(".{hex}.part"), format!(".{hex}.ranges")]
+    ["part", "ranges"].map(|what| format!(".{hex}-{size_bytes}.{what}"))
 }
 
 /// Opens or makes a file of our own; what somebody else put in its place is refused.

@@ -10,7 +10,7 @@
 //!
 //! Hashes are kept in [`HASHES`] in the directory, by size, times and inode, so that a restart hashes only what changed.
 //! Where that file cannot be written, the next start hashes again. It does not watch the directory: whoever shares scans
-//! again now and then.
+//! again now and then, and each scan looks at what has the directory's name by then.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -19,13 +19,14 @@ use std::fs::File;
 use std::io;
 use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2,
-    renameat, statat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::{Errno, pread};
 use sha1::{Digest, Sha1};
@@ -49,9 +50,20 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Bytes hashed between two looks at the progress: a fraction of a millisecond of hashing.
 const HASH_STEP_BYTES: usize = 256 << 10;
 
+/// After so many bytes the hashes are saved in the middle of a scan, so that an interrupt costs some seconds of work.
+const SAVE_EVERY_BYTES: u64 = 4 << 30;
+
+/// Times of files are those of the last tick of the kernel's clock: two changes within one look like one. The
+/// coarsest tick is 10 ms.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
+
 /// A directory that files are shared from.
 pub struct SharedDir {
-    dir: OwnedFd,
+    path: PathBuf,
+    /// What has the path at the last scan.
+    dir: Mutex<Arc<OwnedFd>>,
+    files_max: usize,
+    save_every_bytes: u64,
 }
 
 /// What tells whether a file is still the one that was hashed.
@@ -122,6 +134,10 @@ pub struct Scan {
     pub files: Vec<Arc<SharedFile>>,
     /// Files and folders that are not shared, and why; at most [`SKIPPED_MAX`].
     pub skipped: Vec<(String, &'static str)>,
+    /// How many more those are.
+    pub skipped_more: usize,
+    /// There are more than [`FILES_MAX`] files.
+    pub is_full: bool,
     /// Files whose hash was not known.
     pub hashed: usize,
 }
@@ -145,13 +161,40 @@ impl Stamp {
             changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
         }
     }
+
+    /// Waits until a further change cannot have the time of the last one any more.
+    fn settle(&self) {
+        let (secs, nanos) = self.changed;
+        let since_epoch =
+            Duration::new(secs.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
+        // Some file systems have times that no clock shows.
+        let Some(changed) = SystemTime::UNIX_EPOCH.checked_add(since_epoch) else {
+            return;
+        };
+        // A time to come is one that the clock was set back from: it is not waited for.
+        while let Ok(age) = SystemTime::now().duration_since(changed)
+            && age < CLOCK_TICK
+        {
+            std::thread::park_timeout(CLOCK_TICK - age);
+        }
+    }
 }
 
 impl SharedDir {
     pub fn open(path: &Path) -> io::Result<SharedDir> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = openat(CWD, path, flags, Mode::empty())?;
-        Ok(SharedDir { dir })
+        // The links on the way are those that the user means, and none that comes later.
+        let path = path.canonicalize()?;
+        Ok(SharedDir {
+            dir: Mutex::new(open_dir(&path)?),
+            path,
+            files_max: FILES_MAX,
+            save_every_bytes: SAVE_EVERY_BYTES,
+        })
+    }
+
+    fn dir(&self) -> Arc<OwnedFd> {
+        let dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        dir.clone()
     }
 
     /// Opens a file of an earlier scan.
@@ -167,13 +210,18 @@ impl SharedDir {
         Ok(open)
     }
 
-    /// Walks the directory and hashes what is new or changed since `before`. `progress` is called as often as the
-    /// hashing takes; a scan that it answers with false ends as [`io::ErrorKind::Interrupted`].
+    /// Walks the directory and hashes what is new or changed since `before`, which is in the order of paths. `progress`
+    /// is called as often as the hashing takes; a scan that it answers with false ends as [`io::ErrorKind::Interrupted`].
+    ///
+    /// # Errors
+    /// When the directory cannot be read: [`io::ErrorKind::NotFound`] or [`io::ErrorKind::NotADirectory`] when it is
+    /// not there any more.
     pub fn scan(
         &self,
         before: &[Arc<SharedFile>],
         progress: &mut dyn FnMut(Hashing) -> bool,
     ) -> io::Result<Scan> {
+        *self.dir.lock().unwrap_or_else(PoisonError::into_inner) = open_dir(&self.path)?;
         let known: HashMap<&str, &Arc<SharedFile>> =
             before.iter().map(|f| (f.path.as_str(), f)).collect();
         let mut scan = Scan::default();
@@ -188,6 +236,7 @@ impl SharedDir {
                 .map(|(_, stamp)| stamp.size_bytes)
                 .sum(),
         };
+        let mut unsaved_bytes = 0;
         for (path, stamp) in found {
             if let Some(file) = known.get(path.as_str()).filter(|f| f.stamp == stamp) {
                 scan.files.push(Arc::clone(file));
@@ -196,8 +245,13 @@ impl SharedDir {
             match self.hash(&path, &stamp, &mut hashing, progress) {
                 Ok(sha1) => {
                     scan.hashed += 1;
+                    unsaved_bytes += stamp.size_bytes;
                     let file = SharedFile { path, stamp, sha1 };
                     scan.files.push(Arc::new(file));
+                    if unsaved_bytes >= self.save_every_bytes {
+                        unsaved_bytes = 0;
+                        self.save_so_far(&scan.files, before);
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
                 // Removed or written to meanwhile: the next scan sees what it is by then.
@@ -216,10 +270,21 @@ impl SharedDir {
         let Ok(file) = self.open_regular(HASHES) else {
             return files;
         };
-        let most_bytes = (FILES_MAX * PATH_BYTES_MAX) as u64;
-        let lines = io::BufReader::new(file.take(most_bytes)).lines();
-        for line in lines.map_while(Result::ok).take(FILES_MAX) {
-            files.extend(parse_saved(&line).map(Arc::new));
+        let mut lines = io::BufReader::new(file);
+        let mut line = Vec::new();
+        while files.len() < FILES_MAX {
+            line.clear();
+            let read = (&mut lines)
+                .take(PATH_BYTES_MAX as u64)
+                .read_until(b'\n', &mut line);
+            // A line that does not end is none of ours, and neither is what follows.
+            if read.is_err() || line.pop() != Some(b'\n') {
+                break;
+            }
+            let Ok(line) = std::str::from_utf8(&line) else {
+                break;
+            };
+            files.extend(parse_saved(line).map(Arc::new));
         }
         files
     }
@@ -245,33 +310,42 @@ impl SharedDir {
                 modified.0, modified.1, changed.0, changed.1
             );
         }
+        let dir = self.dir();
         let part = format!("{HASHES}-{}", std::process::id());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        // Of a killed process that had our number, or somebody's trap. A new file is nobody's pipe or link.
+        let _ = unlinkat(&dir, part.as_str(), AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let mut to = File::from(openat(
-            &self.dir,
-            part.as_str(),
-            flags | OFlags::CLOEXEC,
-            mode,
-        )?);
+        let mut to = File::from(openat(&dir, part.as_str(), flags, mode)?);
         // A torn file is one whose lines are not believed: no need to wait for the disk.
         io::Write::write_all(&mut to, text.as_bytes())
-            .and_then(|()| Ok(renameat(&self.dir, part.as_str(), &self.dir, HASHES)?))
+            .and_then(|()| Ok(renameat(&dir, part.as_str(), &dir, HASHES)?))
             .inspect_err(|_| {
-                let _ = rustix::fs::unlinkat(&self.dir, part.as_str(), AtFlags::empty());
+                let _ = unlinkat(&dir, part.as_str(), AtFlags::empty());
             })
+    }
+
+    /// Saves what is hashed so far, and what is known of those whose turn has not come.
+    fn save_so_far(&self, files: &[Arc<SharedFile>], before: &[Arc<SharedFile>]) {
+        let last = files.last().map_or("", |file| &file.path);
+        let rest = before.iter().filter(|file| file.path.as_str() > last);
+        let all: Vec<Arc<SharedFile>> = files.iter().chain(rest).cloned().collect();
+        if let Err(e) = self.save(&all) {
+            log::debug!("hashes are not kept: {e}");
+        }
     }
 
     /// The files that may be shared, in the order of their paths, without opening any.
     fn walk(&self, scan: &mut Scan) -> io::Result<Vec<(String, Stamp)>> {
+        let root = self.dir();
         let mut found = Vec::new();
         let mut folders = vec![(String::new(), 0)];
         while let Some((folder, depth)) = folders.pop() {
             let opened = if folder.is_empty() {
-                Dir::read_from(&self.dir)
+                Dir::read_from(&root)
             } else {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-                open_beneath(self.dir.as_fd(), &folder, flags).and_then(Dir::new)
+                open_beneath(root.as_fd(), &folder, flags).and_then(Dir::new)
             };
             let dir = match opened {
                 Ok(dir) => dir,
@@ -282,7 +356,15 @@ impl SharedDir {
                 }
             };
             for entry in dir {
-                let entry = entry?;
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(e) if folder.is_empty() => return Err(e.into()),
+                    // As above: one bad folder is no reason to share nothing.
+                    Err(_) => {
+                        scan.skip(folder, "the folder cannot be read");
+                        break;
+                    }
+                };
                 let path = match path_of(&folder, entry.file_name()) {
                     Ok(path) => path,
                     Err(("", _)) => continue,
@@ -292,12 +374,12 @@ impl SharedDir {
                     }
                 };
                 // By path: whoever puts a link in the place of a folder now gains nothing but the look at a size.
-                let Ok(stat) = statat(&self.dir, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) else {
+                let Ok(stat) = statat(&root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) else {
                     continue;
                 };
                 match refusal(&stat) {
-                    None if found.len() == FILES_MAX => {
-                        scan.skip(path, "there are too many files");
+                    None if found.len() == self.files_max => {
+                        scan.is_full = true;
                         folders.clear();
                         break;
                     }
@@ -321,6 +403,7 @@ impl SharedDir {
         progress: &mut dyn FnMut(Hashing) -> bool,
     ) -> io::Result<[u8; 20]> {
         let file = self.open_regular(path)?;
+        stamp.settle();
         if !is_same(&file, stamp)? {
             return Err(io::Error::other("the file has changed"));
         }
@@ -350,7 +433,7 @@ impl SharedDir {
     fn open_regular(&self, path: &str) -> io::Result<File> {
         // Without NONBLOCK, a pipe that took a file's place would hold us until somebody writes to it.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::from(open_beneath(self.dir.as_fd(), path, flags)?);
+        let file = File::from(open_beneath(self.dir().as_fd(), path, flags)?);
         match refusal(&fstat(&file)?) {
             None => Ok(file),
             Some(why) => Err(io::Error::other(why)),
@@ -362,8 +445,20 @@ impl Scan {
     fn skip(&mut self, path: String, why: &'static str) {
         if self.skipped.len() < SKIPPED_MAX {
             self.skipped.push((path, why));
+        } else {
+            self.skipped_more += 1;
         }
     }
+}
+
+/// Opens a directory by a path without links: whoever puts one into it, to have something else shared, is refused.
+fn open_dir(path: &Path) -> io::Result<Arc<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let opened = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::NOSYS | Errno::PERM) => openat(CWD, path, flags, Mode::empty()),
+        result => result,
+    };
+    Ok(Arc::new(opened?))
 }
 
 /// Whether an open file is what `stamp` says.

@@ -161,7 +161,7 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
     let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(60)));
     place.announce(&slow, "song.bin", &content);
     let out = place.path("out");
-    let marks = out.join(format!(".{}.ranges", hex(&content)));
+    let marks = out.join(format!(".{}-{}.ranges", hex(&content), content.len()));
     let have = || {
         let marks = std::fs::read(&marks).unwrap_or_default();
         marks.iter().skip(44).filter(|mark| **mark == 1).count()
@@ -192,27 +192,25 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
 #[test]
 fn an_interrupt_keeps_what_is_there() {
     let place = Place::new();
-    let content = noise(5, 4 * MIB);
-    let slow = Plain::start(&content, Nature::Waits(Duration::from_secs(20)));
+    let content = noise(5, 12 * MIB);
+    let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(200)));
     place.announce(&slow, "song.bin", &content);
     let out = place.path("out");
-    let mut child = place
-        .command(&[
-            "download",
-            "song.bin",
-            "--out",
-            out.to_str().expect("UTF-8"),
-        ])
-        .spawn()
-        .expect("spawn");
-    let part = out.join(format!(".{}.part", hex(&content)));
-    assert!(wait_until(DEADLINE, || part.exists()));
+    let args = [
+        "download",
+        "song.bin",
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ];
+    let mut child = place.command(&args).spawn().expect("spawn");
+    let part = out.join(format!(".{}-{}.part", hex(&content), content.len()));
+    let bytes = || std::fs::metadata(&part).map_or(0, |part| part.len());
+    assert!(wait_until(DEADLINE, || bytes() > 0));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("kill");
     let status = wait(&mut child, DEADLINE).expect("it ends");
-    // It may not have come to catch signals yet.
-    assert!(matches!(status.code(), Some(2) | None), "{status}");
-    assert!(part.exists());
+    assert_eq!(status.code(), Some(2));
+    assert!(bytes() > 0);
 }
 
 #[test]
@@ -247,4 +245,150 @@ fn an_index_that_is_not_there() {
     let args = ["index", "download", "x", "--server", &at, "--timeout", "1"];
     let ended = run(place.env(&mut crate::support::peerloop(&args)), "");
     ended.expect_error(&[&at]);
+}
+
+#[test]
+fn sizes_that_others_announce_spoil_nothing() {
+    let place = Place::new();
+    let content = noise(7, MIB + 5);
+    place.write("a/song.bin", &content);
+    let _sharer = place.share("a", "a", &[]);
+    // More peers say so than have it: a size that nobody can have, and one that turns out to be wrong.
+    for size_bytes in [i64::MAX as u64, content.len() as u64 + 1] {
+        let liars = [0, 1].map(|_| Plain::start(&content, Nature::Waits(Duration::ZERO)));
+        for liar in &liars {
+            place.announce_as(liar, "song.bin", &content, size_bytes);
+        }
+    }
+    let (ended, json) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(place.downloaded("song.bin") == content);
+    assert_eq!(names(&place.path("out")), ["song.bin"]);
+    // One object, with all who were asked.
+    let holders = json["holders"].as_array().expect("one object");
+    assert_eq!(holders.len(), 3, "{json}");
+    let dropped = holders
+        .iter()
+        .filter_map(|holder| holder["dropped"].as_str());
+    assert!(
+        dropped
+            .clone()
+            .all(|why| why.contains("says that the file has")),
+        "{json}"
+    );
+    assert_eq!(dropped.count(), 2);
+}
+
+#[test]
+fn a_holder_that_comes_while_the_last_one_goes() {
+    let place = Place::new();
+    let content = noise(8, 3 * MIB);
+    let dying = Plain::start(&content, Nature::Dies);
+    place.announce(&dying, "song.bin", &content);
+    let out = place.path("out");
+    let args = [
+        "download",
+        "song.bin",
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ];
+    let mut child = place.command(&args).spawn().expect("spawn");
+    assert!(
+        wait_until(DEADLINE, || !names(&out).is_empty()),
+        "it has begun"
+    );
+    place.write("b/its other name.bin", &content);
+    let _sharer = place.share("b", "b", &[]);
+    let status = wait(&mut child, DEADLINE).expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    assert!(place.downloaded("song.bin") == content);
+}
+
+#[test]
+fn two_downloads_of_one_file_at_once() {
+    let place = Place::new();
+    let content = noise(9, 4 * MIB);
+    let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(300)));
+    place.announce(&slow, "song.bin", &content);
+    let out = place.path("out");
+    let args = [
+        "download",
+        "song.bin",
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ];
+    let mut first = place.command(&args).spawn().expect("spawn");
+    assert!(
+        wait_until(DEADLINE, || names(&out).len() == 2),
+        "it has begun"
+    );
+    place
+        .run(&args)
+        .expect_error(&["another download of the same file"]);
+    assert_eq!(wait(&mut first, DEADLINE).expect("it ends").code(), Some(0));
+    assert!(place.downloaded("song.bin") == content);
+    assert_eq!(names(&out), ["song.bin"]);
+}
+
+#[test]
+fn where_it_cannot_be_put_is_said() {
+    let place = Place::new();
+    place.write("a/song.bin", b"song");
+    let _sharer = place.share("a", "a", &[]);
+    let file = place.write("file", b"");
+    std::fs::create_dir_all(place.path("out/song.bin")).expect("made");
+    let (out, file) = (place.path("out"), file.to_str().expect("UTF-8"));
+    let out = out.to_str().expect("UTF-8");
+    for (out, words) in [
+        (file, [file, "Not a directory"]),
+        ("/proc/nowhere", ["/proc/nowhere", "No such file"]),
+        (out, ["song.bin", "is a folder"]),
+    ] {
+        let args = ["download", "song.bin", "--force", "--out", out];
+        place.run(&args).expect_error(&words);
+    }
+    assert_eq!(names(&place.path("out")), ["song.bin"]);
+}
+
+#[test]
+fn a_name_that_a_thousand_others_contain() {
+    let place = Place::new();
+    for n in 0..1100 {
+        place.write(&format!("a/a {n} song.bin"), b"");
+    }
+    place.write("a/song.bin", b"song");
+    let _sharer = place.share("a", "a", &[]);
+    let (ended, _) = place.download("song.bin");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(place.downloaded("song.bin"), b"song");
+}
+
+#[test]
+fn what_others_say_does_not_steer_the_terminal() {
+    let place = Place::new();
+    let holder = Plain::start(b"x", Nature::Rants);
+    place.announce(&holder, "song.bin", b"x");
+    let out = place.path("out");
+    let out = out.to_str().expect("UTF-8");
+    let ended = place.run(&["download", "song.bin", "--out", out]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &ended.stderr;
+    assert!(said.contains("no\\u{1b}[2J\\u{202e}!"), "{said}");
+    assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+
+    // The same of an index server.
+    let listener = std::net::TcpListener::bind(crate::support::LOOPBACK).expect("bind");
+    let at = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.expect("accepted");
+            let _ = crate::share_support::read_frame(&mut socket);
+            let ko = crate::share_support::frame(207, "no\u{1b}[2J!");
+            let _ = std::io::Write::write_all(&mut socket, &ko);
+        }
+    });
+    let args = ["index", "search", "x", "--server", &at];
+    let ended = run(&mut crate::support::peerloop(&args), "");
+    ended.expect_error(&["no\\u{1b}[2J!"]);
+    assert!(!ended.stderr.contains('\u{1b}'), "{:?}", ended.stderr);
 }

@@ -168,3 +168,144 @@ fn what_cannot_be_shared_is_said() {
     crate::support::run(&mut command, "").expect_error(&["--user"]);
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn a_directory_that_goes_and_comes_back() {
+    let place = Place::new();
+    place.write("a/song.txt", b"song");
+    let sharer = place.share("a", "a", &["--rescan", "1"]);
+    let (folder, away) = (place.path("a"), place.path("away"));
+    fs::rename(&folder, &away).expect("moved");
+    assert!(wait_until(DEADLINE, || !finds(&place, "song.txt")));
+    assert!(
+        sharer.log().contains("directory is gone"),
+        "{}",
+        sharer.log()
+    );
+    fs::rename(&away, &folder).expect("moved");
+    assert!(wait_until(DEADLINE, || finds(&place, "song.txt")));
+    let (ended, _) = place.download("song.txt");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn a_password_is_asked_without_echo_and_ctrl_c_leaves_the_terminal_as_it_was() {
+    use rustix::termios::{LocalModes, tcgetattr};
+    let place = Place::new();
+    for (keys, code) in [(&b"sec\x7fcret\r"[..], 0), (b"sec\x03", 2)] {
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let ours = rustix::pty::openpt(flags).expect("a terminal");
+        rustix::pty::grantpt(&ours).expect("granted");
+        rustix::pty::unlockpt(&ours).expect("unlocked");
+        let name = rustix::pty::ptsname(&ours, Vec::new()).expect("a name");
+        let path = name.to_str().expect("UTF-8");
+        let mut options = fs::File::options();
+        let theirs = options.read(true).write(true).open(path).expect("opened");
+        let mut command = place.command(&["register", "--user", &format!("user {code}")]);
+        command.env_remove("PEERLOOP_PASSWORD");
+        command.stdin(theirs.try_clone().expect("cloned"));
+        let mut child = command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let modes = || tcgetattr(&theirs).expect("a terminal").local_modes;
+        let silent = wait_until(DEADLINE, || !modes().contains(LocalModes::ECHO));
+        assert!(silent, "no echo");
+        let mut ours = fs::File::from(ours);
+        std::io::Write::write_all(&mut ours, keys).expect("typed");
+        let status = crate::support::wait(&mut child, DEADLINE);
+        let _ = child.kill();
+        assert_eq!(status.expect("it ends").code(), Some(code));
+        assert!(modes().contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG));
+    }
+}
+
+#[test]
+fn an_interrupted_question_says_so() {
+    let place = Place::new();
+    let silent = std::net::TcpListener::bind(crate::support::LOOPBACK).expect("bind");
+    let at = silent.local_addr().expect("bound").to_string();
+    let args = ["index", "search", "x", "--server", &at];
+    let mut command = crate::support::peerloop(&args);
+    let mut child = place.env(&mut command).spawn().expect("spawn");
+    // It is connected, so it has caught signals.
+    let _connection = silent.accept().expect("accepted");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).expect("kill");
+    let status = crate::support::wait(&mut child, DEADLINE).expect("it ends");
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
+fn a_hundred_thousand_files_and_one() {
+    let place = Place::new();
+    let folder = place.path("a");
+    fs::create_dir(&folder).expect("made");
+    for n in 0..=100_000 {
+        fs::File::create(folder.join(format!("file {n}"))).expect("made");
+    }
+    let sharer = place.share("a", "a", &["--json"]);
+    let said = sharer.log();
+    assert!(said.contains("more than 100000 files"), "{said}");
+    let peers = place.run(&["peers", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&peers.stdout).expect("one line");
+    assert_eq!(listed["files"], 100_000);
+}
+
+#[test]
+fn an_id_is_kept_while_a_large_file_is_hashed() {
+    let mut place = Place::new();
+    place.write("a/song.txt", b"song");
+    let addr = place.index.at();
+    let mut sharer = place.share("a", "a", &["--rescan", "1"]);
+    let folder = place.path("state/peerloop");
+    let kept = || {
+        let name = names(&folder).into_iter().find(|name| name.contains("-a."));
+        fs::read_to_string(folder.join(name.expect("kept"))).expect("read")
+    };
+    let before = kept();
+    // A hole of 200 GB: minutes of hashing.
+    let large = fs::File::create(place.path("a/large.bin")).expect("made");
+    large.set_len(200 << 30).expect("long");
+    crate::support::window(Duration::from_millis(1500));
+    // The server comes back without memory, so the sharer is registered anew.
+    place.index.kill();
+    let args = ["index", "server", "--memory", "--listen", &addr];
+    let args = [&args[..], &["--hash-memory", "8", "--hash-passes", "1"]].concat();
+    let again = Server::start(&mut crate::support::peerloop(&args));
+    assert!(
+        wait_until(DEADLINE, || kept() != before),
+        "{}",
+        sharer.log()
+    );
+    // And the end does not wait for it either.
+    sharer.signal(Signal::TERM);
+    assert_eq!(sharer.wait(Duration::from_secs(10)), Some(0));
+    place.index = again;
+}
+
+#[test]
+fn a_shell_between_two_commands_can_be_ended() {
+    use std::io::{BufRead, Write};
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut command = place.command(&["shell"]);
+        command.stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("spawn");
+        let stdin = child.stdin.as_mut().expect("piped");
+        stdin.write_all(b"search nothing\n").expect("written");
+        let mut stdout = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("answered");
+        assert_eq!(line, "nothing found\n");
+        // Its question is answered, and it waits for the next line.
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).expect("kill");
+        let status = crate::support::wait(&mut child, DEADLINE);
+        let _ = child.kill();
+        let status = status.expect("it ends");
+        let by = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(by, Some(signal.as_raw()));
+    }
+}

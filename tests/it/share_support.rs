@@ -87,9 +87,15 @@ impl Place {
 
     /// Registers `name` for a plain holder, and logs it in.
     pub fn announce(&self, holder: &Plain, name: &str, content: &[u8]) {
+        self.announce_as(holder, name, content, content.len() as u64);
+    }
+
+    /// The same, with another size.
+    pub fn announce_as(&self, holder: &Plain, name: &str, content: &[u8], size_bytes: u64) {
         let mut index = Peer::connect(self.index.addr);
         let user = format!("plain-{}", holder.addr.port());
-        let line = format!("{name}|{:.6}|{}", content.len() as f64 / 1e6, hex(content));
+        let (whole, rest) = (size_bytes / 1_000_000, size_bytes % 1_000_000);
+        let line = format!("{name}|{whole}.{rest:06}|{}", hex(content));
         index.send(frame(1, &format!("{user}\npw\n{line}\n")));
         let (kind, text) = read_frame(&mut index.socket).expect("answered");
         assert_eq!(kind, 101, "{text}");
@@ -129,6 +135,8 @@ pub enum Nature {
     Waits(Duration),
     /// A byte of each range is wrong.
     Lies,
+    /// Refuses, and would like to clear the terminal.
+    Rants,
     /// Ends, with its listener, in the middle of its second range.
     Dies,
 }
@@ -176,6 +184,15 @@ fn serve(mut socket: TcpStream, content: &[u8], nature: Nature) {
         let mut range = content[offset..offset + length].to_vec();
         match nature {
             Nature::Waits(pause) => std::thread::park_timeout(pause),
+            Nature::Rants => {
+                if socket
+                    .write_all(&frame(208, "no\u{1b}[2J\u{202e}!"))
+                    .is_err()
+                {
+                    return;
+                }
+                continue;
+            }
             Nature::Lies => range[length / 2] ^= 0x20,
             Nature::Dies if sent == 1 => range.truncate(length / 2),
             Nature::Dies => {}

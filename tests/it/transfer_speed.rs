@@ -16,6 +16,7 @@ use sha1::{Digest, Sha1};
 use peerloop::app::transfer::{Reader, Writer};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::proto::index::client::Patience;
 use peerloop::proto::index::exchange::Credentials;
 use peerloop::proto::index::fields::{self, PeerId};
 use peerloop::proto::index::reply;
@@ -146,7 +147,13 @@ fn ours(holder: SocketAddrV4, sha1: fields::Sha1, to: &Path) -> Duration {
         }],
     };
     let part = Part::open(to, sha1.0, FILE_BYTES as u64, RANGE_BYTES).expect("part");
-    let fetcher = Fetcher::new(wanted, part.have(), LOOPBACK, None, Arc::default());
+    let fetcher = Fetcher::new(
+        wanted,
+        part.have(),
+        (LOOPBACK, Patience::default()),
+        None,
+        Arc::default(),
+    );
     let limits = fetch::limits(Limits::default());
     let mut reactor = Reactor::new(fetcher, limits).expect("reactor");
     let writer = Writer::new(part, "ours".into(), true);

@@ -250,7 +250,13 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
         every: KEEP_ALIVE,
     };
     let part = Part::open(into, file.sha1.0, file.size_bytes, RANGE_BYTES)?;
-    let fetcher = Fetcher::new(wanted, part.have(), at.addr, Some(stay), Arc::default());
+    let fetcher = Fetcher::new(
+        wanted,
+        part.have(),
+        (at.addr, at.patience()),
+        Some(stay),
+        Arc::default(),
+    );
     let mut reactor = Reactor::new(fetcher, fetch::limits(Limits::default()))?;
     reactor.start_worker(Writer::new(part, file.name.clone(), false))?;
     reactor.node().with(|fetcher, hub| fetcher.begin(hub));

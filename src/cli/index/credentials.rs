@@ -3,6 +3,7 @@
 //! A password comes, in this order, from `--password-file`, from PEERLOOP_PASSWORD, from the file of an earlier run, or
 //! from a prompt without echo. Never from the command line, which every user of the machine can read.
 
+use std::env::VarError;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::SocketAddrV4;
@@ -10,13 +11,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde::{Deserialize, Serialize};
 
 use peerloop::proto::index::exchange::Credentials;
-use peerloop::proto::index::fields::{PeerId, check_password, check_user};
+use peerloop::proto::index::fields::{PASSWORD_BYTES_MAX, PeerId, check_password, check_user};
+
+use crate::cli::prompt::Interrupted;
 
 const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
 
@@ -104,7 +107,12 @@ impl UserArgs {
                 .with_context(|| format!("cannot read {}", path.display()))?;
             return Ok(Some(text.lines().next().unwrap_or_default().to_owned()));
         }
-        Ok(std::env::var(PASSWORD_VARIABLE).ok())
+        match std::env::var(PASSWORD_VARIABLE) {
+            Ok(password) => Ok(Some(password)),
+            Err(VarError::NotPresent) => Ok(None),
+            // Its own text has the value in it.
+            Err(VarError::NotUnicode(_)) => bail!("{PASSWORD_VARIABLE} is no UTF-8"),
+        }
     }
 }
 
@@ -231,12 +239,64 @@ fn prompt(user: &str) -> Result<String> {
     eprint!("password of {user}: ");
     let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+    // Ctrl-C comes as a key: a process that it ends here would leave the terminal without echo.
+    let modes = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
+    silent.local_modes.remove(modes);
     tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
-    let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
+    let read = read_secret(stdin.lock());
     tcsetattr(&stdin, OptionalActions::Now, &before)?;
     eprintln!();
-    ensure!(read? > 0, "no password was given");
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    read
+}
+
+/// A line, key by key, as a terminal would edit it.
+fn read_secret(keys: impl BufRead) -> Result<String> {
+    const CTRL_C: u8 = 3;
+    const CTRL_D: u8 = 4;
+    const BACKSPACE: u8 = 8;
+    const CTRL_U: u8 = 0x15;
+    const CTRL_BACKSLASH: u8 = 0x1c;
+    const DELETE: u8 = 0x7f;
+    let mut line = Vec::new();
+    for key in keys.bytes() {
+        match key? {
+            b'\r' | b'\n' => return String::from_utf8(line).context("the password is no UTF-8"),
+            CTRL_C | CTRL_BACKSLASH => bail!(Interrupted("")),
+            CTRL_D if line.is_empty() => break,
+            BACKSPACE | DELETE => while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
+            CTRL_U => line.clear(),
+            // What is too long is refused when it is whole.
+            key if (key == b'\t' || key >= b' ') && line.len() <= PASSWORD_BYTES_MAX => {
+                line.push(key)
+            }
+            _ => {}
+        }
+    }
+    bail!("no password was given");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_typed() {
+        let typed = |keys: &[u8]| read_secret(keys);
+        for (keys, password) in [
+            (&b"secret\n"[..], "secret"),
+            (b"secret\rmore", "secret"),
+            (b"x\x7f\x7fsecrf\x08et\n", "secret"),
+            ("s\u{e9}\u{20ac}\u{7f}\n".as_bytes(), "s\u{e9}"),
+            (b"wrong\x15se\x1b\x1ac\n", "sec"),
+            (b"a\x04b\tc\n", "ab\tc"),
+        ] {
+            assert_eq!(typed(keys).unwrap(), password, "{keys:?}");
+        }
+        for keys in [&b""[..], b"\x04", b"cut", b"\xff\n"] {
+            assert!(typed(keys).is_err(), "{keys:?}");
+        }
+        assert!(typed(b"sec\x03\n").unwrap_err().is::<Interrupted>());
+        let long = typed(&[&[b'x'; 5000][..], b"\n"].concat()).unwrap();
+        assert!(check_password(&long).is_err());
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -31,6 +31,7 @@ use super::account::register;
 use super::credentials::{Identity, UserArgs};
 use super::table::size;
 use crate::cli::print::escaped;
+use crate::cli::prompt::Interrupted;
 use crate::cli::{Answer, print};
 
 /// Between two looks at how far it is.
@@ -38,6 +39,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Hits that are looked at: far more than a file has holders who can be asked.
 const HITS_MAX: usize = 1000;
+
+/// Hits that are looked through for a name which so many others contain: some seconds of a server's time.
+const NAMESAKES_MAX: usize = 100_000;
+
+/// SHA-1s of files of one name that an error lists.
+const LISTED_MAX: usize = 5;
 
 /// Who downloads only serves nobody; the port has to be something, and this one discards what comes.
 const NO_PORT: u16 = 9;
@@ -116,35 +123,39 @@ impl DownloadArgs {
             );
             return Ok(Answer::No);
         };
-        part::check_name(&self.out, &found.name, self.force)?;
+        let into = || format!("cannot download into {}", self.out.display());
+        part::check_name(&self.out, &found.name, self.force).with_context(into)?;
         let (requester, stay) = self.come_online()?;
-        let mut answer = Answer::No;
+        let start = Instant::now();
+        let mut last: Option<(Report, u64)> = None;
         // Some peer may announce the file with a wrong size: then the next one.
         for (size_bytes, mut sources) in found.sources {
             sources.retain(|source| source.id != requester);
-            ensure!(
-                size_bytes.div_ceil(RANGE_BYTES) <= plan::RANGES_MAX,
-                "the file has {}, more than can be downloaded",
-                size(size_bytes)
-            );
             let wanted = Wanted {
                 sha1: found.sha1,
                 size_bytes,
                 requester,
                 sources,
             };
-            answer = self.fetch(wanted, &found.name, stay.clone())?;
-            if answer == Answer::Yes {
+            let mut report = self.fetch(wanted, &found.name, stay.clone())?;
+            if let Some((before, _)) = last.take() {
+                report.received_bytes += before.received_bytes;
+                report.holders.splice(0..0, before.holders);
+            }
+            let is_over = report.result != Err(Failure::NoHolder);
+            last = Some((report, size_bytes));
+            if is_over {
                 break;
             }
         }
-        Ok(answer)
+        let (report, size_bytes) = last.context("nobody announces a size that a file can have")?;
+        self.tell(report, &found.name, found.sha1, size_bytes, start.elapsed())
     }
 
-    fn search(&self, words: &str) -> Result<Vec<Hit>> {
+    fn search(&self, words: &str, hits_max: usize) -> Result<Vec<Hit>> {
         let call = Call::Search {
             words: words.into(),
-            hits_max: HITS_MAX,
+            hits_max,
         };
         match self.server.ask(call)? {
             Told::Hits(hits) => Ok(hits),
@@ -156,11 +167,14 @@ impl DownloadArgs {
     fn find(&self) -> Result<Option<Found>> {
         ensure!(!self.wanted.contains('\n'), "a name has no line breaks");
         let by_sha1 = self.wanted.parse::<Sha1>().ok();
-        let hits = self.search(&self.wanted)?;
+        let mut hits = self.search(&self.wanted, HITS_MAX)?;
         let is_meant = |hit: &&Hit| match by_sha1 {
             Some(sha1) => hit.file.sha1 == sha1,
             None => hit.file.name == self.wanted,
         };
+        if hits.len() == HITS_MAX && !hits.iter().any(|hit| is_meant(&hit)) {
+            hits = self.search(&self.wanted, NAMESAKES_MAX)?;
+        }
         let meant: Vec<&Hit> = hits.iter().filter(is_meant).collect();
         let Some(first) = meant.first() else {
             return Ok(None);
@@ -170,16 +184,25 @@ impl DownloadArgs {
         others.sort_unstable_by_key(|sha1| sha1.0);
         others.dedup();
         if others.len() > 1 {
-            let list: Vec<String> = others.iter().map(Sha1::to_string).collect();
+            let list = others.iter().take(LISTED_MAX).map(Sha1::to_string);
             bail!(
-                "{} different files have this name; give the SHA-1 of one: {}",
+                "{} different files have this name (search lists them); give the SHA-1 of one: {}{}",
                 others.len(),
-                list.join(" ")
+                list.collect::<Vec<_>>().join(" "),
+                if others.len() > LISTED_MAX {
+                    " ..."
+                } else {
+                    ""
+                }
             );
         }
         // Others may have it under another name.
-        let more = self.search(&sha1.to_string()).unwrap_or_default();
+        let more = self.search(&sha1.to_string(), HITS_MAX).unwrap_or_default();
+        // A size that no plan has room for is somebody's joke, and no reason to leave the others.
+        let is_possible =
+            |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= plan::RANGES_MAX;
         let same = hits.iter().chain(&more).filter(|hit| hit.file.sha1 == sha1);
+        let same = same.filter(is_possible);
         let mut by_size: BTreeMap<u64, Vec<Source>> = BTreeMap::new();
         for hit in same {
             let sources = by_size.entry(hit.file.size_bytes).or_default();
@@ -234,15 +257,16 @@ impl DownloadArgs {
         Ok((id, Some(stay)))
     }
 
-    fn fetch(&self, wanted: Wanted, name: &str, stay: Option<Stay>) -> Result<Answer> {
-        let (sha1, size_bytes) = (wanted.sha1, wanted.size_bytes);
-        let start = Instant::now();
-        let part = Part::open(&self.out, sha1.0, size_bytes, RANGE_BYTES)?;
+    fn fetch(&self, wanted: Wanted, name: &str, stay: Option<Stay>) -> Result<Report> {
+        let size_bytes = wanted.size_bytes;
+        let into = || format!("cannot download into {}", self.out.display());
+        let part = Part::open(&self.out, wanted.sha1.0, size_bytes, RANGE_BYTES);
+        let part = part.with_context(into)?;
         let progress = Arc::new(Progress::default());
         let fetcher = Fetcher::new(
             wanted,
             part.have(),
-            self.server.addr,
+            (self.server.addr, self.server.patience()),
             stay,
             progress.clone(),
         );
@@ -255,11 +279,21 @@ impl DownloadArgs {
         let result = reactor.run();
         drop(bar);
         result?;
-        let report = reactor.into_service().into_report();
+        Ok(reactor.into_service().into_report())
+    }
+
+    /// Prints what came of it.
+    fn tell(
+        &self,
+        report: Report,
+        name: &str,
+        sha1: Sha1,
+        size_bytes: u64,
+        took: Duration,
+    ) -> Result<Answer> {
         let path = part::safe_name(name).map(|name| self.out.join(name));
         let path = path.map(|path| path.display().to_string());
         let path = path.filter(|_| report.result.is_ok());
-        let took = start.elapsed();
         if self.json {
             print::json(&summary(&report, path, sha1, size_bytes, took))?;
         } else {
@@ -271,8 +305,9 @@ impl DownloadArgs {
                 eprintln!("peerloop: {e}");
                 Ok(Answer::No)
             }
-            Err(e @ Failure::Interrupted) => {
-                bail!("{e}; what is there is kept, and the next download goes on with it")
+            Err(Failure::Interrupted) => {
+                let kept = "; what is there is kept, and the next download goes on with it";
+                Err(Interrupted(kept).into())
             }
             Err(e) => bail!("{}", escaped(&e.to_string())),
         }

@@ -1,9 +1,10 @@
 //! `peerloop index share`: a directory's files, announced and served until the process is told to stop.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,7 @@ use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
 use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
-use peerloop::store::shared::{Hashing, Scan, SharedDir, SharedFile};
+use peerloop::store::shared::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
 
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
@@ -28,6 +29,9 @@ use crate::cli::{Answer, print};
 
 /// Hashing that takes longer than this is worth a progress bar.
 const BAR_AFTER: Duration = Duration::from_secs(1);
+
+/// What was told last, an id perhaps, may take this long to be kept; a disk that hangs is not waited for.
+const KEEPER_ENDS: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(in crate::cli) struct ShareArgs {
@@ -44,7 +48,7 @@ pub(in crate::cli) struct ShareArgs {
     #[arg(long, value_name = "IP")]
     ip: Option<Ipv4Addr>,
     /// Look for changes in the directory this often
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     rescan: u64,
     /// Tell the server this often that we are there
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
@@ -109,18 +113,28 @@ impl ShareArgs {
         let keeper = Keeper {
             dir,
             caller: reactor.caller(),
+            count: scan.files.len(),
             files: scan.files,
+            is_full: scan.is_full,
+            is_gone: false,
             identity,
             json: self.json,
         };
         let rescan = Duration::from_secs(self.rescan);
-        // Ends when the reactor is gone; a scan that is under way then ends with the process.
+        let (over, is_over) = channel::<()>();
         std::thread::Builder::new()
             .name("rescan".into())
-            .spawn(move || keeper.run(&news, rescan))?;
+            .spawn(move || {
+                keeper.run(&news, rescan);
+                drop(over);
+            })?;
         reactor.run()?;
         let sharer = reactor.into_service();
-        if let Some(why) = sharer.refused() {
+        let refused = sharer.refused().map(str::to_owned);
+        // Nothing more is told, which ends the keeper.
+        drop(sharer);
+        let _ = is_over.recv_timeout(KEEPER_ENDS);
+        if let Some(why) = refused {
             bail!("the index server does not let us in: {why}");
         }
         Ok(Answer::Yes)
@@ -132,6 +146,11 @@ struct Keeper {
     dir: Arc<SharedDir>,
     caller: Caller<Sharing>,
     files: Vec<Arc<SharedFile>>,
+    /// How many they are.
+    count: usize,
+    /// It was said that there are too many files, or that the directory is not there.
+    is_full: bool,
+    is_gone: bool,
     identity: Identity,
     json: bool,
 }
@@ -143,12 +162,21 @@ impl Keeper {
             match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(news) => self.tell(news),
                 Err(RecvTimeoutError::Timeout) => {
-                    if !self.rescan() {
-                        return;
-                    }
+                    self.rescan(news);
                     next = Instant::now() + rescan;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Passes on what is told meanwhile; false when nothing will be any more.
+    fn catch_up(&mut self, news: &Receiver<News>) -> bool {
+        loop {
+            match news.try_recv() {
+                Ok(news) => self.tell(news),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
@@ -161,7 +189,7 @@ impl Keeper {
                 {
                     log::warn!("{e:#}");
                 }
-                let files = self.files.len();
+                let files = self.count;
                 log::info!("registered as {id} with {files} files");
                 Event::Registered {
                     id: id.to_string(),
@@ -187,27 +215,54 @@ impl Keeper {
         };
     }
 
-    /// Looks for changes; false when nobody wants to know any more.
-    fn rescan(&mut self) -> bool {
-        let scan = match self.dir.scan(&self.files, &mut |_| true) {
+    /// Looks for changes.
+    fn rescan(&mut self, news: &Receiver<News>) {
+        let (dir, files) = (self.dir.clone(), std::mem::take(&mut self.files));
+        // Hashing may take long: an id is kept meanwhile, and the end is not waited for.
+        let result = dir.scan(&files, &mut |_| self.catch_up(news));
+        self.files = files;
+        let scan = match result {
             Ok(scan) => scan,
-            Err(e) => {
-                log::warn!("cannot read the shared directory: {e}");
-                return true;
-            }
+            Err(e) => return self.cannot_scan(&e),
         };
-        if scan.files == self.files {
-            return true;
+        if scan.is_full && !std::mem::replace(&mut self.is_full, scan.is_full) {
+            warn_full();
+        }
+        let was_gone = std::mem::take(&mut self.is_gone);
+        if scan.files == self.files && !was_gone {
+            return;
         }
         log::info!("{} files, {} of them new", scan.files.len(), scan.hashed);
-        self.files = scan.files;
+        (self.count, self.files) = (scan.files.len(), scan.files);
         save(&self.dir, &self.files);
-        let files = shared(&self.files);
-        let told = self
+        self.share(shared(&self.files));
+    }
+
+    /// Without the directory nothing is shared; its hashes are kept for when it is back.
+    fn cannot_scan(&mut self, e: &std::io::Error) {
+        match e.kind() {
+            // The end came.
+            ErrorKind::Interrupted => {}
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                if !std::mem::replace(&mut self.is_gone, true) {
+                    log::warn!("the shared directory is gone: nothing is shared until it is back");
+                    self.share(Files::new(Vec::new()));
+                }
+            }
+            _ => log::warn!("cannot read the shared directory: {e}"),
+        }
+    }
+
+    fn share(&self, files: Files<Arc<SharedFile>>) {
+        // When the sharer is gone, the news end too.
+        let _ = self
             .caller
             .call(move |sharer, hub| sharer.share(hub, files));
-        told.is_ok()
     }
+}
+
+fn warn_full() {
+    log::warn!("there are more than {FILES_MAX} files: the rest of them is not shared");
 }
 
 /// Hashes what is there, with a bar when it takes long.
@@ -229,6 +284,12 @@ fn first_scan(dir: &SharedDir) -> Result<Scan> {
     let scan = scan?;
     for (path, why) in &scan.skipped {
         log::warn!("{} is not shared: {why}", escaped(path));
+    }
+    if scan.skipped_more > 0 {
+        log::warn!("nor are {} others", scan.skipped_more);
+    }
+    if scan.is_full {
+        warn_full();
     }
     if scan.hashed > 0 {
         save(dir, &scan.files);

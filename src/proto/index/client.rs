@@ -310,7 +310,7 @@ pub fn input<H: Host>(
             let answer = session.patience.answer;
             session.state = State::Asked(cx.arm(answer, H::timer(SessionTimer::Answer)));
         }
-        Next::RetryIn(secs, refusal) => retry_in(host, cx, secs, refusal),
+        Next::RetryIn(_, refusal) => retry_in(host, cx, refusal),
         Next::Finished(Ok(answer)) => finish(host, cx, Ok(answer)),
         Next::Finished(Err(Unanswered::Refused(refusal))) => {
             finish(host, cx, Err(Failure::Refused(refusal)));
@@ -448,13 +448,13 @@ fn try_again<H: Host>(host: &mut H, hub: &mut Hub<H>, failure: Failure) {
 }
 
 /// The server is busy and says for how long.
-fn retry_in<H: Host>(host: &mut H, hub: &mut Hub<H>, secs: u64, refusal: Refusal) {
+fn retry_in<H: Host>(host: &mut H, hub: &mut Hub<H>, refusal: Refusal) {
     let now = hub.now();
     let session = host.session();
     if let State::Asked(Some(timer)) = std::mem::replace(&mut session.state, State::Idle) {
         hub.cancel(timer);
     }
-    let pause = Ticks::from_secs(secs.min(BUSY_SECS_MAX));
+    let pause = busy_for(&refusal);
     let waits = |front: &Pending<H::Tag>| match front.who {
         Who::Host(_) => (now + pause).since(front.since) < session.patience.call,
         Who::Keeper => true,
@@ -481,7 +481,14 @@ fn pause_for<H: Host>(host: &mut H, hub: &mut Hub<H>, pause: Ticks) {
     }
 }
 
-fn jitter<S: Service>(hub: &mut Hub<S>, pause: Ticks) -> Ticks {
+/// How long a server that is busy asks us to wait.
+pub fn busy_for(refusal: &Refusal) -> Ticks {
+    let secs = refusal.retry_after_secs().unwrap_or(0);
+    Ticks::from_secs(secs.min(BUSY_SECS_MAX))
+}
+
+/// What is added to a pause, so that those who pause together do not come back together.
+pub fn jitter<S: Service>(hub: &mut Hub<S>, pause: Ticks) -> Ticks {
     Ticks(hub.rng().random_range(0..=pause.0 / 4))
 }
 

@@ -10,33 +10,29 @@
 //! Invariants: a connection answers one request at a time, in order; a requester whose id is not known to be online gets
 //! nothing but KOs (unless the sharer is open to all); `Sending` is read by one job at most.
 
+mod gate;
+mod upload;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, TimerId, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Ticks, TimerId, Violation};
 
 use super::client::{self, Failure, Host, Patience, Presence, Session, SessionTimer, Stay};
 use super::exchange::{Answer, Call, Credentials};
 use super::fields::{PeerId, Sha1};
-use super::reply::{self, Listed};
-use super::transfer::serve::{self, After, Read, ReadDone, Slots, Unreadable};
-use super::wire::{Frame, HEADER_BYTES, Kind, Range, Request, Which, unknown_ko, write_ko};
-
-/// Longest payload of a request between peers: a SHA-1, three numbers, and room for what others may add.
-const REQUEST_BYTES_MAX: usize = 1024;
-
-/// A requester that was online is believed to be for this long.
-const ONLINE_FOR: Ticks = Ticks::from_secs(60);
+use super::reply::Listed;
+use super::transfer::serve::{self, Read, ReadDone, Slots};
+use super::wire::{Kind, Range, Which, write_ko};
+use gate::Gate;
 
 /// The KO to a requester that is not online; ours log in again.
 pub const NOT_ONLINE: &str = "your id is not online at the index";
 
-/// Requesters that are remembered; beyond, all are forgotten and asked for anew.
-const ONLINE_MAX: usize = 65_536;
-
-/// Requesters that the index is being asked about; the next ones are told to come back.
-const ASKED_MAX: usize = 1024;
+/// Pause before files are announced again that the server did not take, doubled with each time, up to the second one.
+const ANNOUNCE_AGAIN: Ticks = Ticks::from_secs(1);
+const ANNOUNCE_AGAIN_MAX: Ticks = Ticks::from_secs(64);
 
 /// After being told to stop, a logout may take this long.
 const LEAVE: Ticks = Ticks::from_secs(3);
@@ -138,10 +134,23 @@ pub enum Note {
 #[derive(Debug, Clone, Copy)]
 pub enum Timer {
     Session(SessionTimer),
+    /// Files that the server did not take may be announced again.
+    Announce,
+    /// The index was asked about this requester a while ago.
+    Gate(PeerId),
     /// Somebody waits for a slot.
     Slots,
     /// The logout takes too long.
     GiveUp,
+}
+
+/// How far an announcement is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announcing {
+    No,
+    UnderWay,
+    /// [`Timer::Announce`] ends it.
+    Paused,
 }
 
 /// See the module.
@@ -150,11 +159,12 @@ pub struct Sharer<F> {
     session: Session<Tag>,
     news: Sender<News>,
     files: Files<F>,
-    /// An announcement is under way; the list may have changed since.
-    announcing: bool,
+    announcing: Announcing,
+    /// The list has changed since the last announcement.
     outdated: bool,
-    online_until: HashMap<PeerId, Tick>,
-    asked: HashMap<PeerId, Vec<ConnId>>,
+    /// Announcements that failed, one after the other.
+    failures: u32,
+    gate: Gate,
     slots: Slots,
     slots_timer: Option<TimerId>,
     /// The id is new and was never online: to register once more would end the same.
@@ -168,10 +178,10 @@ impl<F: Clone + Send + 'static> Sharer<F> {
             session: Session::new(config.server, Patience::default()),
             news,
             files: Files::new(Vec::new()),
-            announcing: false,
+            announcing: Announcing::No,
             outdated: false,
-            online_until: HashMap::new(),
-            asked: HashMap::new(),
+            failures: 0,
+            gate: Gate::default(),
             slots: Slots::new(config.slots),
             slots_timer: None,
             is_new: false,
@@ -195,10 +205,10 @@ impl<F: Clone + Send + 'static> Sharer<F> {
     }
 
     fn announce(&mut self, hub: &mut Hub<Self>) {
-        if self.announcing || !self.outdated {
+        if self.announcing != Announcing::No || !self.outdated {
             return;
         }
-        (self.announcing, self.outdated) = (true, false);
+        (self.announcing, self.outdated) = (Announcing::UnderWay, false);
         let (who, files) = (self.config.who.clone(), self.files.announced.clone());
         let (tag, call) = match self.config.id {
             Some(id) => (Tag::Update, Call::Update { who, id, files }),
@@ -220,7 +230,8 @@ impl<F: Clone + Send + 'static> Sharer<F> {
 
     /// An announcement is answered.
     fn announced(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {
-        self.announcing = false;
+        self.announcing = Announcing::No;
+        let failures = std::mem::take(&mut self.failures);
         match result {
             Ok(Answer::Registered(id)) => {
                 self.config.id = Some(id);
@@ -236,20 +247,41 @@ impl<F: Clone + Send + 'static> Sharer<F> {
                     self.come_online(hub, id);
                 }
             }
-            // The server does not know the id any more: a new one.
-            Err(Failure::Refused(why)) if tag == Tag::Update => {
-                self.tell(News::Trouble(format!("registering anew: {why}")));
-                self.config.id = None;
-                self.outdated = true;
+            Err(Failure::Refused(why)) if why.retry_after_secs().is_none() => {
+                match (tag, self.config.id) {
+                    // It does not know the id any more, which the login will tell, or it does not take the list: then
+                    // the former one stands until the next change.
+                    (Tag::Update, Some(id)) => {
+                        let why = format!("the list of files is not taken: {why}");
+                        self.tell(News::Trouble(why));
+                        self.come_online(hub, id);
+                    }
+                    // A login has told that meanwhile.
+                    (Tag::Update, None) => {}
+                    _ => return self.refuse(hub, why.to_string()),
+                }
             }
-            Err(Failure::Refused(why)) => return self.refuse(hub, why.to_string()),
-            // Tried for a minute already. The session finds the server when it is back; then we try again.
+            // The server is busy, was away for a minute, or is no index server: no reason to give up what we have.
             Err(e) => {
+                self.announce_later(hub, failures, &e);
                 self.tell(News::Trouble(e.to_string()));
-                self.outdated = true;
             }
         }
         self.announce(hub);
+    }
+
+    fn announce_later(&mut self, hub: &mut Hub<Self>, failures: u32, why: &Failure) {
+        self.outdated = true;
+        self.failures = failures.saturating_add(1);
+        let doubled = Ticks(ANNOUNCE_AGAIN.0 << failures.min(16)).min(ANNOUNCE_AGAIN_MAX);
+        let pause = match why {
+            Failure::Refused(busy) => client::busy_for(busy).max(doubled),
+            _ => doubled,
+        };
+        let pause = Ticks(pause.0 + client::jitter(hub, pause).0);
+        if hub.arm(pause, Timer::Announce).is_some() {
+            self.announcing = Announcing::Paused;
+        }
     }
 
     fn come_online(&mut self, hub: &mut Hub<Self>, id: PeerId) {
@@ -263,138 +295,13 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         client::stay_online(self, hub, stay);
     }
 
-    /// A request of a peer.
-    fn request(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        serving: &mut Serving<F>,
-        range: Range,
-        requester: PeerId,
-    ) -> Result<(), &'static str> {
-        if !self.files.by_sha1.contains_key(&range.sha1) {
-            return Err("no file with this SHA-1 is shared here");
-        }
-        let until = self.online_until.get(&requester);
-        if self.config.open || until.is_some_and(|until| cx.now() < *until) {
-            return self.start(cx, serving, range);
-        }
-        if self.asked.len() >= ASKED_MAX && !self.asked.contains_key(&requester) {
-            return Err("too many requesters at once; retry in 1 s");
-        }
-        *serving = Serving::Gated(range);
-        let waiting = self.asked.entry(requester).or_default();
-        waiting.push(cx.id());
-        if waiting.len() == 1 {
-            let which = Which::One(requester);
-            client::ask(self, cx, Tag::Online(requester), Call::Peers { which });
-        }
-        Ok(())
-    }
-
-    /// The requester may have it.
-    fn start(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        serving: &mut Serving<F>,
-        range: Range,
-    ) -> Result<(), &'static str> {
-        // Looked up again: the directory may have changed while the index was asked.
-        let (total_bytes, file) = self
-            .files
-            .by_sha1
-            .get(&range.sha1)
-            .ok_or("the file is not shared any more")?;
-        let sending = serve::Sending::new(file.clone(), *total_bytes, range)
-            .ok_or("the offset is beyond the end of the file")?;
-        *serving = Serving::Sending(sending);
-        if self.slots.enter(cx.id(), cx.now()) {
-            self.pump(cx, serving);
-        } else {
-            self.watch_slots(cx);
-        }
-        Ok(())
-    }
-
-    /// Reads on, if there is room for what comes.
-    fn pump(&mut self, cx: &mut Cx<'_, Self>, serving: &mut Serving<F>) {
-        let id = cx.id();
-        if let Serving::Sending(sending) = serving
-            && cx.room() > 0
-            && let Some(read) = sending.read(id)
-            && cx.submit(read).is_err()
-        {
-            cx.close();
-        }
-    }
-
-    fn chunk(&mut self, cx: &mut Cx<'_, Self>, serving: &mut Serving<F>, done: ReadDone) {
-        let Serving::Sending(sending) = serving else {
-            return;
-        };
-        let id = cx.id();
-        match done.bytes {
-            Ok(bytes) => {
-                if sending.is_first() {
-                    let ok = reply::Sending {
-                        total_bytes: sending.total_bytes,
-                        offset: sending.offset,
-                        length: sending.end - sending.offset,
-                    };
-                    ok.write(cx.out());
-                }
-                cx.send(&bytes);
-                match sending.sent(bytes.len()) {
-                    After::More if self.slots.sent(id, bytes.len()) => self.pump(cx, serving),
-                    After::More => self.watch_slots(cx),
-                    After::Whole => {
-                        self.slots.sent(id, bytes.len());
-                        self.answered(cx, serving);
-                    }
-                }
-            }
-            Err(Unreadable) if sending.begun() => cx.close(),
-            Err(Unreadable) => {
-                write_ko(
-                    cx.out(),
-                    Kind::Download.ko(),
-                    "the file has changed and is not announced again yet",
-                );
-                self.answered(cx, serving);
-            }
-        }
-    }
-
-    /// The next request may come.
-    fn answered(&mut self, cx: &mut Cx<'_, Self>, serving: &mut Serving<F>) {
-        *serving = Serving::Ready;
-        let id = cx.id();
-        self.slots.finish(id);
-        cx.resume(id);
-        self.admit(cx);
-    }
-
-    fn admit(&mut self, hub: &mut Hub<Self>) {
-        for conn in self.slots.admit(hub) {
-            hub.notify(conn, Note::Go);
-        }
-        self.watch_slots(hub);
-    }
-
-    fn watch_slots(&mut self, hub: &mut Hub<Self>) {
-        if self.slots_timer.is_none() && self.slots.someone_waits() {
-            self.slots_timer = hub.arm(serve::LOOK_EVERY, Timer::Slots);
-        }
-    }
-
     /// The index said whether a requester is online, or that it cannot be asked.
     fn gate(&mut self, hub: &mut Hub<Self>, requester: PeerId, verdict: Result<(), &'static str>) {
-        if verdict.is_ok() {
-            if self.online_until.len() >= ONLINE_MAX {
-                self.online_until.clear();
-            }
-            self.online_until.insert(requester, hub.now() + ONLINE_FOR);
+        let (waiting, timer) = self.gate.answered(requester, verdict.is_ok(), hub.now());
+        if let Some(timer) = timer {
+            hub.cancel(timer);
         }
-        for conn in self.asked.remove(&requester).unwrap_or_default() {
+        for conn in waiting {
             hub.notify(conn, Note::Gate(verdict));
         }
     }
@@ -414,52 +321,9 @@ impl<F: Clone + Send + 'static> Sharer<F> {
                 client::ask(self, hub, Tag::AllOnline(requester), Call::Peers { which });
                 return;
             }
-            Ok(_) | Err(_) => Err("the index cannot be asked whether you are online"),
+            Ok(_) | Err(_) => Err(gate::SILENT),
         };
         self.gate(hub, requester, verdict);
-    }
-
-    fn peer_input(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        serving: &mut Serving<F>,
-        input: Input<'_>,
-    ) -> Result<Step, Violation> {
-        let Some(&[l0, l1, k0, k1]) = input.bytes.first_chunk::<HEADER_BYTES>() else {
-            return Ok(Step::More);
-        };
-        let code = u16::from_le_bytes([k0, k1]);
-        let length = usize::from(u16::from_le_bytes([l0, l1]));
-        if length > REQUEST_BYTES_MAX {
-            if let Some(ko) = unknown_ko(code) {
-                write_ko(cx.out(), ko, "longer than any request between peers");
-            }
-            return Err(Violation::peer("a long request"));
-        }
-        let Some(frame) = Frame::of(input) else {
-            return Ok(Step::More);
-        };
-        let refused = match Kind::from_code(code) {
-            Some(kind @ Kind::Download) => match Request::parse(kind, frame) {
-                Ok(Request::Download { range, requester }) => {
-                    match self.request(cx, serving, range, requester) {
-                        Ok(()) => return Ok(Step::Wait(frame.len())),
-                        Err(why) => why.to_owned(),
-                    }
-                }
-                Ok(_) => return Err(Violation::us("another request")),
-                Err(fault) => fault.to_string(),
-            },
-            Some(_) => "this is a peer; ask the index server".to_owned(),
-            None => "unknown type".to_owned(),
-        };
-        // The numbers of KOs are those of unknown types for all requests but LOGOUT, which shares KEEP_ALIVE's.
-        let ko = Kind::from_code(code).map_or_else(|| unknown_ko(code), |kind| Some(kind.ko()));
-        let Some(ko) = ko else {
-            return Err(Violation::peer("a type that has no KO"));
-        };
-        write_ko(cx.out(), ko, refused);
-        Ok(Step::Done(frame.len()))
     }
 }
 
@@ -574,6 +438,15 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
         match timer {
             Timer::Session(timer) => client::fire(self, hub, timer),
+            Timer::Announce => {
+                self.announcing = Announcing::No;
+                self.announce(hub);
+            }
+            Timer::Gate(requester) => {
+                for conn in self.gate.is_silent(requester) {
+                    hub.notify(conn, Note::Gate(Err(gate::SILENT)));
+                }
+            }
             Timer::Slots => {
                 self.slots_timer = None;
                 self.admit(hub);

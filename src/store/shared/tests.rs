@@ -79,7 +79,7 @@ fn what_is_no_plain_file_is_not_shared() {
     symlink("fine", place.share.join("inner link")).unwrap();
     symlink("/", place.share.join("folder link")).unwrap();
     fs::hard_link(&place.secret, place.share.join("hard link")).unwrap();
-    mkfifoat(&place.dir.dir, "fifo", Mode::RUSR | Mode::WUSR).unwrap();
+    mkfifoat(place.dir.dir(), "fifo", Mode::RUSR | Mode::WUSR).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(place.share.join("socket")).unwrap();
     let bad = std::os::unix::ffi::OsStrExt::from_bytes(&b"bad \xff"[..]);
     fs::write(place.share.join::<&std::ffi::OsStr>(bad), "x").unwrap();
@@ -116,7 +116,7 @@ fn paths_that_leave_the_directory_are_not_opened() {
     ] {
         for open in [open_beneath, open_by_steps] {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
-            let opened = open(place.dir.dir.as_fd(), path, flags);
+            let opened = open(place.dir.dir().as_fd(), path, flags);
             let is_inside = matches!(path, "." | "sub");
             assert!(opened.is_err() || is_inside, "{path} was opened");
         }
@@ -127,7 +127,7 @@ fn paths_that_leave_the_directory_are_not_opened() {
         };
         assert!(place.dir.open_file(&file).is_err(), "{path}");
     }
-    let steps = open_by_steps(place.dir.dir.as_fd(), "fine", OFlags::RDONLY).unwrap();
+    let steps = open_by_steps(place.dir.dir().as_fd(), "fine", OFlags::RDONLY).unwrap();
     assert!(is_same(&File::from(steps), &stamp).unwrap());
 }
 
@@ -140,7 +140,7 @@ fn what_took_the_place_of_a_file_is_not_opened() {
     let swaps: [&dyn Fn(); 5] = [
         &|| symlink(&place.secret, &path).unwrap(),
         &|| fs::hard_link(&place.secret, &path).unwrap(),
-        &|| mkfifoat(&place.dir.dir, "sub/x", Mode::RUSR).unwrap(),
+        &|| mkfifoat(place.dir.dir(), "sub/x", Mode::RUSR).unwrap(),
         &|| fs::write(&path, "behind").unwrap(),
         &|| fs::create_dir(&path).unwrap(),
     ];
@@ -203,4 +203,112 @@ fn a_scan_can_be_ended_and_bad_saved_lines_are_ignored() {
     fs::write(place.share.join(HASHES), [0xff; 100]).unwrap();
     assert!(place.dir.saved().is_empty());
     assert_eq!(place.scan(&place.dir.saved()).hashed, 1);
+}
+
+#[test]
+fn a_file_is_hashed_after_the_tick_of_its_last_change() {
+    // Before Linux 6.13, and with some file systems since, a change later in the same tick leaves the times as they were.
+    let place = place();
+    place.write("x", "before");
+    let stamp = place.scan(&[]).files[0].stamp;
+    let (secs, nanos) = stamp.changed;
+    let changed = SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nanos as u32);
+    assert!(changed.elapsed().unwrap() >= CLOCK_TICK);
+    // A time to come is not waited for, nor one that no clock shows.
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    let later = later.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let began = std::time::Instant::now();
+    for secs in [later.as_secs() as i64, i64::MAX, i64::MIN] {
+        let changed = (secs, 999_999_999);
+        Stamp { changed, ..stamp }.settle();
+    }
+    assert!(began.elapsed() < CLOCK_TICK);
+}
+
+#[test]
+fn more_files_than_are_shared_are_said_and_so_is_how_many_are_not() {
+    let mut place = place();
+    place.dir.files_max = 5;
+    for n in 0..5 {
+        place.write(&format!("file {n}"), "x");
+    }
+    assert!(!place.scan(&[]).is_full);
+    place.write("sub/one more", "x");
+    let scan = place.scan(&[]);
+    assert!(scan.is_full);
+    assert_eq!(scan.files.len(), 5);
+    // Many that are left out hide neither that nor their number.
+    for n in 0..SKIPPED_MAX + 7 {
+        symlink("x", place.share.join(format!("link {n}"))).unwrap();
+    }
+    place.dir.files_max = 6;
+    let scan = place.scan(&[]);
+    assert_eq!((scan.skipped.len(), scan.skipped_more), (SKIPPED_MAX, 7));
+}
+
+#[test]
+fn an_interrupted_scan_leaves_the_hashes_so_far() {
+    let mut place = place();
+    place.dir.save_every_bytes = 10;
+    for name in ["a", "b", "c", "d"] {
+        place.write(name, "five!");
+    }
+    let d = place.scan(&[]).files[3..].to_vec();
+    fs::remove_file(place.share.join(HASHES)).unwrap();
+    let ends = |hashing: Hashing| hashing.done_bytes < 12;
+    // "d" is known from before.
+    place.dir.scan(&d, &mut |h| ends(h)).unwrap_err();
+    let saved = place.dir.saved();
+    let names: Vec<&str> = saved.iter().map(|file| file.name()).collect();
+    assert_eq!(names, ["a", "b", "d"]);
+    assert_eq!(place.scan(&saved).hashed, 1);
+}
+
+#[test]
+fn a_directory_that_goes_is_said_and_another_with_its_name_is_shared() {
+    let place = place();
+    place.write("x", "before");
+    let scan = place.scan(&[]);
+    let away = place.share.with_extension("away");
+    fs::rename(&place.share, &away).unwrap();
+    let gone = place.dir.scan(&scan.files, &mut |_| true).unwrap_err();
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    fs::create_dir(&place.share).unwrap();
+    place.write("y", "after");
+    assert_eq!(paths(&place.scan(&scan.files)), ["y"]);
+    fs::remove_dir_all(&place.share).unwrap();
+    // A link in its place, or on the way to it, is not what the user meant.
+    let private = place.secret.with_extension("private");
+    fs::create_dir(&private).unwrap();
+    fs::write(private.join("z"), "private").unwrap();
+    symlink(&private, &place.share).unwrap();
+    assert!(place.dir.scan(&[], &mut |_| true).is_err());
+    fs::remove_file(&place.share).unwrap();
+    fs::rename(&away, &place.share).unwrap();
+    let back = place.scan(&scan.files);
+    assert_eq!((paths(&back), back.hashed), (vec!["x"], 0));
+    // One that the user names is.
+    symlink(&place.share, &away).unwrap();
+    let by_link = SharedDir::open(&away).unwrap();
+    assert_eq!(paths(&by_link.scan(&[], &mut |_| true).unwrap()), ["x"]);
+}
+
+#[test]
+fn the_file_of_hashes_is_no_trap() {
+    let place = place();
+    place.write("x", "x");
+    let scan = place.scan(&[]);
+    let part = format!("{HASHES}-{}", std::process::id());
+    // A pipe that nobody reads, and a second name of somebody's file.
+    mkfifoat(place.dir.dir(), part.as_str(), Mode::RUSR | Mode::WUSR).unwrap();
+    place.dir.save(&scan.files).unwrap();
+    fs::hard_link(&place.secret, place.share.join(&part)).unwrap();
+    place.dir.save(&scan.files).unwrap();
+    assert_eq!(fs::read(&place.secret).unwrap(), b"secret");
+    assert_eq!(place.dir.saved(), scan.files);
+    // A line without an end is not read to its end.
+    let good = fs::read(place.share.join(HASHES)).unwrap();
+    let long = [&good[..], &vec![b'a'; 1 << 20], b"\n", &good].concat();
+    fs::write(place.share.join(HASHES), long).unwrap();
+    assert_eq!(place.dir.saved(), scan.files);
 }

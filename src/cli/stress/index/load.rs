@@ -288,8 +288,8 @@ impl Service for Load {
             let wrong = format!("the connection ended: {end:?}");
             self.finish(hub, running.task, Some(running.since), Some(wrong));
         }
-        // What nobody is left to ask is lost.
-        while self.open == 0 && self.left > 0 {
+        // What nobody is left to ask is lost; those who rest dial anew when they come back.
+        while self.open == 0 && self.left > 0 && self.resting.is_empty() {
             let Some((task, since)) = self.tasks.pop_front() else {
                 hub.stop();
                 return;
@@ -317,5 +317,54 @@ impl Service for Load {
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
         self.interrupted = true;
         hub.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use peerloop::engine::Limits;
+    use peerloop::net::Reactor;
+    use peerloop::proto::index::wire::{write_ko, write_text};
+
+    use super::*;
+
+    #[test]
+    fn who_is_told_to_come_back_does_even_when_the_connection_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Ok(std::net::SocketAddr::V4(at)) = listener.local_addr() else {
+            panic!("bound to IPv4");
+        };
+        let server = std::thread::spawn(move || {
+            for busy in [true, false] {
+                let (mut socket, _) = listener.accept().unwrap();
+                let mut header = [0; 4];
+                socket.read_exact(&mut header).unwrap();
+                let length = usize::from(u16::from_le_bytes([header[0], header[1]]));
+                socket.read_exact(&mut vec![0; length]).unwrap();
+                let mut out = Vec::new();
+                if busy {
+                    write_ko(&mut out, 202, "busy; retry in 1 s");
+                } else {
+                    write_text(&mut out, 102, "LOGIN SUCCESS");
+                }
+                socket.write_all(&out).unwrap();
+            }
+        });
+        let shares = Shares {
+            peers: 1,
+            files: 1,
+            ids: vec![Some(PeerId::from_bits(7))],
+        };
+        let times_us = Histogram::new(3).unwrap();
+        let load = Load::new(at, shares, [Task::Login(0)], 1, times_us);
+        let mut reactor = Reactor::new(load, Limits::default()).unwrap();
+        reactor.node().with(|load, hub| load.begin(hub, 1));
+        reactor.run().unwrap();
+        let outcome = reactor.into_service().outcome;
+        assert_eq!((outcome.done, outcome.retries, outcome.wrong), (1, 1, 0));
+        server.join().unwrap();
     }
 }

@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 use bytes::Bytes;
 
 use crate::engine::{Limits, Work};
-use crate::proto::index::reply::PeerLine;
+use crate::proto::index::reply::{self, PeerLine};
 use crate::proto::index::transfer::CHUNK_BYTES;
-use crate::proto::index::wire::{FrameOut, write_text};
+use crate::proto::index::transfer::serve::Unreadable;
+use crate::proto::index::wire::{Frame, FrameOut, Request, write_text};
 use crate::sim::{ListenerId, NodeId, PeerId as Script, Span, World};
 
 use super::*;
@@ -447,4 +448,36 @@ fn whatever_the_network_does_the_bytes_are_right_and_nothing_is_left() {
             assert!(lab.ask(&request(0, 0, 0, 7)) == ok(10, 0, &noise(10)));
         });
     }
+}
+
+#[test]
+fn who_takes_what_is_sent_keeps_the_connection_however_long() {
+    // One slot, two peers that read 64 KiB every 300 ms and ask for range after range: the first has been
+    // served for a while when the second comes, and then they take turns.
+    let range = 4 * CHUNK_BYTES as usize;
+    let mut lab = Lab::new(1, true, 1, &[range]);
+    let expected = ok(range as u64, 0, &noise(range)).len();
+    let peers: Vec<Script> = (0..2).map(|_| lab.world.connect(OURS)).collect();
+    let mut got = [0, 0];
+    for round in 0..500 {
+        for (peer, at) in peers.iter().zip([0, 130]) {
+            if round == at {
+                lab.world.peer(*peer).stop_reading();
+                lab.world.peer(*peer).send(&request(0, 0, 0, 7));
+            }
+        }
+        lab.world.run_for(Ticks::from_millis(300));
+        for (peer, got) in peers.iter().zip(&mut got) {
+            let mut peer = lab.world.peer(*peer);
+            assert!(!peer.is_closed(), "{got} bytes were taken");
+            peer.read_again();
+            peer.stop_reading();
+            let before = *got / expected;
+            *got += peer.take().len();
+            if *got / expected > before {
+                peer.send(&request(0, 0, 0, 7));
+            }
+        }
+    }
+    assert!(got.iter().all(|got| *got > 5 * expected), "{got:?}");
 }

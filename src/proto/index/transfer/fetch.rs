@@ -11,12 +11,13 @@
 //!
 //! A holder whose connection is lost is dialled again a few times; one that is slow loses its ranges to the others and is
 //! asked again only when nobody else is left; one that lies, refuses or does not speak the protocol is dropped. All
-//! that is told in the [`Report`].
+//! that is told in the [`Report`]. The index is asked for others now and then, and once nobody is left.
 //!
 //! Invariants: bytes held in memory are bounded by [`AT_ONCE_MAX`] and `STORES_MAX` ranges; the worker has one check or
 //! one finish under way at most; every range that is asked stands in its holder's `asked`, in the order of asking.
 
 mod holders;
+mod more;
 mod task;
 
 use std::net::SocketAddrV4;
@@ -31,6 +32,7 @@ use super::RANGE_BYTES;
 use super::plan::{Plan, Verdict};
 
 use holders::{Holder, Link};
+use more::Search;
 pub use task::{Deeds, DiskFault, Done, Failure, Job, Progress, Report, Source, Wanted, Why};
 
 /// Holders that are connected at once.
@@ -80,17 +82,31 @@ pub enum Conn {
 #[derive(Debug, Clone, Copy)]
 pub enum Timer {
     Session(SessionTimer),
+    /// The login takes too long.
+    Begin,
     Look,
+    /// The logout takes too long.
     GiveUp,
+}
+
+/// What the index is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    Logout,
+    Holders,
 }
 
 /// See the module.
 pub struct Fetcher {
     wanted: Wanted,
-    session: Session<()>,
+    patience: Patience,
+    session: Session<Asked>,
     stay: Option<Stay>,
     plan: Plan,
     holders: Vec<Holder>,
+    search: Search,
+    /// Why the login does not come on.
+    trouble: Option<client::Failure>,
     phase: Phase,
     stores: usize,
     spare: Vec<Vec<u8>>,
@@ -102,11 +118,11 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Fetches what is not in `have`. With `stay` it is online meanwhile and logs out at the end; without, somebody
-    /// else sees to that.
+    /// else sees to that. `patience` is for the index.
     pub fn new(
         mut wanted: Wanted,
         have: &[bool],
-        server: SocketAddrV4,
+        (server, patience): (SocketAddrV4, Patience),
         stay: Option<Stay>,
         progress: Arc<Progress>,
     ) -> Fetcher {
@@ -114,10 +130,13 @@ impl Fetcher {
         let holders: Vec<Holder> = wanted.sources.iter().map(Holder::new).collect();
         let plan = Plan::new(have, holders.len());
         let mut fetcher = Fetcher {
-            session: Session::new(server, Patience::default()),
+            session: Session::new(server, patience),
+            patience,
             stay,
             plan,
             holders,
+            search: Search::default(),
+            trouble: None,
             phase: Phase::Begin,
             stores: 0,
             spare: Vec::new(),
@@ -135,15 +154,19 @@ impl Fetcher {
     /// Starts.
     pub fn begin(&mut self, hub: &mut Hub<Fetcher>) {
         match self.stay.clone() {
-            Some(stay) => client::stay_online(self, hub, stay),
+            Some(stay) => {
+                hub.arm(self.patience.call, Timer::Begin);
+                client::stay_online(self, hub, stay);
+            }
             None => self.go(hub),
         }
     }
 
     pub fn into_report(self) -> Report {
+        let deeds = self.holders.into_iter().map(|h| h.deeds);
         Report {
             result: self.result.unwrap_or(Err(Failure::Interrupted)),
-            holders: self.holders.into_iter().map(|h| h.deeds).collect(),
+            holders: self.search.tried.into_iter().chain(deeds).collect(),
             received_bytes: self.received_bytes,
             resumed_bytes: self.resumed_bytes,
         }
@@ -151,6 +174,7 @@ impl Fetcher {
 
     fn go(&mut self, hub: &mut Hub<Fetcher>) {
         self.phase = Phase::Fetch;
+        self.search.begin(hub.now());
         hub.arm(LOOK_EVERY, Timer::Look);
         self.staff(hub);
         self.check(hub);
@@ -175,7 +199,7 @@ impl Fetcher {
             self.hang_up(hub, holder, Link::Idle);
         }
         let leaves = self.session.is_online()
-            && client::leave(self, hub, ()).is_some()
+            && client::leave(self, hub, Asked::Logout).is_some()
             && hub.arm(LEAVE, Timer::GiveUp).is_some();
         if !leaves {
             hub.stop();
@@ -190,7 +214,7 @@ impl Fetcher {
         let now = hub.now();
         for holder in 0..self.holders.len() {
             if self.connected() >= self.useful() {
-                return;
+                return self.make_room(hub);
             }
             match self.holders[holder].link {
                 Link::Idle => self.dial(hub, holder),
@@ -204,7 +228,7 @@ impl Fetcher {
         // Better late than never.
         match (0..self.holders.len()).find(|h| self.holders[*h].link == Link::Slow) {
             Some(holder) => self.dial(hub, holder),
-            None => self.end(hub, Err(Failure::NoHolder)),
+            None => self.nobody_is_left(hub),
         }
     }
 
@@ -292,9 +316,9 @@ impl Fetcher {
 }
 
 impl Host for Fetcher {
-    type Tag = ();
+    type Tag = Asked;
 
-    fn session(&mut self) -> &mut Session<()> {
+    fn session(&mut self) -> &mut Session<Asked> {
         &mut self.session
     }
 
@@ -306,17 +330,23 @@ impl Host for Fetcher {
         Timer::Session(timer)
     }
 
-    fn on_answer(&mut self, hub: &mut Hub<Self>, (): (), _logout: Result<Answer, client::Failure>) {
-        hub.stop();
+    fn on_answer(
+        &mut self,
+        hub: &mut Hub<Self>,
+        asked: Asked,
+        result: Result<Answer, client::Failure>,
+    ) {
+        match asked {
+            Asked::Logout => hub.stop(),
+            Asked::Holders => self.found(hub, result),
+        }
     }
 
     fn on_presence(&mut self, hub: &mut Hub<Self>, presence: Presence) {
         match presence {
             Presence::Online if self.phase == Phase::Begin => self.go(hub),
             Presence::Online => {}
-            Presence::Lost(failure) if self.phase == Phase::Begin => {
-                self.end(hub, Err(Failure::Index(failure.to_string())));
-            }
+            Presence::Lost(failure) if self.phase == Phase::Begin => self.trouble = Some(failure),
             // Holders may still believe us to be online, and the session goes on trying.
             Presence::Lost(failure) => log::warn!("{failure}"),
             Presence::Refused(why) => self.end(hub, Err(Failure::Index(why.to_string()))),
@@ -387,12 +417,18 @@ impl Service for Fetcher {
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
         match timer {
             Timer::Session(timer) => client::fire(self, hub, timer),
-            Timer::Look if self.phase == Phase::Over => {}
-            Timer::Look => {
+            Timer::Begin if self.phase == Phase::Begin => {
+                let why = self.trouble.take().map(|failure| failure.to_string());
+                let why = why.unwrap_or_else(|| "it is busy for too long".into());
+                self.end(hub, Err(Failure::Index(why)));
+            }
+            Timer::Look if self.phase != Phase::Over => {
                 hub.arm(LOOK_EVERY, Timer::Look);
+                self.look_around(hub);
                 self.staff(hub);
                 self.feed_all(hub);
             }
+            Timer::Begin | Timer::Look => {}
             Timer::GiveUp => hub.stop(),
         }
     }

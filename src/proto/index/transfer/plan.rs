@@ -25,17 +25,14 @@ use crate::engine::{Tick, Ticks};
 /// Holders of one download: what the bits of a range have room for. One bit is an earlier run's.
 pub const HOLDERS_MAX: usize = 63;
 
-/// A file of more ranges is refused: 4 TiB, for which the plan takes 64 MiB of memory.
+/// A file of more ranges is refused: 4 TiB, for which the plan takes 96 MiB of memory.
 pub const RANGES_MAX: u64 = 4 << 20;
 
 /// Vouches for what an earlier run left.
 const EARLIER: u64 = 1 << HOLDERS_MAX;
 
-/// Holders that are asked for one range at once: the one that had it, and one more when that is slow.
-const ASKED_MAX: u32 = 2;
-
 /// A range is asked of a second holder when the first has had it for this many times as long as the second
-/// took for one of its own.
+/// took for one of its own; of a third after twice that, and so on, since the second may be as slow.
 const SLOWER: u64 = 4;
 
 /// But not before, so that a short pause costs nobody its place.
@@ -167,6 +164,22 @@ impl Plan {
         self.holders[holder].ready = false;
     }
 
+    /// It was dropped, and may be asked after all once it is ready.
+    pub fn take_back(&mut self, holder: usize) {
+        self.holders[holder].dropped = false;
+    }
+
+    /// One more holder, of at most [`HOLDERS_MAX`].
+    pub fn add(&mut self) {
+        assert!(self.holders.len() < HOLDERS_MAX, "a holder is a bit");
+        self.holders.push(Holder::default());
+    }
+
+    /// The place of a holder, of which no range has come, is another's now.
+    pub fn renew(&mut self, holder: usize) {
+        self.holders[holder] = Holder::default();
+    }
+
     pub fn is_dropped(&self, holder: usize) -> bool {
         self.holders[holder].dropped
     }
@@ -218,16 +231,16 @@ impl Plan {
         let enough = PATIENCE.max(Ticks(pace.0.saturating_mul(SLOWER)));
         // Ranges under way are few and, as they are asked in order, mostly near each other; but this is only
         // looked for by who has nothing to do.
-        let candidates = (0..self.pieces.len()).filter(|range| {
-            let piece = self.pieces[*range];
-            let asked = piece.asked.count_ones();
-            piece.is_missing() && (1..ASKED_MAX).contains(&asked) && piece.asked & bit(holder) == 0
-        });
-        let with_time = candidates.filter_map(|range| Some((asked_at(range)?, range)));
-        with_time
-            .min()
-            .filter(|(since, _)| now.since(*since) >= enough)
-            .map(|(_, range)| range)
+        let is_overdue = |range: usize| {
+            let piece = self.pieces[range];
+            let askers = u64::from(piece.asked.count_ones());
+            let since = (askers > 0 && piece.is_missing() && piece.asked & bit(holder) == 0)
+                .then(|| asked_at(range))??;
+            let waits = Ticks(enough.0.saturating_mul(askers));
+            (now.since(since) >= waits).then_some((since, range))
+        };
+        let oldest = (0..self.pieces.len()).filter_map(is_overdue).min();
+        oldest.map(|(_, range)| range)
     }
 
     fn next_of_reference(&mut self, holder: usize) -> Option<usize> {
@@ -326,10 +339,6 @@ impl Plan {
             );
             reference.vouches += usize::from(has > had);
             reference.vouches -= usize::from(has < had);
-        }
-        // It was dropped meanwhile; what it vouched for counts for nothing.
-        if self.holders[holder].dropped {
-            self.disown(bit(holder));
         }
     }
 

@@ -38,7 +38,7 @@ const SMALL_BYTES: usize = 4 << 10;
 /// Who waits for a slot is looked after this often.
 pub const LOOK_EVERY: Ticks = Ticks::from_millis(100);
 
-/// Whoever took less than [`CRAWL_BYTES`] of its turn within this is dropped when others wait.
+/// Whoever took less than [`CRAWL_BYTES`] of an answer, or did not take its end, within this is dropped when others wait.
 const CRAWL_AFTER: Ticks = Ticks::from_secs(30);
 const CRAWL_BYTES: u64 = 512 << 10;
 
@@ -153,10 +153,19 @@ impl<F: Clone> Sending<F> {
 #[derive(Debug)]
 struct Slot {
     conn: ConnId,
+    /// When its answer began or, once that is all queued, ended; and what was queued by then.
     since: Tick,
+    bytes_before: u64,
+    /// Queued in this turn.
     bytes: u64,
     /// Its request is answered; only the output is not drained.
     idle: bool,
+}
+
+impl Slot {
+    fn now_is(&mut self, idle: bool, now: Tick) {
+        (self.idle, self.since, self.bytes_before) = (idle, now, self.bytes);
+    }
 }
 
 /// Who is served and who waits.
@@ -185,7 +194,7 @@ impl Slots {
         let mine = self.taken.iter().position(|slot| slot.conn == conn);
         if self.waiting.is_empty() && (mine.is_some() || self.taken.len() < self.max) {
             match mine {
-                Some(at) => self.taken[at].idle = false,
+                Some(at) => self.taken[at].now_is(false, now),
                 None => self.take(conn, now),
             }
             return true;
@@ -204,13 +213,14 @@ impl Slots {
         self.taken.push(Slot {
             conn,
             since,
+            bytes_before: 0,
             bytes: 0,
             idle: false,
         });
     }
 
     /// Counts what was queued for a connection; false when its turn is over and it waits for the next.
-    pub(crate) fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
+    pub(crate) fn sent(&mut self, conn: ConnId, bytes: usize, now: Tick) -> bool {
         let Some(slot) = self.taken.iter_mut().find(|slot| slot.conn == conn) else {
             return true;
         };
@@ -218,15 +228,15 @@ impl Slots {
         if self.waiting.is_empty() || slot.bytes < TURN_BYTES {
             return true;
         }
-        slot.idle = true;
+        slot.now_is(true, now);
         self.waiting.push_back(conn);
         false
     }
 
     /// The request is answered. The slot is free once the peer has taken the answer.
-    pub(crate) fn finish(&mut self, conn: ConnId) {
+    pub(crate) fn finish(&mut self, conn: ConnId, now: Tick) {
         if let Some(slot) = self.taken.iter_mut().find(|slot| slot.conn == conn) {
-            slot.idle = true;
+            slot.now_is(true, now);
         }
     }
 
@@ -247,7 +257,7 @@ impl Slots {
         self.taken
             .retain(|slot| !slot.idle || hub.room_of(slot.conn) < drained);
         self.taken.retain(|slot| {
-            let crawls = slot.bytes < CRAWL_BYTES || slot.idle;
+            let crawls = slot.bytes - slot.bytes_before < CRAWL_BYTES || slot.idle;
             let is_late = crawls && now.since(slot.since) >= CRAWL_AFTER;
             if is_late {
                 log::debug!("{} takes too long while others wait", slot.conn);

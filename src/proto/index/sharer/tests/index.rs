@@ -114,10 +114,11 @@ fn an_id_that_the_server_forgot_is_replaced() {
         .with(lab.id, |sharer, hub| sharer.share(hub, Files::new(vec![])));
     lab.serve_index(SECOND, &mut |kind, text, out| match kind {
         Kind::RegisterUpdate => write_ko(out, 209, "unknown id"),
+        Kind::Login if text.contains("55") => write_ko(out, 202, "unknown id"),
         Kind::Register => write_text(out, 101, "REGISTER_OK\n66\nREGISTER SUCCES"),
         _ => all_good(kind, text, out),
     });
-    assert_eq!(lab.kinds(), [9, 1, 2]);
+    assert_eq!(lab.kinds(), [9, 2, 1, 2]);
     let news: Vec<News> = lab.news.try_iter().collect();
     assert!(news.contains(&News::Registered(id(66))), "{news:?}");
     assert!(news.contains(&News::Online(id(66))));
@@ -196,8 +197,7 @@ fn an_index_that_is_away_lets_nobody_in_and_serving_goes_on_after() {
     lab.world.peer(peer).send(&request(0, 0, 0, 7));
     lab.serve_index(Ticks::from_secs(200), &mut |_, _, _| {});
     let got = lab.world.peer(peer).take();
-    let away = ko(208, "the index cannot be asked whether you are online");
-    assert_eq!(got, away);
+    assert_eq!(got, ko(208, gate::SILENT));
     lab.serve_index(Ticks::from_secs(60), &mut good(&[7]));
     assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
 }
@@ -212,6 +212,134 @@ fn a_requester_that_goes_while_the_index_is_asked_leaves_nothing() {
     lab.world.peer(peer).reset();
     lab.serve_index(SECOND, &mut good(&[7]));
     assert_eq!(lab.world.node(lab.id).conns(), conns);
-    assert!(lab.world.service(lab.id).asked.is_empty());
     assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
+}
+
+#[test]
+fn a_silent_index_is_no_reason_to_let_requesters_wait() {
+    let mut lab = Lab::online(1, &[10]);
+    let peers: Vec<Script> = (0..2).map(|_| lab.world.connect(OURS)).collect();
+    for peer in &peers {
+        lab.world.peer(*peer).send(&request(0, 0, 0, 7));
+    }
+    // Ours fall silent after 20 s themselves; they are told before, and when to come back.
+    lab.serve_index(Ticks::from_secs(6), &mut |_, _, _| {});
+    let silent = ko(208, gate::SILENT);
+    assert_eq!(lab.world.peer(peers[0]).take(), silent);
+    // Whoever comes back does not have the index asked once more while it is silent.
+    let kinds = lab.kinds();
+    lab.world.peer(peers[0]).send(&request(0, 0, 0, 7));
+    lab.serve_index(Ticks::from_secs(6), &mut |_, _, _| {});
+    assert_eq!(lab.world.peer(peers[0]).take(), silent);
+    assert_eq!(lab.kinds(), kinds);
+    lab.serve_index(Ticks::from_secs(60), &mut good(&[7]));
+    assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
+}
+
+/// Changes the files while the index answers so, and returns when it was asked what.
+fn change(
+    lab: &mut Lab,
+    time: Ticks,
+    answer: &mut dyn FnMut(Kind, &str, &mut Vec<u8>),
+) -> Vec<(u16, u64)> {
+    lab.news.try_iter().for_each(drop);
+    lab.world.with(lab.id, |sharer, hub| {
+        sharer.share(hub, Files::new(vec![shared(3, 30)]))
+    });
+    let began = lab.world.now();
+    let mut asked = Vec::new();
+    while lab.world.now() - began < time {
+        let at = (lab.world.now() - began).0 / SECOND.0;
+        lab.serve_index(SECOND, answer);
+        asked.extend(lab.asked.drain(..).map(|(kind, _)| (kind, at)));
+    }
+    asked
+}
+
+#[test]
+fn a_busy_server_costs_nobody_the_id() {
+    let mut lab = Lab::online(1, &[10]);
+    let mut all_good = good(&[]);
+    let asked = change(
+        &mut lab,
+        Ticks::from_secs(200),
+        &mut |kind, text, out| match kind {
+            Kind::RegisterUpdate => write_ko(out, 209, "busy; retry in 40 s"),
+            _ => all_good(kind, text, out),
+        },
+    );
+    assert!(
+        asked.len() >= 3 && asked.iter().all(|(kind, _)| *kind == 9),
+        "{asked:?}"
+    );
+    for pair in asked.windows(2) {
+        assert!(
+            pair[1].1 - pair[0].1 >= 39,
+            "it comes back when it is told to: {asked:?}"
+        );
+    }
+    assert_eq!(lab.world.service(lab.id).refused(), None);
+    lab.serve_index(Ticks::from_secs(60), &mut good(&[]));
+    assert_eq!(lab.kinds(), [9]);
+}
+
+#[test]
+fn a_list_that_is_not_taken_leaves_the_former_one() {
+    let mut lab = Lab::online(1, &[10]);
+    let mut all_good = good(&[]);
+    let asked = change(
+        &mut lab,
+        Ticks::from_secs(20),
+        &mut |kind, text, out| match kind {
+            Kind::RegisterUpdate => write_ko(out, 209, "more than 5 files"),
+            _ => all_good(kind, text, out),
+        },
+    );
+    // The login shows that the id is known.
+    assert_eq!(asked, [(9, 0), (2, 0)]);
+    assert!(lab.world.is_up(lab.id));
+    let news: Vec<News> = lab.news.try_iter().collect();
+    assert!(
+        matches!(&news[0], News::Trouble(why) if why.contains("more than 5 files")),
+        "{news:?}"
+    );
+    // The next change is announced with the same id.
+    let asked = change(&mut lab, SECOND, &mut good(&[]));
+    assert_eq!(asked, [(9, 0)]);
+}
+
+#[test]
+fn what_is_no_index_server_is_not_asked_again_and_again() {
+    let mut lab = Lab::online(1, &[10]);
+    let asked = change(&mut lab, Ticks::from_secs(120), &mut |_, _, out| {
+        write_text(out, 999, "what?");
+    });
+    let updates = asked.iter().filter(|(kind, _)| *kind == 9).count();
+    assert!((3..=10).contains(&updates), "{asked:?}");
+}
+
+#[test]
+fn an_update_behind_a_login_that_is_refused_ends_nothing() {
+    let mut lab = Lab::online(1, &[10]);
+    let mut all_good = good(&[]);
+    // The keep-alive is refused, and so is the login, but not at once.
+    lab.serve_index(Ticks::from_secs(299), &mut |_, _, _| {});
+    lab.asked.clear();
+    let mut forgetful = |kind: Kind, text: &str, out: &mut Vec<u8>| match kind {
+        Kind::Login if text.contains("55") => {}
+        Kind::KeepAlive | Kind::RegisterUpdate => write_ko(out, kind.ko(), "unknown id"),
+        Kind::Register => write_text(out, 101, "REGISTER_OK\n66\nREGISTER SUCCES"),
+        _ => all_good(kind, text, out),
+    };
+    lab.serve_index(Ticks::from_secs(2), &mut forgetful);
+    assert_eq!(lab.kinds(), [3, 2]);
+    lab.world
+        .with(lab.id, |sharer, hub| sharer.share(hub, Files::new(vec![])));
+    let login = lab.lines.last().unwrap().0;
+    let mut ko = Vec::new();
+    write_ko(&mut ko, 202, "unknown id");
+    lab.world.peer(login).send(&ko);
+    lab.serve_index(Ticks::from_secs(2), &mut forgetful);
+    assert_eq!(lab.kinds(), [3, 2, 9, 1, 2]);
+    assert!(lab.world.is_up(lab.id));
 }

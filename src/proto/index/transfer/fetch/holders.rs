@@ -23,7 +23,7 @@ const FAST: Ticks = Ticks::from_millis(50);
 const SLOW: Ticks = Ticks::from_millis(500);
 
 /// A holder whose connection was lost so often in a row, without a range in between, is gone.
-const LOSSES_MAX: u32 = 4;
+pub(super) const LOSSES_MAX: u32 = 4;
 /// Pause before it is dialled again, doubled with each loss.
 const REDIAL: Ticks = Ticks::from_millis(250);
 
@@ -34,8 +34,10 @@ const REST: Ticks = Ticks::from_secs(1);
 /// the file is told, and may try again later.
 const BUSY_MAX: Ticks = Ticks::from_secs(300);
 
-/// How long a login may take, before a holder that asked for it is asked again.
-const LOGIN: Ticks = Ticks::from_secs(1);
+/// Pause before a holder that asked for a login is asked again: what one takes, and, when that was not enough, what a
+/// busy index may take.
+const LOGIN_SECS: u64 = 1;
+const LONG_LOGIN_SECS: u64 = 3;
 
 /// Where a holder is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub(super) struct Holder {
     pub(super) losses: u32,
     /// Since when it has answered nothing but that it is busy.
     pub(super) busy_since: Option<Tick>,
-    /// It said that we are not online, and we logged in once more.
+    /// It said that we are not online, and we logged in once more; no range of it has come since.
     pub(super) logged_in_for: bool,
     /// What it owes, oldest first, and since when.
     pub(super) asked: VecDeque<(usize, Tick)>,
@@ -203,7 +205,9 @@ impl Fetcher {
             Err(Unanswered::Refused(refusal)) => {
                 match refusal.retry_after_secs() {
                     Some(secs) => self.is_busy(hub, holder, secs, refusal.text),
-                    None if refusal.text == NOT_ONLINE && self.log_in_again(hub, holder) => {}
+                    None if refusal.text == NOT_ONLINE => {
+                        self.not_online(hub, holder, refusal.text);
+                    }
                     None => self.drop(hub, holder, Why::Refused(refusal.text)),
                 }
                 return Ok(());
@@ -238,18 +242,27 @@ impl Fetcher {
         self.hang_up(hub, holder, Link::Lost { until });
     }
 
-    /// Another process of our user has logged out: we log in once more for each holder that says so.
-    pub(super) fn log_in_again(&mut self, hub: &mut Hub<Fetcher>, holder: usize) -> bool {
+    /// It says that we are not online: another process of our user has logged out, or the index was restarted. We log
+    /// in once more for each holder that says so, and ask it again when that is done.
+    fn not_online(&mut self, hub: &mut Hub<Fetcher>, holder: usize, text: String) {
         let Some(stay) = self.stay.clone() else {
-            return false;
+            return self.drop(hub, holder, Why::Refused(text));
         };
-        if std::mem::replace(&mut self.holders[holder].logged_in_for, true) {
-            return false;
+        if self.session.is_online() {
+            if std::mem::replace(&mut self.holders[holder].logged_in_for, true) {
+                return self.drop(hub, holder, Why::Refused(text));
+            }
+            client::stay_online(self, hub, stay);
+            return self.is_busy(hub, holder, LOGIN_SECS, text);
         }
-        let until = hub.now() + LOGIN;
-        self.hang_up(hub, holder, Link::Lost { until });
-        client::stay_online(self, hub, stay);
-        true
+        self.is_busy(hub, holder, LONG_LOGIN_SECS, text);
+    }
+
+    /// Others are quicker; it is asked again when nobody else is left.
+    pub(super) fn is_slow(&mut self, hub: &mut Hub<Fetcher>, holder: usize) {
+        log::info!("{}: {}", self.holders[holder].deeds.source.addr, Why::Slow);
+        self.holders[holder].deeds.dropped = Some(Why::Slow);
+        self.hang_up(hub, holder, Link::Slow);
     }
 
     /// A range is there.
@@ -264,13 +277,12 @@ impl Fetcher {
         // What it was asked ahead does not count before the range in front was there.
         let took = now.since(asked_at.max(it.last));
         (it.last, it.losses, it.busy_since) = (now, 0, None);
+        it.logged_in_for = false;
         it.deeds.ranges += 1;
         it.deeds.bytes += bytes.len() as u64;
         if self.plan.received(holder, range, took) {
             for slow in self.plan.others_asked(range) {
-                log::info!("{}: {}", self.holders[slow].deeds.source.addr, Why::Slow);
-                self.holders[slow].deeds.dropped = Some(Why::Slow);
-                self.hang_up(hub, slow, Link::Slow);
+                self.is_slow(hub, slow);
             }
             self.stores += 1;
             let job = Job::Store {

@@ -6,15 +6,21 @@ use std::sync::Mutex;
 use sha1::Digest;
 
 use crate::engine::Work;
-use crate::proto::index::fields::{PeerId, Sha1};
-use crate::proto::index::reply::Sending;
+use crate::proto::index::exchange::Credentials;
+use crate::proto::index::fields::{FileLine, PeerId, Sha1};
+use crate::proto::index::reply::{HitRef, Sending};
+use crate::proto::index::sharer::NOT_ONLINE;
 use crate::proto::index::transfer::plan::Stored;
-use crate::proto::index::wire::{Frame, Kind, Range, Request, write_ko};
+use crate::proto::index::wire::{Frame, FrameOut, Kind, Range, Request, write_ko, write_text};
 use crate::sim::{Answer as Dialled, Faults, ListenerId, NodeId, PeerId as Script, Span, World};
 
 use super::*;
 
 mod bad;
+mod index;
+mod more;
+
+use index::Index;
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9);
 const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1);
@@ -48,6 +54,8 @@ enum Nature {
     /// Refuses every dial, or lets it hang.
     Dead(Dialled),
     Refuses(&'static str),
+    /// Wants one login more before each range.
+    Gates,
     /// Sends these bytes instead of an answer.
     Says(Vec<u8>),
     /// Sends the answer in two pieces, and closes between them if told so.
@@ -141,6 +149,9 @@ struct Lab {
     content: Vec<u8>,
     holders: Vec<Holder>,
     full_after: Option<usize>,
+    /// A dead holder is there again, and honest, after so long.
+    back_after: Option<(usize, Ticks)>,
+    index: Index,
 }
 
 impl Lab {
@@ -167,7 +178,14 @@ impl Lab {
             sources: sources.collect(),
         };
         let mut world = World::new(seed);
-        let fetcher = Fetcher::new(wanted, &have, SERVER, None, Arc::default());
+        let fetcher = Fetcher::new(
+            wanted,
+            &have,
+            (SERVER, Patience::default()),
+            None,
+            Arc::default(),
+        );
+        let index = Index::new(world.listen(SERVER));
         let id = world.add(OURS, fetcher, limits(Limits::default()));
         let state = State {
             ranges,
@@ -196,6 +214,8 @@ impl Lab {
             disk,
             content,
             full_after: None,
+            back_after: None,
+            index,
             world,
         }
     }
@@ -209,6 +229,14 @@ impl Lab {
         while self.world.is_up(self.id) {
             self.world.run_for(Ticks(1));
             self.serve();
+            self.serve_index();
+            if let Some((holder, after)) = self.back_after
+                && self.world.now() - began >= after
+            {
+                let listener = self.holders[holder].listener;
+                self.world.answer(listener, Dialled::Queue);
+                (self.holders[holder].nature, self.back_after) = (Nature::Honest, None);
+            }
             let seed = self.world.seed();
             assert!(
                 self.world.now() - began < TOO_LONG,
@@ -227,7 +255,13 @@ impl Lab {
             requester: PeerId::from_bits(7),
             sources: Vec::new(),
         };
-        let none = Fetcher::new(nobody, &[], SERVER, None, Arc::default());
+        let none = Fetcher::new(
+            nobody,
+            &[],
+            (SERVER, Patience::default()),
+            None,
+            Arc::default(),
+        );
         let report = self.world.restart(self.id, none).into_report();
         assert_eq!(report.result.is_ok(), state.finished);
         assert!(!state.finished || whole == self.content, "the right bytes");
@@ -258,6 +292,12 @@ impl Lab {
                     line.heard.drain(..len);
                     let answer = answer(&holder.nature, &self.content, range);
                     match &holder.nature {
+                        Nature::Gates if self.index.logins < holder.sent + 1 => {
+                            let mut ko = Vec::new();
+                            write_ko(&mut ko, Kind::Download.ko(), NOT_ONLINE);
+                            peer.send(&ko);
+                            continue;
+                        }
                         Nature::Dies(after) if holder.sent >= *after => {
                             // In the middle of a range.
                             peer.send(&answer[..answer.len() / 2]);

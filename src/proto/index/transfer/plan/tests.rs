@@ -228,3 +228,21 @@ fn a_range_that_is_given_back_is_asked_again() {
     assert_eq!(plan.next(0, Tick(0), |_| None), None, "not connected");
     assert_eq!(plan.next(1, Tick(0), |_| None), Some(1));
 }
+
+#[test]
+fn who_is_dropped_while_its_bytes_are_written_has_sent_them() {
+    let mut plan = Plan::new(&[false; 2], 2);
+    plan.set_ready(0, true);
+    let ask = |plan: &mut Plan| plan.next(0, Tick(0), |_| None).unwrap();
+    let (first, second) = (ask(&mut plan), ask(&mut plan));
+    assert!(plan.received(0, first, Ticks(1)));
+    plan.stored(0, first, Stored::New);
+    assert!(plan.received(0, second, Ticks(1)));
+    // Its file has changed, say: no reason to doubt what came before.
+    plan.drop(0);
+    plan.stored(0, second, Stored::New);
+    assert!(plan.is_whole());
+    // When it is wrong after all, that one is found.
+    assert_eq!(plan.is_wrong(), Verdict::Liars(vec![0]));
+    assert_eq!(plan.have(), 0);
+}

@@ -65,6 +65,26 @@ fn nonsense() {
 }
 
 #[test]
+fn more_or_fewer_bytes_than_announced() {
+    let mut ok = Vec::new();
+    let sending = Sending {
+        total_bytes: SIZE as u64,
+        offset: 0,
+        length: MIB as u64,
+    };
+    sending.write(&mut ok);
+    ok.extend(&content(SIZE)[..MIB]);
+    let malformed = |why: &Why| matches!(why, Why::Malformed(_));
+    expect(
+        Nature::Says([&ok[..], b"more than that"].concat()),
+        malformed,
+    );
+    // The next answer counts as the end of this one, so that it is wrong besides: it is found out, whatever it is called.
+    ok.pop();
+    expect(Nature::Says(ok), |_| true);
+}
+
+#[test]
 fn refusals() {
     expect(Nature::Refuses("no such file"), |why| {
         *why == Why::Refused("no such file".into())
