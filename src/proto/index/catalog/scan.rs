@@ -87,7 +87,7 @@ pub enum Match {
 }
 
 /// Matches that one answer can hold: no hit takes less than 65 bytes of a frame.
-pub(super) const HITS_MAX: usize = PAYLOAD_BYTES_MAX / 65;
+pub const HITS_MAX: usize = PAYLOAD_BYTES_MAX / 65;
 
 /// How deep a search for several words can be read: it keeps that many candidates.
 pub const DEPTH_MAX: usize = 10_000;

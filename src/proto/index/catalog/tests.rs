@@ -21,6 +21,12 @@ fn line(name: &str) -> FileLine<'_> {
 impl Catalog {
     /// Asserts the invariants of the module docs.
     fn validate(&self) {
+        let holders = self.holders.iter();
+        let mut owners: BTreeMap<u32, u32> = holders
+            .flat_map(|(number, holder)| {
+                holder.files.iter().map(move |&file| (file, number as u32))
+            })
+            .collect();
         let mut words = BTreeMap::new();
         let mut contents = BTreeMap::new();
         for (number, file) in &self.files {
@@ -32,10 +38,9 @@ impl Catalog {
             });
             let files: &mut Vec<Posting> = contents.entry(front(file.sha1)).or_default();
             files.push(Posting::new(number, 1));
-            assert!(self.holders[file.holder as usize].files.contains(&number));
+            assert_eq!(owners.remove(&number), Some(file.holder));
         }
-        let held = self.holders.iter().map(|(_, holder)| holder.files.len());
-        assert_eq!(held.sum::<usize>(), self.files.len());
+        assert!(owners.is_empty());
         let is = |list: &Postings, mut want: Vec<Posting>| {
             list.validate();
             want.sort_by(|a, b| rank(&self.files, *a, *b));
@@ -302,7 +307,7 @@ fn a_file_more_or_less_is_little_work() {
     let mut catalog = Catalog::default();
     let (stays, goes) = (catalog.add_holder(), catalog.add_holder());
     let (mut most, mut files) = (0, 0);
-    for number in 0..20 * PIECE_MAX {
+    for number in 0..10 * PIECE_MAX {
         // Neither in the order of the names nor against it.
         let name = format!("a song of {:05}", number * 7919 % 100_000);
         let (holder, more) = match number % 10 {
@@ -325,5 +330,5 @@ fn a_file_more_or_less_is_little_work() {
     }
     assert!(turns <= files * steps_max / 1000, "{turns}");
     catalog.validate();
-    assert_eq!(catalog.len(), 2 * PIECE_MAX);
+    assert_eq!(catalog.len(), PIECE_MAX);
 }

@@ -2,7 +2,8 @@
 //! turn, so that the connections are served in between.
 //!
 //! The catalogue changes only by what is at the front. A search that is at the front itself can therefore go on
-//! where it was, and those that fit a turn, which do not come here, always find it whole.
+//! where it was, and those that fit a turn, which do not come here, always find it whole. Changes take turns: nobody
+//! waits for the whole of a long one but who asked for it.
 
 use std::str;
 
@@ -11,17 +12,18 @@ use bytes::Bytes;
 use crate::engine::{ConnId, Hub};
 
 use super::{IndexServer, Timer};
-use crate::proto::index::catalog::{HolderNo, Scan};
+use crate::proto::index::catalog::{HITS_MAX, HolderNo, Scan};
 use crate::proto::index::fields::FileLine;
 
 /// List entries read in one turn, or as much other work: about a millisecond.
 const STEPS_PER_TURN: usize = 16_384;
 
-/// A search has as many whatever others have used: enough for a rare word.
-const STEPS_PER_SEARCH_MIN: usize = 64;
+/// A search may take as many whatever others have used: a full answer is not put off when most of those who have the
+/// files are online.
+const STEPS_PER_SEARCH_MIN: usize = 2 * HITS_MAX;
 
-/// What the searches of a turn may do where they are asked for, all of them together: however many are asked at once,
-/// the turn ends. Each may have a part of what is left.
+/// What the searches of a turn may do where they are asked for, before they become work: each a part of what is left, so
+/// that many long ones in one turn do not add up.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
     turn: u64,
@@ -77,7 +79,10 @@ impl IndexServer {
                 break;
             };
             if !self.go_on(hub, &mut work, &mut steps) {
-                self.work.push_front(work);
+                match work {
+                    Work::Search { .. } => self.work.push_front(work),
+                    Work::Insert { .. } | Work::Purge(_) => self.work.push_back(work),
+                }
                 break;
             }
         }

@@ -150,6 +150,41 @@ fn a_long_search_does_not_hold_up_short_ones() {
     assert_eq!(lab.reply(peer), (107, String::new()));
 }
 
+/// A search that takes long waits for a piece of each change before it, not for the whole.
+#[test]
+fn a_long_change_does_not_hold_up_a_search() {
+    let mut lab = Lab::new(Config {
+        matching: Match::Any,
+        ..Config::default()
+    });
+    let (peer, other) = (lab.connect(), lab.connect());
+    let id = lab.join(peer, "alice", &[]);
+    let _ = lab.join(other, "bob", &[]);
+    for (kind, part) in [(9, 0), (10, 1), (10, 2)] {
+        let names: Vec<String> = (0..1000).map(|n| format!("straw {part} {n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let list = format!("{}\n{}", account("alice", id), files(&names));
+        assert_eq!(lab.ask(peer, kind, &list).0, 100 + kind);
+    }
+    lab.world.set_faults(Faults {
+        turn_delay: Span::ms(1, 1),
+        ..Faults::none()
+    });
+    lab.send(peer, 9, &format!("{}\n", account("alice", id)));
+    lab.world
+        .until(SOON, |world| !world.peer(peer).received().is_empty());
+    let purging = lab.service().files();
+    assert!(purging > 2000, "{purging} are still to be purged");
+    // All of them are looked at, since none is online any more.
+    lab.send(other, 7, "straw\n100000");
+    lab.world
+        .until(SOON, |world| !world.peer(other).received().is_empty());
+    let left = lab.service().files();
+    assert!(left > 1000, "{left} of {purging} are left to be purged");
+    lab.world.run_for(SOON);
+    assert_eq!(lab.service().files(), 0);
+}
+
 #[test]
 fn what_is_no_search_is_refused() {
     let mut lab = Lab::new(Config::default());
