@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use peerloop::engine::{ConnId, Limits, Node, Readiness, Tick, Ticks, Transport};
@@ -233,36 +234,43 @@ impl World {
     }
 }
 
+/// Hits that fit one answer.
+const PAGE: RangeInclusive<usize> = 600..=700;
+
 fn hits(reply: &str) -> usize {
     reply.lines().count() / 7
 }
 
 fn searches(world: &mut World) {
     let rows = [
-        ("SEARCH, a word of 10 files", "w777", 10),
-        ("SEARCH, a word of all files", "song", 686),
+        ("SEARCH, a word of 10 files", "w777", 10..=10),
+        ("SEARCH, a word of all files", "song", PAGE),
         (
             "SEARCH, a word of all files, from number 900,000 on",
             "song\n900000",
-            678,
+            PAGE,
         ),
-        ("SEARCH, two words, of 10 and all files", "song w777", 10),
-        ("SEARCH, two words, 100,000 files", "song 3", 678),
+        (
+            "SEARCH, two words, of 10 and all files",
+            "song w777",
+            10..=10,
+        ),
+        ("SEARCH, two words, 100,000 files", "song 3", PAGE),
         (
             "SEARCH, two words of 100,000 files, none with both",
             "3 4",
-            0,
+            0..=0,
         ),
         (
             "SEARCH, two words, 100,000 files, from number 10,000 on",
             "song 3\n10000",
-            678,
+            PAGE,
         ),
     ];
     for (what, words, want) in rows {
         world.row(what, |world| {
             let got = hits(&world.ask(7, words));
-            assert!(got.abs_diff(want) < want.max(1), "{words}: {got} hits");
+            assert!(want.contains(&got), "{words}: {got} hits");
         });
     }
     for (what, words) in [

@@ -35,8 +35,8 @@ impl Catalog {
         Some(scan)
     }
 
-    /// Goes on with a search for about `steps` of work, which it takes from `steps`; true when it is through. The
-    /// catalogue may not be changed in between, but for what is online.
+    /// Goes on with a search for about `steps` of work, which it takes from `steps`; true when it is through. When the
+    /// catalogue was changed in between, but for what is online, it must begin again ([`Scan::restart`]).
     pub fn advance(&mut self, scan: &mut Scan, steps: &mut usize) -> bool {
         let Catalog {
             files,
@@ -153,8 +153,16 @@ impl Scan {
         }));
         wanted.sort_unstable_by(|a, b| text[a.text.clone()].cmp(&text[b.text.clone()]));
         wanted.dedup_by(|a, b| text[a.text.clone()] == text[b.text.clone()]);
-        self.best.clear();
         (self.content, self.matching) = (None, matching);
+        self.restart(offset);
+    }
+
+    /// Begins again: what was read does not count.
+    pub fn restart(&mut self, offset: usize) {
+        for word in &mut self.wanted {
+            (word.piece, word.at) = (0, 0);
+        }
+        self.best.clear();
         (self.turn, self.offset) = (0, offset);
     }
 
@@ -178,7 +186,7 @@ impl Scan {
     ) -> bool {
         let cursor = &mut self.wanted[0];
         while let Some(piece) = list.piece(cursor.piece) {
-            for posting in &piece[cursor.at..] {
+            for posting in piece.get(cursor.at..).unwrap_or_default() {
                 if self.best.len() == HITS_MAX {
                     return true;
                 }

@@ -37,6 +37,10 @@ impl IndexServer {
             self.catalog.recycle(scan);
             return false;
         }
+        if !self.work.is_empty() {
+            // The catalogue may be another one when it is its turn.
+            scan.restart(offset);
+        }
         let conn = cx.id();
         self.add_work(cx, Work::Search { conn, scan });
         true
