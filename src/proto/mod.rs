@@ -1,5 +1,6 @@
 //! The protocols: codecs as pure functions of bytes, peers as state machines on the [`crate::engine`].
 
+pub mod decimal;
 pub mod dht;
 pub mod index;
 pub mod overlay;

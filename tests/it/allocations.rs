@@ -1,5 +1,5 @@
-//! No allocation per message in the steady state, proved by counting them: the whole engine with a DHT node or a
-//! cPTP peer, over connections in memory.
+//! No allocation per message in the steady state, proved by counting them: the whole engine with a DHT node, a cPTP
+//! peer or an index server, over connections in memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,9 +8,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bytes::Bytes;
 
-use peerloop::engine::{ConnId, Limits, Node, Readiness, Tick, Transport};
+use peerloop::engine::{ConnId, Limits, Node, Readiness, Service, Tick, Ticks, Transport};
 use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::index::fields::PeerId;
+use peerloop::proto::index::record::{Cost, Hashed, Place, Record};
+use peerloop::proto::index::server::{Config as ServerConfig, IndexServer, Stored};
+use peerloop::proto::index::wire::write_text;
 use peerloop::proto::overlay::peer::Config as PeerConfig;
 use peerloop::proto::overlay::{self, Overlay};
 
@@ -162,23 +166,29 @@ const READABLE: Readiness = Readiness {
 const WARM_UP: usize = 100;
 const MEASURED: usize = 10_000;
 
-struct World {
-    node: Node<DhtNode>,
+struct World<S: Service> {
+    node: Node<S>,
     memory: Memory,
     conns: Vec<ConnId>,
     now: u64,
 }
 
-impl World {
-    fn new(values: &[(&str, usize)]) -> World {
-        let me = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4000);
+const ME: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4000);
+
+impl World<DhtNode> {
+    fn new(values: &[(&str, usize)]) -> World<DhtNode> {
         let mut entries = Entries::default();
         for &(name, len) in values {
             entries.insert(key(name), Bytes::from(noise(1, len)));
         }
-        let node = DhtNode::new(Config::new(me), entries);
-        let mut node = Node::new(node, Limits::default(), 1, Tick(0));
-        let conns: Vec<ConnId> = (0..8).map(|_| node.accepted(me, 0)).collect();
+        World::of(DhtNode::new(Config::new(ME), entries), Limits::default())
+    }
+}
+
+impl<S: Service> World<S> {
+    fn of(service: S, limits: Limits) -> World<S> {
+        let mut node = Node::new(service, limits, 1, Tick(0));
+        let conns: Vec<ConnId> = (0..8).map(|_| node.accepted(ME, 0)).collect();
         let pipes = conns.iter().map(|_| Pipe {
             incoming: Vec::with_capacity(1 << 16),
             outgoing: Vec::with_capacity(1 << 20),
@@ -346,4 +356,67 @@ fn none_for_a_redirect() {
     assert_eq!(made, 0);
     let counters = node.service().peers()[0].counters();
     assert_eq!(counters.redirected as usize, WARM_UP + MEASURED);
+}
+
+/// An index server with one peer, which shares ten files and was online when the server went down.
+fn index_world() -> World<IndexServer> {
+    let record = Record {
+        user: "alice".into(),
+        password: Hashed {
+            cost: Cost {
+                memory_kib: 8,
+                passes: 1,
+            },
+            salt: [0; 16],
+            digest: [0; 32],
+        },
+        login_at: 0,
+        place: Some(Place {
+            ip: Ipv4Addr::LOCALHOST,
+            port: 9999,
+            from: Ipv4Addr::LOCALHOST,
+        }),
+    };
+    let mut stored = Stored::default();
+    let id = PeerId::from_bits(42);
+    stored.peer(id, &record.encode()).expect("a record");
+    let lines = (0..10).map(|n| format!("song {n}|1.000000|{}\n", "ab".repeat(20)));
+    let lines: String = lines.collect();
+    stored.files(id, 0, lines.as_bytes()).expect("lines");
+    // Short, so that the timer of the peer that is online fires too.
+    let config = ServerConfig {
+        keep_alive: Ticks::from_secs(5),
+        ..ServerConfig::default()
+    };
+    let limits = config.fit(Limits::default());
+    let mut world = World::of(IndexServer::new(config, stored), limits);
+    world.node.with(|server, hub| server.begin(hub));
+    world
+}
+
+fn frame(kind: u16, text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_text(&mut bytes, kind, text);
+    bytes
+}
+
+#[test]
+fn none_for_keep_alive() {
+    let (request, reply) = (frame(3, "42"), frame(103, "KEEP ALIVE SUCCESS"));
+    index_world().expect_none(&request, request.len(), &reply);
+    index_world().expect_none(&request, 1, &reply);
+}
+
+/// The peer keeps alive with each, or it would not be found in the end.
+#[test]
+fn none_for_search() {
+    let hits = (0..10).map(|n| {
+        let sha1 = "ab".repeat(20);
+        format!("song {n}\n1.000000\n{sha1}\nalice\n42\n127.0.0.1\n9999\n")
+    });
+    let hits = frame(107, &hits.collect::<String>());
+    let alive = (frame(3, "42"), frame(103, "KEEP ALIVE SUCCESS"));
+    let request = [alive.0, frame(7, "Song")].concat();
+    let reply = [alive.1, hits].concat();
+    index_world().expect_none(&request, request.len(), &reply);
 }

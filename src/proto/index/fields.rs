@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::proto::decimal::Decimal;
+
 /// Longest file name in bytes; what file systems allow.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -20,8 +22,8 @@ pub const PASSWORD_BYTES_MAX: usize = 1024;
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
 /// Decimals of `size_mb`: bytes of a megabyte are counted exactly.
-const SIZE_DECIMALS: usize = 6;
-const BYTES_PER_MB: u64 = 1_000_000;
+const SIZE_DECIMALS: u32 = 6;
+const BYTES_PER_MB: u64 = 10_u64.pow(SIZE_DECIMALS);
 
 /// A value is not what its field takes. Says what is expected, without the peer's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -64,14 +66,20 @@ impl FromStr for PeerId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sha1(pub [u8; 20]);
 
-impl fmt::Display for Sha1 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Sha1 {
+    pub fn hex(self) -> [u8; 40] {
         let mut text = [0; 40];
         for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
             pair[0] = HEX[usize::from(byte >> 4)];
             pair[1] = HEX[usize::from(byte & 15)];
         }
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        text
+    }
+}
+
+impl fmt::Display for Sha1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -136,9 +144,15 @@ impl fmt::Display for FileLine<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeMb(pub u64);
 
+impl SizeMb {
+    pub fn decimal(self) -> Decimal {
+        Decimal::with_point(self.0, SIZE_DECIMALS)
+    }
+}
+
 impl fmt::Display for SizeMb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:06}", self.0 / BYTES_PER_MB, self.0 % BYTES_PER_MB)
+        f.write_str(std::str::from_utf8(self.decimal().as_bytes()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -148,10 +162,8 @@ pub fn parse_size(text: &str) -> Result<u64, Invalid> {
     let bytes = match text.split_once('.') {
         None => decimal(text).ok_or(INVALID)?,
         Some((whole, fraction)) => {
-            if fraction.len() > SIZE_DECIMALS {
-                return Err(INVALID);
-            }
-            let missing = (SIZE_DECIMALS - fraction.len()) as u32;
+            let missing = SIZE_DECIMALS.checked_sub(fraction.len() as u32);
+            let missing = missing.ok_or(INVALID)?;
             let fraction = decimal(fraction).ok_or(INVALID)? * 10_u64.pow(missing);
             let whole = decimal(whole).ok_or(INVALID)?;
             let whole = whole.checked_mul(BYTES_PER_MB).ok_or(INVALID)?;

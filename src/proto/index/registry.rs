@@ -11,7 +11,7 @@ use crate::engine::{ConnId, Tick, TimerId};
 use super::catalog::HolderNo;
 use super::fields::PeerId;
 use super::record::{Hashed, Place, Record};
-use super::reply::PeerLine;
+use super::reply::{PeerLine, hit_label};
 use super::wire::Which;
 
 /// One registration.
@@ -60,6 +60,12 @@ impl Registration {
             login_at: self.login_at,
             place: self.place,
         }
+    }
+
+    /// What each hit of its files ends with, while it is online.
+    pub(super) fn hit_label(&self) -> Option<Box<str>> {
+        let place = self.place.filter(|_| self.is_online())?;
+        Some(hit_label(&self.user, self.id, place.ip, place.port))
     }
 
     pub(super) fn line(&self, files: usize) -> PeerLine {

@@ -195,27 +195,21 @@ pub struct Hit {
     pub port: u16,
 }
 
-/// The same, lent: what the server writes.
-#[derive(Debug, Clone, Copy)]
-pub struct HitRef<'a> {
-    pub file: FileLine<'a>,
-    pub user: &'a str,
-    pub id: PeerId,
-    pub ip: Ipv4Addr,
-    pub port: u16,
+/// Who has the file of a hit, and where: its last four lines, made once for all hits of a holder.
+pub fn hit_label(user: &str, id: PeerId, ip: Ipv4Addr, port: u16) -> Box<str> {
+    format!("{user}\n{id}\n{ip}\n{port}\n").into()
 }
 
-impl HitRef<'_> {
-    pub fn write(&self, frame: &mut FrameOut<'_>) {
-        frame
-            .line(self.file.name)
-            .line(SizeMb(self.file.size_bytes))
-            .line(self.file.sha1)
-            .line(self.user)
-            .line(self.id)
-            .line(self.ip)
-            .line(self.port);
-    }
+/// Writes a hit; an answer has up to a thousand.
+pub fn write_hit(frame: &mut FrameOut<'_>, file: FileLine<'_>, label: &str) {
+    frame
+        .text(file.name.as_bytes())
+        .text(b"\n")
+        .text(SizeMb(file.size_bytes).decimal().as_bytes())
+        .text(b"\n")
+        .text(&file.sha1.hex())
+        .text(b"\n")
+        .text(label.as_bytes());
 }
 
 pub fn parse_hits(payload: &str) -> Result<Vec<Hit>, Fault> {

@@ -43,7 +43,7 @@ use super::wire::{Account, FRAME_BYTES_MAX, Frame, Kind, Request, unknown_ko, wr
 pub use start::{BadRecord, Stored};
 
 use operations::Op;
-use work::Work;
+use work::{Allowance, Work};
 
 /// What a server is told. The times are options so that tests need not wait.
 #[derive(Debug, Clone)]
@@ -225,6 +225,7 @@ pub struct IndexServer {
     lockout: Lockout<PeerId>,
     quota: Quota<std::net::Ipv4Addr>,
     work: VecDeque<Work>,
+    allowance: Allowance,
     /// [`Timer::Work`] is on its way.
     working: bool,
     /// What the clock showed when the server started, and when that was; set with the first turn.
@@ -247,6 +248,7 @@ impl IndexServer {
             pending_bytes: 0,
             busy: HashSet::new(),
             work: VecDeque::new(),
+            allowance: Allowance::default(),
             working: false,
             clock_at_start,
             started: None,

@@ -372,6 +372,12 @@ impl<'a> FrameOut<'a> {
         self
     }
 
+    /// Appends bytes of UTF-8 as they are.
+    pub fn text(&mut self, text: &[u8]) -> &mut FrameOut<'a> {
+        self.out.extend_from_slice(text);
+        self
+    }
+
     /// Takes back the last bytes, down to a payload of `bytes`.
     pub fn truncate(&mut self, bytes: usize) {
         self.out.truncate(self.start + HEADER_BYTES + bytes);
@@ -428,8 +434,8 @@ impl fmt::Write for Text<'_> {
 
 /// Appends a reply whose payload is this text.
 pub fn write_text(out: &mut Vec<u8>, kind: u16, text: &str) {
-    let frame = FrameOut::begin(out, kind);
-    frame.out.extend_from_slice(text.as_bytes());
+    let mut frame = FrameOut::begin(out, kind);
+    frame.text(text.as_bytes());
     frame.finish();
 }
 

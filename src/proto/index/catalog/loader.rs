@@ -1,10 +1,8 @@
 //! The catalogue of a server that starts.
 
-use std::cmp::Reverse;
-
 use slab::Slab;
 
-use super::{Catalog, Entry, HolderNo, Posting, Postings, for_each_word, fresh, front};
+use super::{Catalog, Entry, HolderNo, Posting, Postings, for_each_word, front, signature};
 use crate::proto::index::fields::FileLine;
 
 /// Fills an empty catalogue with many files at once: sorted once instead of merged again and again.
@@ -15,18 +13,12 @@ pub struct Loader {
 }
 
 impl Loader {
-    pub fn add_holder(&mut self, owner: u32) -> HolderNo {
-        self.catalog.add_holder(owner)
+    pub fn add_holder(&mut self) -> HolderNo {
+        self.catalog.add_holder()
     }
 
     pub fn insert(&mut self, holder: HolderNo, line: FileLine<'_>) {
-        self.files.push(Entry {
-            name: line.name.into(),
-            size_bytes: line.size_bytes,
-            sha1: line.sha1,
-            holder: holder.0,
-            refs: 2,
-        });
+        self.files.push(Entry::new(holder, line));
     }
 
     pub fn finish(self) -> Catalog {
@@ -43,7 +35,6 @@ impl Loader {
             let number = entry.key() as u32;
             let file = entry.insert(file);
             holder.files.push(number);
-            holder.held += 1;
             let content = Posting::new(number, 1);
             match catalog.contents.get_mut(&front(file.sha1)) {
                 Some(list) => list.push(content),
@@ -52,7 +43,7 @@ impl Loader {
                     .insert(front(file.sha1), Postings::One(content)),
             }
             for_each_word(&mut catalog.splitter, &file.name, |word, occurrences| {
-                file.refs += 1;
+                file.signature |= signature(word);
                 let posting = Posting::new(number, occurrences);
                 match catalog.words.get_mut(word) {
                     Some(list) => list.push(posting),
@@ -60,31 +51,13 @@ impl Loader {
                 }
             });
         }
-        for postings in catalog.contents.values_mut() {
-            if let Postings::Many(list) = postings {
-                list.entries.shrink_to_fit();
-            }
-        }
-        for postings in catalog.words.values_mut() {
-            if let Postings::Many(list) = postings {
-                list.entries
-                    .sort_by_key(|posting| Reverse(posting.occurrences()));
-                list.entries.shrink_to_fit();
-            }
-        }
+        let lists = catalog.words.values_mut();
+        lists
+            .chain(catalog.contents.values_mut())
+            .for_each(Postings::settle);
         for (_, holder) in &mut catalog.holders {
             holder.files.shrink_to_fit();
         }
         catalog
-    }
-}
-
-impl Postings {
-    /// Adds what comes after all others.
-    fn push(&mut self, posting: Posting) {
-        match self {
-            Postings::Many(list) => list.entries.push(posting),
-            Postings::One(first) => *self = fresh(vec![*first, posting]),
-        }
     }
 }

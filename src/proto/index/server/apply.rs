@@ -49,7 +49,7 @@ impl IndexServer {
             (Act::Register { .. }, slot) => self.apply_register(hub, number, slot, clock),
             (Act::Update { list, .. }, Some(slot)) => {
                 let lines = list.lines.clone();
-                let holder = self.catalog.add_holder(slot);
+                let holder = self.catalog.add_holder();
                 if let Some(found) = self.registry.get_mut(slot) {
                     found.chunks = 1;
                 }
@@ -105,7 +105,7 @@ impl IndexServer {
             return;
         };
         let (id, lines, user) = (*id, list.lines.clone(), op.user.clone());
-        let holder = self.catalog.add_holder(self.registry.next_slot());
+        let holder = self.catalog.add_holder();
         let slot = self.registry.add(Registration {
             id,
             user,
@@ -144,8 +144,8 @@ impl IndexServer {
         {
             // The new list is found from now on and the former one is not.
             let former = std::mem::replace(&mut found.holder, holder);
-            let online = found.is_online();
-            self.catalog.set_online(holder, online);
+            let label = found.hit_label();
+            self.catalog.show_holder(holder, label);
             self.catalog.kill_holder(former);
             self.add_work(hub, Work::Purge(former));
         }

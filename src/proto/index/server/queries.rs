@@ -2,11 +2,11 @@
 
 use crate::engine::{Cx, Hub};
 
-use super::work::{STEPS_PER_TURN, Work};
+use super::work::Work;
 use super::{IndexServer, Presence, Timer};
 use crate::proto::index::catalog::{DEPTH_MAX, Scan, WORDS_MAX};
 use crate::proto::index::fields::PeerId;
-use crate::proto::index::reply::{HitRef, KEEP_ALIVE_SUCCESS};
+use crate::proto::index::reply::{KEEP_ALIVE_SUCCESS, write_hit};
 use crate::proto::index::wire::{FrameOut, Kind, Which, write_ko, write_text};
 
 impl IndexServer {
@@ -28,10 +28,18 @@ impl IndexServer {
             return false;
         };
         // What takes less than a turn is not put behind what takes more.
-        let mut steps = STEPS_PER_TURN;
-        if self.catalog.advance(&mut scan, &mut steps) {
+        let allowed = self.allowance.of(cx.stats().turns);
+        let mut steps = allowed;
+        let done = self.catalog.advance(&mut scan, &mut steps);
+        self.allowance.take(allowed - steps);
+        if done {
             self.write_hits(cx.out(), &scan);
+            self.catalog.recycle(scan);
             return false;
+        }
+        if !self.work.is_empty() {
+            // The catalogue may be another one when it is its turn.
+            scan.restart(offset);
         }
         let conn = cx.id();
         self.add_work(cx, Work::Search { conn, scan });
@@ -42,21 +50,10 @@ impl IndexServer {
     pub(super) fn write_hits(&self, out: &mut Vec<u8>, scan: &Scan) {
         let mut frame = FrameOut::begin(out, Kind::Search.ok());
         for file in scan.hits() {
-            let Some((file, owner)) = self.catalog.found(file) else {
+            let Some((file, label)) = self.catalog.found(file) else {
                 continue;
             };
-            let Some(owner) = self.registry.get(owner) else {
-                continue;
-            };
-            let Some(place) = owner.place else { continue };
-            let hit = HitRef {
-                file,
-                user: &owner.user,
-                id: owner.id,
-                ip: place.ip,
-                port: place.port,
-            };
-            if !frame.entry(|frame| hit.write(frame)) {
+            if !frame.entry(|frame| write_hit(frame, file, label)) {
                 break;
             }
         }
@@ -154,14 +151,14 @@ impl IndexServer {
         };
         self.replace_presence(hub, slot, online);
         if let Some(peer) = self.registry.get(slot) {
-            self.catalog.set_online(peer.holder, true);
+            self.catalog.show_holder(peer.holder, peer.hit_label());
         }
     }
 
     pub(super) fn go_offline(&mut self, hub: &mut Hub<Self>, slot: u32) {
         self.replace_presence(hub, slot, Presence::Offline);
         if let Some(peer) = self.registry.get(slot) {
-            self.catalog.set_online(peer.holder, false);
+            self.catalog.show_holder(peer.holder, None);
         }
     }
 

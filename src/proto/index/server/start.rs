@@ -33,7 +33,7 @@ impl Stored {
         if self.registry.slot_of_user(&record.user).is_some() {
             return Err(BadRecord("a user has two registrations"));
         }
-        let holder = self.loader.add_holder(self.registry.next_slot());
+        let holder = self.loader.add_holder();
         self.clock = self.clock.max(record.login_at);
         self.registry.add(Registration {
             id,

@@ -2,7 +2,8 @@
 //! turn, so that the connections are served in between.
 //!
 //! The catalogue changes only by what is at the front. A search that is at the front itself can therefore go on
-//! where it was, and those that fit a turn, which do not come here, always find it whole.
+//! where it was, and those that fit a turn, which do not come here, always find it whole. Changes take turns: nobody
+//! waits for the whole of a long one but who asked for it.
 
 use std::str;
 
@@ -11,17 +12,37 @@ use bytes::Bytes;
 use crate::engine::{ConnId, Hub};
 
 use super::{IndexServer, Timer};
-use crate::proto::index::catalog::{HolderNo, Scan};
+use crate::proto::index::catalog::{HITS_MAX, HolderNo, Scan};
 use crate::proto::index::fields::FileLine;
 
 /// List entries read in one turn, or as much other work: about a millisecond.
-pub(super) const STEPS_PER_TURN: usize = 16_384;
+const STEPS_PER_TURN: usize = 16_384;
 
-/// To index a file costs about as much as this many entries: some words, a search in the list of each.
-const STEPS_PER_FILE: usize = 128;
+/// A search may take as many whatever others have used: a full answer is not put off when most of those who have the
+/// files are online.
+const STEPS_PER_SEARCH_MIN: usize = 2 * HITS_MAX;
 
-/// To count a word of a dead file.
-const STEPS_PER_WORD: usize = 8;
+/// What the searches of a turn may do where they are asked for, before they become work: each a part of what is left, so
+/// that many long ones in one turn do not add up.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    turn: u64,
+    left: usize,
+}
+
+impl Allowance {
+    /// What the next search of turn number `turn` may do.
+    pub(super) fn of(&mut self, turn: u64) -> usize {
+        if self.turn != turn {
+            (self.turn, self.left) = (turn, STEPS_PER_TURN);
+        }
+        (self.left / 4).max(STEPS_PER_SEARCH_MIN)
+    }
+
+    pub(super) fn take(&mut self, steps: usize) {
+        self.left = self.left.saturating_sub(steps);
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum Work {
@@ -58,7 +79,10 @@ impl IndexServer {
                 break;
             };
             if !self.go_on(hub, &mut work, &mut steps) {
-                self.work.push_front(work);
+                match work {
+                    Work::Search { .. } => self.work.push_front(work),
+                    Work::Insert { .. } | Work::Purge(_) => self.work.push_back(work),
+                }
                 break;
             }
         }
@@ -68,7 +92,7 @@ impl IndexServer {
         }
     }
 
-    /// True when the work is done. Otherwise `steps` are used up.
+    /// True when the work is done. Otherwise hardly any of `steps` are left.
     fn go_on(&mut self, hub: &mut Hub<Self>, work: &mut Work, steps: &mut usize) -> bool {
         match work {
             Work::Insert {
@@ -77,31 +101,20 @@ impl IndexServer {
                 lines,
                 done,
             } => {
-                let some = (*steps / STEPS_PER_FILE).max(1);
-                *done += self.insert_some(*holder, &lines[*done..], some);
-                *steps = steps.saturating_sub(some * STEPS_PER_FILE);
+                *done += self.insert_some(*holder, &lines[*done..], steps);
                 let all = *done == lines.len();
                 if all {
                     self.indexed(hub, *op, *holder);
-                } else {
-                    *steps = 0;
                 }
                 all
             }
-            Work::Purge(holder) => {
-                let all = self
-                    .catalog
-                    .purge(*holder, (*steps / STEPS_PER_WORD).max(1));
-                *steps = if all { *steps / 2 } else { 0 };
-                all
-            }
+            Work::Purge(holder) => self.catalog.purge(*holder, steps),
             Work::Search { conn, scan } => {
                 let Some(peer) = hub.peer_of(*conn) else {
                     return true;
                 };
                 log::trace!("a long search of {peer} goes on");
                 if !self.catalog.advance(scan, steps) {
-                    *steps = 0;
                     return false;
                 }
                 if let Some(out) = hub.output_of(*conn) {
@@ -113,13 +126,20 @@ impl IndexServer {
         }
     }
 
-    /// Adds up to `some` of these lines, which are valid, and returns how many bytes that were.
-    fn insert_some(&mut self, holder: HolderNo, lines: &[u8], some: usize) -> usize {
-        let ends = memchr::memchr_iter(b'\n', lines);
-        let end = ends.take(some).last().map_or(lines.len(), |at| at + 1);
-        let text = str::from_utf8(&lines[..end]).unwrap_or_default();
-        let files = text.lines().filter_map(|line| FileLine::parse(line).ok());
-        self.catalog.insert(holder, files);
-        end
+    /// Adds some of these lines, which are valid and each ends, for about `steps` of work, which it takes from `steps`;
+    /// returns how many bytes that were.
+    fn insert_some(&mut self, holder: HolderNo, lines: &[u8], steps: &mut usize) -> usize {
+        let mut done = 0;
+        for end in memchr::memchr_iter(b'\n', lines) {
+            if *steps == 0 {
+                break;
+            }
+            let line = str::from_utf8(&lines[done..end]).unwrap_or_default();
+            if let Ok(file) = FileLine::parse(line) {
+                *steps = steps.saturating_sub(self.catalog.insert(holder, file));
+            }
+            done = end + 1;
+        }
+        done
     }
 }

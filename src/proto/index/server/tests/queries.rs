@@ -106,12 +106,15 @@ fn an_update_is_found_at_once_and_whole() {
 /// A search that reads many names lets others be served between its pieces.
 #[test]
 fn a_long_search_does_not_hold_up_short_ones() {
-    let mut lab = Lab::new(Config::default());
+    let mut lab = Lab::new(Config {
+        matching: Match::Any,
+        ..Config::default()
+    });
     let (peer, other) = (lab.connect(), lab.connect());
     let id = lab.join(peer, "alice", &["needle and straw"]);
     for part in 0..20 {
         let names: Vec<String> = (0..500)
-            .map(|n| format!("straw and hay {part} {n}"))
+            .map(|n| format!("{} {part} {n}", ["straw", "hay"][n % 2]))
             .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (code, _) = lab.ask(
@@ -126,7 +129,8 @@ fn a_long_search_does_not_hold_up_short_ones() {
         turn_delay: Span::ms(1, 1),
         ..Faults::none()
     });
-    lab.send(peer, 7, "straw and");
+    // None has both, which is known only at the end.
+    lab.send(peer, 7, "straw hay");
     lab.world
         .until(SOON, |world| !world.service(lab.server).work.is_empty());
     lab.send(other, 7, "needle");
@@ -144,6 +148,58 @@ fn a_long_search_does_not_hold_up_short_ones() {
     lab.world
         .until(SOON, |world| !world.peer(peer).received().is_empty());
     assert_eq!(lab.reply(peer), (107, String::new()));
+}
+
+/// A search that takes long waits for a piece of each change before it, not for the whole; and what it read before
+/// that, in a catalogue that is another one then, does not count.
+#[test]
+fn a_long_change_does_not_hold_up_a_search() {
+    let mut lab = Lab::new(Config {
+        matching: Match::Any,
+        ..Config::default()
+    });
+    let (peer, other) = (lab.connect(), lab.connect());
+    let named = |of: char, numbers: &[usize]| {
+        let name = |n: &usize| format!("straw hay mow {n:04} {of}");
+        numbers.iter().map(name).collect::<Vec<_>>()
+    };
+    let kept = named('b', &(0..400).map(|n| n * 8).collect::<Vec<_>>());
+    let _ = lab.join(
+        other,
+        "bob",
+        &kept.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let id = lab.join(peer, "alice", &[]);
+    // What came last goes first: the front of the lists.
+    let numbers: Vec<usize> = (0..3200).rev().collect();
+    for some in numbers.chunks(800) {
+        let names = named('a', some);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let list = format!("{}\n{}", account("alice", id), files(&names));
+        assert_eq!(lab.ask(peer, 10, &list).0, 110);
+    }
+    lab.world.set_faults(Faults {
+        turn_delay: Span::ms(1, 1),
+        ..Faults::none()
+    });
+    lab.send(peer, 9, &format!("{}\n", account("alice", id)));
+    lab.world
+        .until(SOON, |world| !world.peer(peer).received().is_empty());
+    let purging = lab.service().files();
+    assert!(purging > 3000, "{purging} are still to be purged");
+    lab.send(other, 7, "straw hay mow");
+    lab.world
+        .until(SOON, |world| !world.service(lab.server).work.is_empty());
+    lab.world.until(SOON, |world| {
+        Frame::parse(world.peer(other).received()).is_some()
+    });
+    let left = lab.service().files();
+    assert!(left > 2000, "{left} of {purging} are left to be purged");
+    let (_, text) = lab.reply(other);
+    let found: Vec<&str> = text.lines().step_by(7).collect();
+    assert!(found == kept, "{} of {}", found.len(), kept.len());
+    lab.world.run_for(SOON);
+    assert_eq!(lab.service().files(), kept.len());
 }
 
 #[test]
