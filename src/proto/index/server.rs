@@ -7,7 +7,7 @@
 //! ```
 //! - `operations`: registrations, logins, logouts, up to the commit and with one answer each; `apply`: what follows it.
 //! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
-//! - `work`: what takes longer than a turn: indexing, purging, long searches, one after the other.
+//! - `work`: what takes longer than a turn: indexing, purging, long searches and lists, one after the other.
 //!
 //! Invariants: nothing is acknowledged before it is on disk; a registration has one change under way at most;
 //! a search returns only who is online while its answer is written; a user has one id, the newest.
@@ -42,7 +42,7 @@ use super::wire::{Account, FRAME_BYTES_MAX, Frame, Kind, Request, unknown_ko, wr
 
 pub use start::{BadRecord, Stored};
 
-use operations::Op;
+use operations::{Op, Pending};
 use work::Work;
 
 /// What a server is told. The times are options so that tests need not wait.
@@ -129,6 +129,11 @@ impl Config {
                 .max(FRAME_BYTES_MAX + limits.read_bytes_per_turn),
             idle: limits.idle.max(Ticks(alive.0.saturating_mul(2))),
             message: MESSAGE,
+            // Each peer has two, for its keep-alive and its end; the server has the clock's. Without one a peer would
+            // be online, or registered, for ever.
+            timers_max: limits
+                .timers_max
+                .max(self.peers_max.saturating_mul(2).saturating_add(1)),
             ..limits
         }
     }
@@ -217,14 +222,16 @@ pub struct IndexServer {
     catalog: Catalog,
     registry: Registry,
     ops: Slab<Op>,
-    /// Bytes of lists in `ops` and in `work`.
-    pending_bytes: usize,
+    /// What `ops` may add, and `work` is adding.
+    pending: Pending,
     /// Users with a change under way.
     busy: HashSet<Box<str>>,
     line: Line,
     lockout: Lockout<PeerId>,
     quota: Quota<std::net::Ipv4Addr>,
     work: VecDeque<Work>,
+    /// Queries in `work`.
+    queries: usize,
     /// [`Timer::Work`] is on its way.
     working: bool,
     /// What the clock showed when the server started, and when that was; set with the first turn.
@@ -244,9 +251,10 @@ impl IndexServer {
             catalog,
             registry,
             ops: Slab::new(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             busy: HashSet::new(),
             work: VecDeque::new(),
+            queries: 0,
             working: false,
             clock_at_start,
             started: None,
@@ -324,10 +332,7 @@ impl IndexServer {
                 false
             }
             Request::Search { words, offset } => self.search(cx, words, offset),
-            Request::ShowPeers { which, offset } => {
-                self.show_peers(cx, which, offset);
-                false
-            }
+            Request::ShowPeers { which, offset } => self.show_peers(cx, which, offset),
             Request::BrowsePeer { id, offset } => {
                 self.browse(cx, id, offset);
                 false
@@ -426,8 +431,10 @@ impl Service for IndexServer {
         }
     }
 
+    /// What is under way is done and answered while the driver ends.
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
         log::info!("{:?}", self.counts);
+        self.store_clock(hub);
         hub.stop();
     }
 }

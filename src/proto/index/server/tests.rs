@@ -13,6 +13,7 @@ use crate::proto::index::record::{self, Change};
 use crate::sim::{NodeId, PeerId as Script, Span, World};
 
 mod accounts;
+mod limits;
 mod lives;
 mod queries;
 mod swarm;

@@ -1,4 +1,4 @@
-//! What takes longer than a turn may: indexing, purging, long searches. One piece of work at a time, some of it each
+//! What takes longer than a turn may: indexing, purging, long searches, lists of many peers. One piece of work at a time, some of it each
 //! turn, so that the connections are served in between.
 //!
 //! The catalogue changes only by what is at the front. A search that is at the front itself can therefore go on
@@ -8,11 +8,13 @@ use std::str;
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Hub};
+use crate::engine::{ConnId, Cx, Hub};
 
+use super::operations::{BUSY, later};
 use super::{IndexServer, Timer};
 use crate::proto::index::catalog::{HolderNo, Scan};
 use crate::proto::index::fields::FileLine;
+use crate::proto::index::wire::{Which, write_ko};
 
 /// List entries read in one turn, or as much other work: about a millisecond.
 pub(super) const STEPS_PER_TURN: usize = 16_384;
@@ -22,6 +24,10 @@ const STEPS_PER_FILE: usize = 128;
 
 /// To count a word of a dead file.
 const STEPS_PER_WORD: usize = 8;
+
+/// Queries that wait here; the next ones are told to come back. At the 85 ms of the longest search five seconds, which
+/// every client waits, and so does a list that is to be indexed behind them.
+const QUERIES_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) enum Work {
@@ -39,6 +45,18 @@ pub(super) enum Work {
         conn: ConnId,
         scan: Scan,
     },
+    /// Lists peers: one look at all there are, a turn's work when they are many.
+    Peers {
+        conn: ConnId,
+        which: Which,
+        offset: u64,
+    },
+}
+
+impl Work {
+    fn is_query(&self) -> bool {
+        matches!(self, Work::Search { .. } | Work::Peers { .. })
+    }
 }
 
 impl IndexServer {
@@ -48,6 +66,17 @@ impl IndexServer {
         if !std::mem::replace(&mut self.working, true) {
             hub.soon(Timer::Work);
         }
+    }
+
+    /// Adds a query, unless too many wait: then a KO of this type is written, and false.
+    pub(super) fn add_query(&mut self, cx: &mut Cx<'_, Self>, work: Work, ko: u16) -> bool {
+        if self.queries == QUERIES_MAX {
+            write_ko(cx.out(), ko, later("too many long queries wait", BUSY));
+            return false;
+        }
+        self.queries += 1;
+        self.add_work(cx, work);
+        true
     }
 
     /// A turn's share of it.
@@ -61,6 +90,7 @@ impl IndexServer {
                 self.work.push_front(work);
                 break;
             }
+            self.queries -= usize::from(work.is_query());
         }
         self.working = !self.work.is_empty();
         if self.working {
@@ -108,6 +138,18 @@ impl IndexServer {
                     self.write_hits(out, scan);
                 }
                 hub.resume(*conn);
+                true
+            }
+            Work::Peers {
+                conn,
+                which,
+                offset,
+            } => {
+                if let Some(out) = hub.output_of(*conn) {
+                    self.write_peers(out, *which, *offset);
+                }
+                hub.resume(*conn);
+                *steps = 0;
                 true
             }
         }
