@@ -16,6 +16,7 @@ mod accounts;
 mod limits;
 mod lives;
 mod queries;
+mod sessions;
 mod steps;
 mod swarm;
 mod words;
