@@ -648,7 +648,12 @@ impl Town {
         });
         self.check_kept();
         for n in 0..MEMBERS {
-            let count = if n == 0 { 250 } else { 3 };
+            // Sometimes a list of more than a frame, which costs the test its time.
+            let count = if n == 0 && self.lab.world.seed() % 5 == 0 {
+                250
+            } else {
+                3
+            };
             for tries in 0.. {
                 assert!(tries < 3, "neither an update nor a registration is taken");
                 self.announce(n, count, false);
