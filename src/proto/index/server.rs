@@ -6,6 +6,7 @@
 //!                password ─▶ hash (a thread) ─▶ change ─▶ commit (another) ─▶ memory, index (work) ─▶ answer
 //! ```
 //! - `operations`: registrations, logins, logouts, up to the commit and with one answer each; `apply`: what follows it.
+//! - `room`: whether there is room for one, and whether its sender may.
 //! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
 //! - `work`: what takes longer than a turn: indexing, purging, long searches and lists, one after the other.
 //!
@@ -19,6 +20,7 @@
 mod apply;
 mod operations;
 mod queries;
+mod room;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -42,7 +44,8 @@ use super::wire::{Account, FRAME_BYTES_MAX, Frame, Kind, Request, unknown_ko, wr
 
 pub use start::{BadRecord, Stored};
 
-use operations::{Op, Pending};
+use operations::Op;
+use room::Pending;
 use work::Work;
 
 /// What a server is told. The times are options so that tests need not wait.

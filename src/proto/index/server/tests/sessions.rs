@@ -4,195 +4,30 @@
 //! A world has nodes of one service, so there are two, in step: the members' and the server's. Each member dials a
 //! scripted listener of its own, behind which the bytes and the end of every connection go over to the other world.
 
-use std::cell::RefCell;
+mod member;
+mod user;
+mod wires;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand::RngExt;
 
 use super::*;
-use crate::engine::NoJob;
-use crate::proto::index::client::{
-    self, Failure, Host, Patience, Presence as News, Session, SessionTimer, Stay,
-};
+use crate::proto::index::client::{self, Failure, Presence as News, Stay};
 use crate::proto::index::exchange::{Answer, Call, Credentials};
 use crate::proto::index::reply::{Hit, Listed};
 use crate::proto::index::wire::Which;
-use crate::sim::{Ending, Faults, ListenerId, PeerEnd, check, seeds};
+use crate::sim::{Faults, ListenerId, check, seeds};
+
+use member::{Member, new_member};
+use user::{Asked, Past, User};
+use wires::{Frames, Wire, pass_on};
 
 const MEMBERS: usize = 4;
 
 /// What the members keep alive by; the server gives them three seconds more.
 const EVERY: Ticks = Ticks::from_secs(10);
-
-/// A host that writes down what it is told.
-struct Member {
-    session: Session<usize>,
-    /// Looked at between turns.
-    answers: RefCell<Vec<(usize, Result<Answer, Failure>)>>,
-    news: RefCell<Vec<News>>,
-}
-
-impl Host for Member {
-    type Tag = usize;
-
-    fn session(&mut self) -> &mut Session<usize> {
-        &mut self.session
-    }
-
-    fn conn() {}
-
-    fn timer(timer: SessionTimer) -> SessionTimer {
-        timer
-    }
-
-    fn on_answer(&mut self, _: &mut Hub<Self>, call: usize, result: Result<Answer, Failure>) {
-        self.answers.get_mut().push((call, result));
-    }
-
-    fn on_presence(&mut self, _: &mut Hub<Self>, news: News) {
-        self.news.get_mut().push(news);
-    }
-}
-
-impl Service for Member {
-    type Conn = ();
-    type Note = ();
-    type Timer = SessionTimer;
-    type Job = NoJob;
-    type Done = ();
-
-    fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) {}
-
-    fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {
-        client::dialled(self, cx);
-    }
-
-    fn on_input(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        (): &mut (),
-        bytes: Input<'_>,
-    ) -> Result<Step, Violation> {
-        client::input(self, cx, bytes)
-    }
-
-    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, (): (), end: End) {
-        client::ended(self, hub, id, end);
-    }
-
-    fn on_timer(&mut self, hub: &mut Hub<Self>, timer: SessionTimer) {
-        client::fire(self, hub, timer);
-    }
-}
-
-/// A connection: the scripted peers at its member's and at its server's side.
-struct Wire {
-    member: usize,
-    near: Script,
-    far: Script,
-    near_ended: bool,
-    far_ended: bool,
-    asks: Frames,
-    replies: Frames,
-}
-
-/// Whole messages that went one way.
-#[derive(Default)]
-struct Frames {
-    count: usize,
-    last: u16,
-    rest: Vec<u8>,
-}
-
-impl Frames {
-    fn see(&mut self, bytes: &[u8]) {
-        self.rest.extend_from_slice(bytes);
-        while let Some(frame) = Frame::parse(&self.rest) {
-            (self.count, self.last) = (self.count + 1, frame.kind);
-            self.rest.drain(..frame.len());
-        }
-    }
-}
-
-/// What a call was about.
-enum Asked {
-    /// A list, and how many of its user's were lost when it was asked for.
-    Register(BTreeSet<String>, u32),
-    Update(BTreeSet<String>, u32),
-    /// What cannot be found any more, by user.
-    Search([Past; MEMBERS]),
-    Logout,
-}
-
-/// Of a user, at the start of a search.
-struct Past {
-    /// Names that were replaced.
-    replaced: BTreeSet<String>,
-    /// Offline for certain, after logging in so many times.
-    offline: Option<u32>,
-}
-
-/// What the user of a member knows, and what may be without an answer.
-#[derive(Default)]
-struct User {
-    id: Option<PeerId>,
-    list: BTreeSet<String>,
-    /// Every name that was ever under way.
-    names: BTreeSet<String>,
-    /// Lists of requests that may still be done, now or later: not answered, or asked more than once.
-    maybe: Vec<BTreeSet<String>>,
-    /// Calls not answered, by their tags.
-    asked: BTreeMap<usize, Asked>,
-    staying: bool,
-    stays: u32,
-    logged_out: bool,
-    /// Requests that got lost without an answer.
-    lists_lost: u32,
-    register_lost: bool,
-    login_lost: bool,
-}
-
-impl User {
-    /// A request of this kind has no answer, and may still be done.
-    fn lose(&mut self, kind: u16) {
-        match kind {
-            1 => (self.register_lost, self.lists_lost) = (true, self.lists_lost + 1),
-            2 => self.login_lost = true,
-            9 | 10 => self.lists_lost += 1,
-            _ => {}
-        }
-    }
-
-    fn registers(&self) -> bool {
-        let mut asked = self.asked.values();
-        asked.any(|asked| matches!(asked, Asked::Register(..)))
-    }
-
-    fn is_busy(&self) -> bool {
-        let mut asked = self.asked.values();
-        asked.any(|asked| !matches!(asked, Asked::Search(_)))
-    }
-
-    fn past(&self) -> Past {
-        let may_be = |name: &&String| {
-            self.list.contains(*name) || self.maybe.iter().any(|list| list.contains(*name))
-        };
-        let replaced = self.names.iter().filter(|name| !may_be(name));
-        Past {
-            replaced: replaced.cloned().collect(),
-            offline: (self.logged_out && !self.login_lost).then_some(self.stays),
-        }
-    }
-
-    /// The list is acknowledged.
-    fn has(&mut self, list: BTreeSet<String>, lost_before: u32) {
-        if self.lists_lost == lost_before {
-            self.maybe.retain(|other| *other != list);
-        }
-        self.list = list;
-    }
-}
 
 struct Town {
     lab: Lab,
@@ -216,19 +51,6 @@ fn home(n: usize) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, n as u8), 4000)
 }
 
-fn new_member(n: usize) -> Member {
-    let server = SocketAddrV4::new(*SERVER.ip(), 9100 + n as u16);
-    let patience = Patience {
-        answer: Ticks::from_secs(5),
-        call: Ticks::from_secs(20),
-    };
-    Member {
-        session: Session::new(server, patience),
-        answers: RefCell::default(),
-        news: RefCell::default(),
-    }
-}
-
 fn who(n: usize) -> Arc<Credentials> {
     Arc::new(Credentials {
         user: user_name(n),
@@ -243,34 +65,6 @@ fn listed(names: &BTreeSet<String>) -> Arc<[Listed]> {
         sha1: SHA1.parse().expect("a digest"),
     };
     names.iter().map(file).collect()
-}
-
-/// What arrived at one scripted peer goes on from the other.
-fn pass_on(
-    mut from: PeerEnd<'_>,
-    seen: &mut Frames,
-    ended: &mut bool,
-    world: &mut World<impl Service>,
-    to: Script,
-    to_ended: &mut bool,
-) {
-    let bytes = from.take();
-    if !bytes.is_empty() {
-        seen.see(&bytes);
-        world.peer(to).send(&bytes);
-    }
-    match from.ending() {
-        None => {}
-        Some(_) if *ended => {}
-        Some(Ending::Fin) => {
-            *ended = true;
-            world.peer(to).finish();
-        }
-        Some(_) => {
-            (*ended, *to_ended) = (true, true);
-            world.peer(to).reset();
-        }
-    }
 }
 
 impl Town {
@@ -649,7 +443,7 @@ impl Town {
         self.check_kept();
         for n in 0..MEMBERS {
             // Sometimes a list of more than a frame, which costs the test its time.
-            let count = if n == 0 && self.lab.world.seed() % 5 == 0 {
+            let count = if n == 0 && self.lab.world.seed().is_multiple_of(5) {
                 250
             } else {
                 3
@@ -671,8 +465,13 @@ impl Town {
         }
         // A session that has heard nothing of a server's death finds out with its next keep-alive.
         self.until(long, "all are online", |town| {
+            let mut sessions = town
+                .nodes
+                .iter()
+                .map(|&node| &town.members.service(node).session);
             let server = town.lab.service();
-            server.registry.count(Which::Online) == MEMBERS as u64
+            sessions.all(|session| session.is_online())
+                && server.registry.count(Which::Online) == MEMBERS as u64
         });
     }
 
