@@ -157,21 +157,30 @@ impl Town {
             }
         }
         let (members, server) = (&mut self.members, &mut self.lab.world);
-        for wire in &mut self.wires {
+        let mut newest = [0; MEMBERS];
+        for (number, wire) in self.wires.iter().enumerate() {
+            newest[wire.member] = number;
+        }
+        for (number, wire) in self.wires.iter_mut().enumerate() {
             let Wire {
+                member,
                 near,
                 far,
                 near_ended,
                 far_ended,
                 asks,
                 replies,
-                ..
             } = wire;
             if *near_ended && *far_ended {
                 continue;
             }
             let from = members.peer(*near);
+            let before = asks.count;
             pass_on(from, asks, near_ended, server, *far, far_ended);
+            // Its member has left it, and asks the same elsewhere.
+            if asks.count > before && newest[*member] != number {
+                self.users[*member].lose(asks.last);
+            }
             let from = server.peer(*far);
             pass_on(from, replies, far_ended, members, *near, near_ended);
         }
@@ -419,14 +428,15 @@ impl Town {
             (wire.near_ended, wire.far_ended) = (true, true);
         }
         // Behind a server that fell silent, bytes wait for ever.
-        for _ in 0..60 {
+        for _ in 0..300 {
             let (world, wires) = (&mut self.lab.world, &self.wires);
             if wires.iter().all(|wire| world.peer(wire.far).unsent() == 0) {
                 break;
             }
             self.run_for(Ticks::from_secs(1));
         }
-        self.run_for(Ticks::from_secs(2));
+        // What stalled on its way comes within five.
+        self.run_for(Ticks::from_secs(7));
     }
 
     fn calm(&mut self) {
