@@ -100,7 +100,7 @@ pub fn run() -> ExitCode {
         // Who reads our output had enough of it.
         Err(e) if print::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            print::error(&e);
+            eprintln!("peerloop: {}", print::error(&e));
             ExitCode::from(2)
         }
     }

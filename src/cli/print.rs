@@ -22,11 +22,6 @@ pub(super) fn stdout(bytes: &[u8]) -> Result<()> {
         .context("cannot write to stdout")
 }
 
-/// One line on stderr. A reason may be what somebody else said.
-pub(super) fn error(e: &anyhow::Error) {
-    eprintln!("peerloop: {}", escaped(&format!("{e:#}")));
-}
-
 /// One JSON object on a line of its own.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(value)?;
@@ -75,6 +70,11 @@ pub(super) fn escaped(text: &str) -> String {
         }
     }
     safe
+}
+
+/// An error on one line. Peers' words may be in it.
+pub(super) fn error(e: &anyhow::Error) -> String {
+    escaped(&format!("{e:#}"))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub(super) fn converse(commands: &impl Commands) -> Result<()> {
         match commands.obey(&line) {
             Ok(Then::Next) => {}
             Ok(Then::End) => return Ok(()),
-            Err(e) => print::error(&e),
+            Err(e) => eprintln!("{}", print::error(&e)),
         }
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<
             Err(e) if print::is_broken_pipe(&e) => return Err(e),
             Err(e) => {
                 failed += 1;
-                print::error(&e);
+                eprintln!("peerloop: {}", print::error(&e));
             }
         }
     }

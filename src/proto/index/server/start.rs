@@ -35,11 +35,11 @@ impl Stored {
     /// Takes up a registration.
     pub fn peer(&mut self, id: PeerId, record: &[u8]) -> Result<(), BadRecord> {
         let record = Record::decode(record).ok_or(BadRecord("a registration cannot be read"))?;
-        if self.registry.slot_of_user(&record.user).is_some() {
-            return Err(BadRecord("a user has two registrations"));
-        }
         if self.registry.slot_of(id).is_some() {
             return Err(BadRecord("an id has two registrations"));
+        }
+        if self.registry.slot_of_user(&record.user).is_some() {
+            return Err(BadRecord("a user has two registrations"));
         }
         let holder = self.loader.add_holder(self.registry.next_slot());
         self.clock = self.clock.max(record.login_at);

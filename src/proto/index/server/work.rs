@@ -25,9 +25,9 @@ const STEPS_PER_FILE: usize = 128;
 /// To count a word of a dead file.
 const STEPS_PER_WORD: usize = 8;
 
-/// Queries that wait here; the next ones are told to come back. At the 85 ms of the longest search five seconds, which
-/// every client waits, and so does a list that is to be indexed behind them.
-const QUERIES_MAX: usize = 64;
+/// Queries that wait here; the next ones are told to come back. At the 85 ms of the longest search 22 seconds, which
+/// our clients wait.
+const QUERIES_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(super) enum Work {

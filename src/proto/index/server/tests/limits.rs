@@ -141,7 +141,7 @@ fn lists_of_many_peers_wait_for_each_other() {
         turn_delay: Span::ms(1, 1),
         ..crate::sim::Faults::none()
     });
-    let peers: Vec<Script> = (0..70).map(|_| lab.connect()).collect();
+    let peers: Vec<Script> = (0..300).map(|_| lab.connect()).collect();
     for &peer in &peers {
         lab.send(peer, 5, "online");
     }
@@ -155,9 +155,9 @@ fn lists_of_many_peers_wait_for_each_other() {
     let listed = listed.count();
     let busy = "too many long queries wait; retry in 1 s";
     let sent_away = replies.iter().filter(|reply| **reply == (205, busy.into()));
-    assert_eq!(listed + sent_away.count(), 70);
-    // A turn or two were over before the last of them came.
-    assert!((64..68).contains(&listed), "{listed}");
+    assert_eq!(listed + sent_away.count(), 300);
+    // Some turns were over before the last of them was accepted.
+    assert!((256..275).contains(&listed), "{listed}");
     assert_eq!(lab.service().queries, 0);
 }
 
