@@ -38,22 +38,30 @@ pub fn load(store: &mut impl Store) -> Result<Stored, LoadError> {
         }
     };
     store.load(PEERS, &mut |key, value| {
-        if let Ok(id) = key.try_into().map(u64::from_be_bytes) {
-            note(stored.peer(PeerId::from_bits(id), &value));
-        }
+        note(match key.try_into().map(u64::from_be_bytes) {
+            Ok(id) => stored.peer(PeerId::from_bits(id), &value),
+            Err(_) => Err(BadRecord::KEY),
+        });
     })?;
     store.load(FILES, &mut |key, value| {
-        if let Some((id, chunk)) = key.split_first_chunk()
-            && let Ok(chunk) = chunk.try_into().map(u32::from_be_bytes)
-        {
-            let id = PeerId::from_bits(u64::from_be_bytes(*id));
-            note(stored.files(id, chunk, &value));
-        }
+        let parts = key.split_first_chunk();
+        let parts = parts.and_then(|(id, chunk)| Some((*id, chunk.try_into().ok()?)));
+        note(match parts {
+            Some((id, chunk)) => {
+                let id = PeerId::from_bits(u64::from_be_bytes(id));
+                stored.files(id, u32::from_be_bytes(chunk), &value)
+            }
+            None => Err(BadRecord::KEY),
+        });
     })?;
     store.load(CLOCK, &mut |_, value| {
-        if let Ok(clock) = value.as_ref().try_into().map(u64::from_be_bytes) {
-            stored.clock(clock);
-        }
+        note(match value.as_ref().try_into().map(u64::from_be_bytes) {
+            Ok(clock) => {
+                stored.clock(clock);
+                Ok(())
+            }
+            Err(_) => Err(BadRecord::CLOCK),
+        });
     })?;
     bad?;
     Ok(stored)
@@ -155,4 +163,25 @@ pub fn argon2id(job: &record::Hash) -> Option<record::Digest> {
         .hash_password_into(password, &job.salt, &mut digest)
         .ok()?;
     Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::Memory;
+
+    #[test]
+    fn entries_that_are_not_ours_are_told() {
+        let foreign = [
+            Change::put(PEERS, "short", b"x".to_vec()),
+            Change::put(FILES, "twelve bytes and more", b"x".to_vec()),
+            Change::put(CLOCK, "", b"not a number".to_vec()),
+        ];
+        for change in foreign {
+            let mut store = Memory::new();
+            store.commit(&[change]).expect("memory");
+            assert!(matches!(load(&mut store), Err(LoadError::Record(_))));
+        }
+        assert!(load(&mut Memory::new()).is_ok());
+    }
 }

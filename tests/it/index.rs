@@ -1,6 +1,7 @@
 //! The index server as a process, and the commands that ask it.
 
 use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -150,6 +151,25 @@ fn commands_say_what_is_missing() {
         .expect_error(&["--password-file", "PEERLOOP_PASSWORD"]);
     run(&mut user(home, &server, &["logout"]), "").expect_error(&["register first"]);
     run(&mut user(home, &server, &["register", "--user", "a|b"]), "").expect_error(&["--user"]);
+    for (option, value) in [
+        ("--hashes-waiting-max", "0"),
+        ("--connections-max", "0"),
+        ("--hash-memory", "7"),
+        ("--grace", "18446744073709551615"),
+        ("--ttl", "0"),
+        ("--listen", "nowhere"),
+    ] {
+        let wrong = run(
+            &mut peerloop(&["index", "server", "--memory", option, value]),
+            "",
+        );
+        assert_eq!((wrong.code, wrong.stdout), (Some(2), Vec::new()));
+        let first = wrong.stderr.lines().next().expect("a line");
+        assert!(first.contains(option) && first.contains(value), "{first}");
+    }
+    let (at, data) = (server.at(), home.join("data"));
+    let mut taken = peerloop(&["index", "server", "--listen", &at, "--data"]);
+    run(taken.arg(&data), "").expect_error(&["cannot listen", &at, "in use"]);
     let _ = text(&run(&mut user(home, &server, &["register"]), ""));
     let mut wrong = user(home, &server, &["login"]);
     run(wrong.env("PEERLOOP_PASSWORD", "guess"), "").expect_error(&["wrong user, password or id"]);
@@ -166,6 +186,32 @@ fn commands_say_what_is_missing() {
         "",
     )
     .expect_error(&["cannot reach"]);
+}
+
+/// What a server says is one short line that cannot steer a terminal.
+#[test]
+fn a_servers_refusal_is_shown_escaped() {
+    let home = tempfile::tempdir().expect("a folder");
+    let door = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = door.local_addr().expect("an address").to_string();
+    let says = std::thread::spawn(move || {
+        let (mut socket, _) = door.accept().expect("a call");
+        let text = format!(
+            "no\u{1b}]0;title\u{7}\nsecond line\u{202e}{}",
+            "x".repeat(60_000)
+        );
+        let mut ko = (text.len() as u16).to_le_bytes().to_vec();
+        ko.extend(206_u16.to_le_bytes());
+        ko.extend(text.as_bytes());
+        socket.write_all(&ko).expect("write");
+        // Until the client closes.
+        let _ = socket.read_to_end(&mut Vec::new());
+    });
+    let mut browse = peerloop(&["index", "browse", "1", "--server", &at]);
+    let ended = run(browse.env("XDG_STATE_HOME", home.path()), "");
+    ended.expect_error(&["no\\u{1b}]0;title\\u{7}\\nsecond line\\u{202e}xxx"]);
+    assert!(ended.stderr.len() < 500, "{}", ended.stderr);
+    says.join().expect("the server");
 }
 
 #[test]
@@ -193,6 +239,16 @@ fn add_until_the_end(server: &Server, user: &str, added: &AtomicUsize) -> (Strin
 
 #[test]
 fn what_was_acknowledged_is_there_after_kill_9() {
+    what_was_acknowledged_is_there_after(Signal::KILL, None);
+}
+
+/// A server that is asked to leave while it commits does so in its time and loses nothing either.
+#[test]
+fn what_was_acknowledged_is_there_after_sigterm() {
+    what_was_acknowledged_is_there_after(Signal::TERM, Some(0));
+}
+
+fn what_was_acknowledged_is_there_after(signal: Signal, code: Option<i32>) {
     let data = tempfile::tempdir().expect("a folder");
     let data = data.path().to_str().expect("text");
     for round in 0..3 {
@@ -210,13 +266,13 @@ fn what_was_acknowledged_is_there_after_kill_9() {
                 .collect();
             let enough = 100 + 57 * round;
             assert!(wait_until(DEADLINE, || added.load(Ordering::Relaxed) > enough));
-            rustix::process::kill_process(pid, Signal::KILL).expect("kill");
+            rustix::process::kill_process(pid, signal).expect("kill");
             writers
                 .into_iter()
                 .map(|writer| writer.join().expect("a writer"))
                 .collect()
         });
-        first.kill();
+        assert_eq!(first.wait(DEADLINE), code);
         let second = server(&["--data", data]);
         let mut peer = second.connect();
         for (user, (id, acknowledged)) in users.iter().zip(ends) {

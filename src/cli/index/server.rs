@@ -1,9 +1,11 @@
 //! `peerloop index server`.
 
 use std::net::SocketAddrV4;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 
 use peerloop::app::index::{Jobs, argon2id, load};
@@ -37,7 +39,7 @@ pub(in crate::cli) struct ServerArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     keep_alive: u64,
     /// A keep-alive may be this late
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=LONG_SECS))]
     grace: u64,
     /// Wrong passwords for an id, within the time of --lock, after which it is locked
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -64,24 +66,31 @@ pub(in crate::cli) struct ServerArgs {
     #[arg(long)]
     trust_claimed_ip: bool,
     /// Memory of a password's hash (Argon2id), for new registrations
-    #[arg(long, value_name = "KIB", default_value_t = COST.memory_kib, value_parser = clap::value_parser!(u32).range(8..=4 << 20))]
+    #[arg(long, value_name = "KIB", default_value_t = COST.memory_kib, value_parser = from_to(Cost::MEMORY_KIB))]
     hash_memory: u32,
     /// Passes over it
-    #[arg(long, value_name = "N", default_value_t = COST.passes, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = COST.passes, value_parser = from_to(Cost::PASSES))]
     hash_passes: u32,
     /// Threads that hash [default: one less than there are cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     hash_threads: Option<u32>,
     /// Logins and registrations that wait for a hash; more are told when to come back
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    hashes_waiting_max: usize,
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = from_to(1..=65_536))]
+    hashes_waiting_max: u32,
     /// Most connections at once; the file limit less 32 when that is lower
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    connections_max: usize,
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = from_to(1..=1_000_000))]
+    connections_max: u32,
 }
 
 fn seconds() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=100 * 365 * 24 * 3600)
+    clap::value_parser!(u64).range(1..=LONG_SECS)
+}
+
+/// A century, as good as for ever.
+const LONG_SECS: u64 = 100 * 365 * 24 * 3600;
+
+fn from_to(range: RangeInclusive<u32>) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(*range.start())..=i64::from(*range.end()))
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -114,7 +123,7 @@ impl ServerArgs {
         let config = self.config();
         let lanes = config.hash_lanes;
         let limits = config.fit(Limits {
-            conns_max: self.connections_max.clamp(1, Limits::default().conns_max),
+            conns_max: self.connections_max as usize,
             ..Limits::default()
         });
         let server = IndexServer::new(config, stored);
@@ -162,7 +171,7 @@ impl ServerArgs {
                 // One core is for the loop.
                 None => cores.saturating_sub(1).max(1),
             },
-            hashes_waiting_max: self.hashes_waiting_max,
+            hashes_waiting_max: self.hashes_waiting_max as usize,
             ..Config::default()
         }
     }

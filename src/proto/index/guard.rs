@@ -52,6 +52,14 @@ impl<K: Hash + Eq + Copy> Quota<K> {
         *self.counts.entry(key).or_default() += 1;
     }
 
+    /// The last event of a key was none after all.
+    pub(super) fn take_back(&mut self, key: K) {
+        if let Some(at) = self.events.iter().rposition(|(_, other)| *other == key) {
+            self.events.remove(at);
+            self.count_less(key);
+        }
+    }
+
     fn forget(&mut self, now: Tick) {
         while let Some((at, _)) = self.events.front()
             && now.since(*at) >= self.window
@@ -61,9 +69,13 @@ impl<K: Hash + Eq + Copy> Quota<K> {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((_, key)) = self.events.pop_front()
-            && let Some(count) = self.counts.get_mut(&key)
-        {
+        if let Some((_, key)) = self.events.pop_front() {
+            self.count_less(key);
+        }
+    }
+
+    fn count_less(&mut self, key: K) {
+        if let Some(count) = self.counts.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&key);

@@ -4,6 +4,7 @@
 //! tables are the business of the store's owner ([`crate::app`]).
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -14,6 +15,16 @@ use super::fields::{PeerId, check_user};
 pub struct Cost {
     pub memory_kib: u32,
     pub passes: u32,
+}
+
+impl Cost {
+    /// What a server may be told; beyond, one hash takes all memory, or hours.
+    pub const MEMORY_KIB: RangeInclusive<u32> = 8..=4 << 20;
+    pub const PASSES: RangeInclusive<u32> = 1..=1000;
+
+    fn is_possible(self) -> bool {
+        Cost::MEMORY_KIB.contains(&self.memory_kib) && Cost::PASSES.contains(&self.passes)
+    }
 }
 
 pub type Salt = [u8; 16];
@@ -99,7 +110,10 @@ impl Record {
         let port = u16::from_be_bytes(take(&mut rest)?);
         let from = Ipv4Addr::from(take::<4>(&mut rest)?);
         let user = std::str::from_utf8(rest).ok()?;
-        let valid = version == VERSION && logged_in <= 1 && check_user(user).is_ok();
+        let valid = version == VERSION
+            && logged_in <= 1
+            && password.cost.is_possible()
+            && check_user(user).is_ok();
         valid.then(|| Record {
             user: user.into(),
             password,

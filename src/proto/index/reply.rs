@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::fields::{FileLine, Invalid, PeerId, Sha1, SizeMb, check_name, check_user, decimal};
 use super::lines::Lines;
-use super::wire::{Fault, Frame, FrameOut, Kind};
+use super::wire::{Fault, Frame, FrameOut, KO_BYTES_MAX, Kind};
 
 /// The first line of REGISTER's OK; the original client reads the id on the second.
 pub const REGISTER_OK: &str = "REGISTER_OK";
@@ -67,7 +67,8 @@ pub fn granted(kind: Kind, frame: Frame<'_>) -> Result<&str, Unanswered> {
     if frame.kind != kind.ko() {
         return Err(Unanswered::Kind(frame.kind));
     }
-    let text = String::from_utf8_lossy(frame.payload).trim_end().to_owned();
+    let said = &frame.payload[..frame.payload.len().min(KO_BYTES_MAX)];
+    let text = String::from_utf8_lossy(said).trim_end().to_owned();
     Err(Unanswered::Refused(Refusal { text }))
 }
 

@@ -6,8 +6,9 @@
 //!                password ─▶ hash (a thread) ─▶ change ─▶ commit (another) ─▶ memory, index (work) ─▶ answer
 //! ```
 //! - `operations`: registrations, logins, logouts, up to the commit and with one answer each; `apply`: what follows it.
+//! - `room`: whether there is room for one, and whether its sender may.
 //! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
-//! - `work`: what takes longer than a turn: indexing, purging, long searches, one after the other.
+//! - `work`: what takes longer than a turn: indexing, purging, long searches and lists, one after the other.
 //!
 //! Invariants: nothing is acknowledged before it is on disk; a registration has one change under way at most;
 //! a search returns only who is online while its answer is written; a user has one id, the newest.
@@ -19,6 +20,7 @@
 mod apply;
 mod operations;
 mod queries;
+mod room;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,7 @@ use super::wire::{Account, FRAME_BYTES_MAX, Frame, Kind, Request, unknown_ko, wr
 pub use start::{BadRecord, Stored};
 
 use operations::Op;
+use room::Pending;
 use work::{Allowance, Work};
 
 /// What a server is told. The times are options so that tests need not wait.
@@ -129,6 +132,11 @@ impl Config {
                 .max(FRAME_BYTES_MAX + limits.read_bytes_per_turn),
             idle: limits.idle.max(Ticks(alive.0.saturating_mul(2))),
             message: MESSAGE,
+            // Each peer has two, for its keep-alive and its end; the server has the clock's. Without one a peer would
+            // be online, or registered, for ever.
+            timers_max: limits
+                .timers_max
+                .max(self.peers_max.saturating_mul(2).saturating_add(1)),
             ..limits
         }
     }
@@ -217,8 +225,8 @@ pub struct IndexServer {
     catalog: Catalog,
     registry: Registry,
     ops: Slab<Op>,
-    /// Bytes of lists in `ops` and in `work`.
-    pending_bytes: usize,
+    /// What `ops` may add, and `work` is adding.
+    pending: Pending,
     /// Users with a change under way.
     busy: HashSet<Box<str>>,
     line: Line,
@@ -226,6 +234,8 @@ pub struct IndexServer {
     quota: Quota<std::net::Ipv4Addr>,
     work: VecDeque<Work>,
     allowance: Allowance,
+    /// Queries in `work`.
+    queries: usize,
     /// [`Timer::Work`] is on its way.
     working: bool,
     /// What the clock showed when the server started, and when that was; set with the first turn.
@@ -245,10 +255,11 @@ impl IndexServer {
             catalog,
             registry,
             ops: Slab::new(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             busy: HashSet::new(),
             work: VecDeque::new(),
             allowance: Allowance::default(),
+            queries: 0,
             working: false,
             clock_at_start,
             started: None,
@@ -326,10 +337,7 @@ impl IndexServer {
                 false
             }
             Request::Search { words, offset } => self.search(cx, words, offset),
-            Request::ShowPeers { which, offset } => {
-                self.show_peers(cx, which, offset);
-                false
-            }
+            Request::ShowPeers { which, offset } => self.show_peers(cx, which, offset),
             Request::BrowsePeer { id, offset } => {
                 self.browse(cx, id, offset);
                 false
@@ -428,8 +436,10 @@ impl Service for IndexServer {
         }
     }
 
+    /// What is under way is done and answered while the driver ends.
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
         log::info!("{:?}", self.counts);
+        self.store_clock(hub);
         hub.stop();
     }
 }

@@ -24,8 +24,8 @@ pub const PAYLOAD_BYTES_MAX: usize = u16::MAX as usize;
 
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + PAYLOAD_BYTES_MAX;
 
-/// Longest text of a KO; what is longer is cut.
-const KO_BYTES_MAX: usize = 256;
+/// Longest text of a KO; what is longer is cut, where it is written and where it is read.
+pub(super) const KO_BYTES_MAX: usize = 256;
 
 /// One message as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

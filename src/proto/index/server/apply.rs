@@ -157,6 +157,8 @@ impl IndexServer {
                 Kind::RegisterUpdate => frame.line(UPDATE_OK).line(id),
                 _ => frame.line(total),
             };
+            // As the vectors have it: these answers are texts, and end without a line break.
+            frame.truncate(frame.payload_bytes() - 1);
             frame.finish();
         });
     }
@@ -213,14 +215,19 @@ impl IndexServer {
         }
     }
 
-    /// Keeps what the clock shows; who keeps nothing is told so by the next operation.
+    /// Keeps what the clock shows, now and then.
     pub(super) fn keep_clock(&mut self, hub: &mut Hub<Self>) {
+        self.store_clock(hub);
+        hub.arm(self.clock_every(), Timer::Clock);
+    }
+
+    /// Stores what the clock shows; who stores nothing is told so by the next operation.
+    pub(super) fn store_clock(&mut self, hub: &mut Hub<Self>) {
         let write = Write {
             op: NO_OP,
             changes: vec![Change::Clock(self.clock(hub.now()))],
         };
         // At the limit of jobs, the next time will do.
         let _ = hub.submit(Job::Write(write));
-        hub.arm(self.clock_every(), Timer::Clock);
     }
 }

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use rand::RngExt;
 
-use crate::engine::{ConnId, Cx, Hub, Tick, Ticks};
+use crate::engine::{ConnId, Cx, Hub, Ticks};
 
 use super::{Conn, IndexServer, Note, Proof, random_bytes, retry};
 use crate::proto::index::fields::{FileLine, PeerId};
@@ -23,7 +23,7 @@ use crate::proto::index::reply::RetryIn;
 use crate::proto::index::wire::{Account, Kind, Request, write_ko};
 
 /// Until a change of the same user may be through.
-const BUSY: Ticks = Ticks::from_secs(1);
+pub(super) const BUSY: Ticks = Ticks::from_secs(1);
 
 /// The same whatever of the three is wrong, so that nothing is learnt from it.
 pub(super) const WRONG: Ko = Ko::Text("wrong user, password or id");
@@ -66,7 +66,7 @@ pub(super) enum Act {
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) lines: Bytes,
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl List {
@@ -105,7 +105,7 @@ impl Act {
         }
     }
 
-    fn list(&self) -> Option<&List> {
+    pub(super) fn list(&self) -> Option<&List> {
         match self {
             Act::Register { list, .. } | Act::Update { list, .. } | Act::Add { list, .. } => {
                 Some(list)
@@ -129,6 +129,8 @@ pub(super) struct Op {
     tried: Option<PeerId>,
     /// What a new registration is to have.
     pub(super) hashed: Option<Hashed>,
+    /// The address whose quota it counts for, unless it is refused.
+    pub(super) counted: Option<Ipv4Addr>,
 }
 
 /// A password while it is needed; not printed.
@@ -151,6 +153,7 @@ impl Op {
             salt: Salt::default(),
             tried: None,
             hashed: None,
+            counted: None,
         }
     }
 }
@@ -195,7 +198,14 @@ impl IndexServer {
             Some(found) => found.password.salt,
             None => random_bytes(cx),
         };
-        self.pending_bytes += act.list().map_or(0, |list| list.lines.len());
+        // From now on, so that many at once are no more than one after the other.
+        let source = *cx.peer().ip();
+        let counts = matches!(act, Act::Register { .. }) && is_counted(source);
+        let counted = counts.then_some(source);
+        if let Some(ip) = counted {
+            self.quota.count(now, ip);
+        }
+        self.pending.add(&act);
         let op = self.ops.insert(Op {
             conn: Some(cx.id()),
             act,
@@ -204,6 +214,7 @@ impl IndexServer {
             salt,
             tried: tried.filter(|_| !proved),
             hashed: None,
+            counted,
         }) as u32;
         if proved {
             self.change(cx, op);
@@ -272,54 +283,13 @@ impl IndexServer {
     /// behind something that hides where from; for others the address is the one that they come from.
     fn shown_ip(&self, claimed: Option<Ipv4Addr>, source: Ipv4Addr) -> Ipv4Addr {
         let trusted = self.config.trust_claimed_ip || source.is_loopback();
+        let absurd = |ip: &Ipv4Addr| {
+            let elsewhere = ip.is_loopback() && !source.is_loopback();
+            elsewhere || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast()
+        };
         claimed
-            .filter(|ip| trusted && !ip.is_unspecified())
+            .filter(|ip| trusted && !absurd(ip))
             .unwrap_or(source)
-    }
-
-    fn check_room(&self, act: &Act, user: &str) -> Result<(), Ko> {
-        let Some(list) = act.list() else {
-            return Ok(());
-        };
-        let new = matches!(act, Act::Register { .. }) && self.registry.slot_of_user(user).is_none();
-        if new && self.registry.len() >= self.config.peers_max {
-            return Err(Ko::Text("the server is full"));
-        }
-        let has = match act {
-            Act::Add { id, .. } => {
-                let slot = self.registry.slot_of(*id);
-                let holder = slot.and_then(|slot| self.registry.get(slot));
-                holder.map_or(0, |found| self.catalog.count(found.holder))
-            }
-            _ => 0,
-        };
-        if has + list.count > self.config.files_per_peer_max {
-            return Err(Ko::TooMany(self.config.files_per_peer_max));
-        }
-        if self.catalog.len() + list.count > self.config.files_max {
-            return Err(Ko::Text("the server is full"));
-        }
-        if self.pending_bytes + list.lines.len() > self.config.pending_bytes_max {
-            return Err(later("too many lists are under way", BUSY));
-        }
-        Ok(())
-    }
-
-    fn check_quota(&mut self, now: Tick, source: Ipv4Addr) -> Result<(), Ko> {
-        match self.quota.used_up(now, source) {
-            Some(after) if is_counted(source) => {
-                Err(later("too many registrations from your address", after))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_lock(&mut self, now: Tick, id: PeerId) -> Result<(), Ko> {
-        let Some(left) = self.lockout.locked(now, id) else {
-            return Ok(());
-        };
-        self.counts.locked_out += 1;
-        Err(later("locked after too many wrong passwords", left))
     }
 
     /// Hands the next passwords to the threads that are free.
@@ -417,6 +387,11 @@ impl IndexServer {
             );
             return;
         }
+        // Again: the list may have grown while this part of it waited for its hash.
+        if let Err(ko) = self.check_length(&op.act) {
+            self.refuse(hub, number, ko);
+            return;
+        }
         let known = slot.and_then(|slot| self.registry.get(slot));
         if let (Act::Add { list, .. }, Some(known)) = (&op.act, known)
             && list.count == 0
@@ -432,19 +407,6 @@ impl IndexServer {
             return;
         };
         let (user, leaves) = (op.user.clone(), matches!(op.act, Act::Logout { .. }));
-        let source = op.conn.and_then(|conn| hub.peer_of(conn));
-        let source = source.filter(|_| matches!(op.act, Act::Register { .. }));
-        if let Some(ip) = source
-            .map(|source| *source.ip())
-            .filter(|ip| is_counted(*ip))
-        {
-            // Again: others of the same address may have been under way.
-            if let Err(ko) = self.check_quota(hub.now(), ip) {
-                self.refuse(hub, number, ko);
-                return;
-            }
-            self.quota.count(hub.now(), ip);
-        }
         let write = Write {
             op: number,
             changes,
@@ -493,6 +455,9 @@ impl IndexServer {
         if let Some(id) = op.tried {
             self.lockout.end(now, id, None);
         }
+        if let Some(ip) = op.counted {
+            self.quota.take_back(ip);
+        }
         let Some(conn) = op.conn else { return };
         if let Some(out) = hub.output_of(conn) {
             write_ko(out, op.act.kind().ko(), ko);
@@ -502,7 +467,7 @@ impl IndexServer {
 
     fn forget(&mut self, number: u32) -> Option<Op> {
         let op = self.ops.try_remove(number as usize)?;
-        self.pending_bytes -= op.act.list().map_or(0, |list| list.lines.len());
+        self.pending.take(&op.act);
         Some(op)
     }
 }

@@ -9,6 +9,9 @@ use crate::proto::index::fields::PeerId;
 use crate::proto::index::reply::{KEEP_ALIVE_SUCCESS, write_hit};
 use crate::proto::index::wire::{FrameOut, Kind, Which, write_ko, write_text};
 
+/// As many peers are looked at in 10 us; a million take 3 ms.
+const PEERS_AT_ONCE: usize = 4096;
+
 impl IndexServer {
     /// True when the search goes on as work.
     pub(super) fn search(&mut self, cx: &mut Cx<'_, Self>, words: &str, offset: u64) -> bool {
@@ -42,8 +45,7 @@ impl IndexServer {
             scan.restart(offset);
         }
         let conn = cx.id();
-        self.add_work(cx, Work::Search { conn, scan });
-        true
+        self.add_query(cx, Work::Search { conn, scan }, Kind::Search.ko())
     }
 
     /// Writes as many hits as fit, of those who are online now.
@@ -60,9 +62,24 @@ impl IndexServer {
         frame.finish();
     }
 
-    pub(super) fn show_peers(&mut self, cx: &mut Cx<'_, Self>, which: Which, offset: u64) {
+    /// True when the list comes later: to look at many peers takes long.
+    pub(super) fn show_peers(&mut self, cx: &mut Cx<'_, Self>, which: Which, offset: u64) -> bool {
+        if matches!(which, Which::One(_)) || self.registry.len() <= PEERS_AT_ONCE {
+            self.write_peers(cx.out(), which, offset);
+            return false;
+        }
+        let conn = cx.id();
+        let work = Work::Peers {
+            conn,
+            which,
+            offset,
+        };
+        self.add_query(cx, work, Kind::ShowPeers.ko())
+    }
+
+    pub(super) fn write_peers(&self, out: &mut Vec<u8>, which: Which, offset: u64) {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let mut frame = FrameOut::begin(cx.out(), Kind::ShowPeers.ok());
+        let mut frame = FrameOut::begin(out, Kind::ShowPeers.ok());
         frame.line(self.registry.count(which));
         for peer in self.registry.list(which).skip(offset) {
             let line = peer.line(self.catalog.count(peer.holder));
@@ -183,7 +200,7 @@ impl IndexServer {
         if *until > now {
             *timer = hub.arm(until.since(now), Timer::Alive(slot));
         } else {
-            log::info!("{} ({}) sent no keep-alive", peer.user, peer.id);
+            log::info!("{:?} ({}) sent no keep-alive", peer.user, peer.id);
             self.go_offline(hub, slot);
         }
     }

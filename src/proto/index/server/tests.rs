@@ -13,8 +13,11 @@ use crate::proto::index::record::{self, Change};
 use crate::sim::{NodeId, PeerId as Script, Span, World};
 
 mod accounts;
+mod limits;
 mod lives;
 mod queries;
+mod sessions;
+mod steps;
 mod swarm;
 mod words;
 

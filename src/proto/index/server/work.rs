@@ -1,4 +1,4 @@
-//! What takes longer than a turn may: indexing, purging, long searches. One piece of work at a time, some of it each
+//! What takes longer than a turn may: indexing, purging, long searches, lists of many peers. One piece of work at a time, some of it each
 //! turn, so that the connections are served in between.
 //!
 //! The catalogue changes only by what is at the front. A search that is at the front itself can therefore go on
@@ -9,11 +9,13 @@ use std::str;
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Hub};
+use crate::engine::{ConnId, Cx, Hub};
 
+use super::operations::{BUSY, later};
 use super::{IndexServer, Timer};
 use crate::proto::index::catalog::{HITS_MAX, HolderNo, Scan};
 use crate::proto::index::fields::FileLine;
+use crate::proto::index::wire::{Which, write_ko};
 
 /// List entries read in one turn, or as much other work: about a millisecond.
 const STEPS_PER_TURN: usize = 16_384;
@@ -44,6 +46,10 @@ impl Allowance {
     }
 }
 
+/// Queries that wait here; the next ones are told to come back. At 5 ms, what two words in 100,000 names each take, the
+/// last one waits a second.
+const QUERIES_MAX: usize = 256;
+
 #[derive(Debug)]
 pub(super) enum Work {
     /// Adds the lines of an operation to a holder; then the operation goes on.
@@ -60,6 +66,18 @@ pub(super) enum Work {
         conn: ConnId,
         scan: Scan,
     },
+    /// Lists peers: one look at all there are, a turn's work when they are many.
+    Peers {
+        conn: ConnId,
+        which: Which,
+        offset: u64,
+    },
+}
+
+impl Work {
+    fn is_query(&self) -> bool {
+        matches!(self, Work::Search { .. } | Work::Peers { .. })
+    }
 }
 
 impl IndexServer {
@@ -71,6 +89,17 @@ impl IndexServer {
         }
     }
 
+    /// Adds a query, unless too many wait: then a KO of this type is written, and false.
+    pub(super) fn add_query(&mut self, cx: &mut Cx<'_, Self>, work: Work, ko: u16) -> bool {
+        if self.queries == QUERIES_MAX {
+            write_ko(cx.out(), ko, later("too many long queries wait", BUSY));
+            return false;
+        }
+        self.queries += 1;
+        self.add_work(cx, work);
+        true
+    }
+
     /// A turn's share of it.
     pub(super) fn do_work(&mut self, hub: &mut Hub<Self>) {
         let mut steps = STEPS_PER_TURN;
@@ -79,12 +108,14 @@ impl IndexServer {
                 break;
             };
             if !self.go_on(hub, &mut work, &mut steps) {
-                match work {
-                    Work::Search { .. } => self.work.push_front(work),
-                    Work::Insert { .. } | Work::Purge(_) => self.work.push_back(work),
+                if work.is_query() {
+                    self.work.push_front(work);
+                } else {
+                    self.work.push_back(work);
                 }
                 break;
             }
+            self.queries -= usize::from(work.is_query());
         }
         self.working = !self.work.is_empty();
         if self.working {
@@ -121,6 +152,18 @@ impl IndexServer {
                     self.write_hits(out, scan);
                 }
                 hub.resume(*conn);
+                true
+            }
+            Work::Peers {
+                conn,
+                which,
+                offset,
+            } => {
+                if let Some(out) = hub.output_of(*conn) {
+                    self.write_peers(out, *which, *offset);
+                }
+                hub.resume(*conn);
+                *steps = 0;
                 true
             }
         }

@@ -57,6 +57,9 @@ fn a_peer_is_listed_where_it_comes_from() {
         ([127, 0, 0, 1], "\n203.0.113.9\n7000", "203.0.113.9|7000"),
         ([127, 0, 0, 1], "\n0.0.0.0\n7000", "127.0.0.1|7000"),
         ([127, 0, 0, 1], "\n\n7000\n", "127.0.0.1|7000"),
+        // No place of anybody, whoever claims it.
+        ([127, 0, 0, 1], "\n224.0.0.1\n7000", "127.0.0.1|7000"),
+        ([127, 0, 0, 1], "\n255.255.255.255\n7000", "127.0.0.1|7000"),
     ];
     let first = lab.connect();
     let id = lab.register(first, "alice", &[]);
@@ -68,6 +71,43 @@ fn a_peer_is_listed_where_it_comes_from() {
         lab.expect(peer, 5, &id.to_string(), (105, &line));
     }
     lab.expect(first, 5, "77", (105, "0"));
+}
+
+/// Where every claim is believed, nobody can still have others dial themselves.
+#[test]
+fn a_claim_of_loopback_is_believed_from_loopback_alone() {
+    let mut lab = Lab::new(Config {
+        trust_claimed_ip: true,
+        ..Config::default()
+    });
+    let first = lab.connect();
+    let id = lab.register(first, "alice", &[]);
+    let cases = [
+        ("203.0.113.9", "203.0.113.9|7000"),
+        ("127.0.0.1", "192.0.2.1|7000"),
+    ];
+    for (n, (claim, listed)) in cases.into_iter().enumerate() {
+        let peer = lab.connect_from([192, 0, 2, 1], 4000 + n as u16);
+        let login = format!("{}\n{claim}\n7000", account("alice", id));
+        lab.expect(peer, 2, &login, (102, "LOGIN SUCCESS"));
+        let line = format!("1\n{id}|alice|online|{listed}|0");
+        lab.expect(peer, 5, &id.to_string(), (105, &line));
+    }
+}
+
+/// Lives are counted in the time that servers ran: one that is stopped every hour counts as well.
+#[test]
+fn a_server_that_leaves_keeps_its_clock() {
+    let mut lab = Lab::new(Config::default());
+    for _ in 0..3 {
+        let before = lab.machine.disk().clock;
+        lab.world.run_for(Ticks::from_secs(1800));
+        lab.world.shutdown(lab.server);
+        lab.world.run_for(Ticks::from_secs(5));
+        assert!(!lab.world.is_up(lab.server));
+        assert!(lab.machine.disk().clock >= before + Ticks::from_secs(1800).0);
+        lab.start();
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn run(seed: u64) {
     run.lab.world.run_for(Ticks::from_secs(400));
     let server = run.lab.service();
     assert!(server.ops.is_empty() && server.busy.is_empty() && server.work.is_empty());
-    assert_eq!(server.pending_bytes, 0);
+    assert_eq!(server.pending, Pending::default());
 }
 
 impl Run {

@@ -87,7 +87,8 @@ fn a_session_that_is_cut_leaves_nothing_half_done() {
         lab.world.run_for(SOON);
         let server = lab.service();
         assert_eq!(server.files(), server.peers() * 2, "cut at {at}");
-        assert!(server.ops.is_empty() && server.busy.is_empty() && server.pending_bytes == 0);
+        assert!(server.ops.is_empty() && server.busy.is_empty());
+        assert_eq!(server.pending, Pending::default());
         assert_eq!(lab.world.node(lab.server).conns(), 0);
     }
 }
@@ -201,6 +202,36 @@ fn bad_input_is_refused_by_its_line_and_changes_nothing() {
         .send(&[&[3, 0, 7, 0][..], b"a\n\xff"].concat());
     lab.world.run_for(SOON);
     assert_eq!(lab.reply(peer), (207, "line 2: not UTF-8".into()));
+}
+
+/// The payloads of answers that are texts, to the byte: no line break at the end, as in the vectors.
+#[test]
+fn answers_are_what_the_vectors_have() {
+    let mut lab = Lab::new(Config::default());
+    let peer = lab.connect();
+    let (code, text) = lab.ask(peer, 1, &format!("alice\npw-alice\n{}", files(&["song"])));
+    let id: PeerId = text.lines().nth(1).expect("an id").parse().expect("an id");
+    assert_eq!(
+        (code, text),
+        (101, format!("REGISTER_OK\n{id}\nREGISTER SUCCES"))
+    );
+    let me = account("alice", id);
+    let song = format!("song\n1.000000\n{SHA1}\nalice\n{id}\n198.51.100.1\n9999\n");
+    let exchanges = [
+        (2, me.clone(), (102, "LOGIN SUCCESS".into())),
+        (3, format!("{id}\n"), (103, "KEEP ALIVE SUCCESS".into())),
+        (7, "song".into(), (107, song)),
+        (
+            9,
+            format!("{me}\n{}", files(&["a"])),
+            (109, format!("REGISTER_UPDATE_OK\n{id}")),
+        ),
+        (10, format!("{me}\n{}", files(&["b"])), (110, "2".into())),
+        (4, me, (103, "LOGOUT SUCCESS".into())),
+    ];
+    for (kind, payload, answer) in exchanges {
+        assert_eq!(lab.ask(peer, kind, &payload), answer, "{kind}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sha1::Digest;
 use crate::engine::Work;
 use crate::proto::index::exchange::Credentials;
 use crate::proto::index::fields::{FileLine, PeerId, Sha1};
-use crate::proto::index::reply::{HitRef, Sending};
+use crate::proto::index::reply::{Sending, hit_label, write_hit};
 use crate::proto::index::sharer::NOT_ONLINE;
 use crate::proto::index::transfer::plan::Stored;
 use crate::proto::index::wire::{Frame, FrameOut, Kind, Range, Request, write_ko, write_text};

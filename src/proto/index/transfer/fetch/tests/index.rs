@@ -39,14 +39,8 @@ impl Index {
                 let mut frame = FrameOut::begin(&mut out, Kind::Search.ok());
                 for n in &self.finds {
                     let at = addr(*n);
-                    let hit = HitRef {
-                        file,
-                        user: "u",
-                        id: PeerId::from_bits(100 + *n as u64),
-                        ip: *at.ip(),
-                        port: at.port(),
-                    };
-                    hit.write(&mut frame);
+                    let id = PeerId::from_bits(100 + *n as u64);
+                    write_hit(&mut frame, file, &hit_label("u", id, *at.ip(), at.port()));
                 }
                 frame.finish();
             }
