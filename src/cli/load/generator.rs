@@ -43,6 +43,11 @@ pub(super) trait Talk {
     /// Every request takes a connection of its own, which ends with the answer.
     fn is_once(&self) -> bool;
 
+    /// The server knows its peers by the address that they come from, so all connections come from one.
+    fn is_known_by_address(&self) -> bool {
+        false
+    }
+
     /// Appends the next request; what is long comes back to be sent behind it.
     fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes>;
 
@@ -296,15 +301,12 @@ impl<T: Talk> Generator<T> {
     }
 
     fn dial(&mut self, hub: &mut Hub<Self>, slot: u32) {
-        let number = match self.talk.is_once() {
+        let source = match self.talk.is_once() {
             true => slot % SOURCES,
             false => slot / CONNECTIONS_A_SOURCE % SOURCES,
         };
-        let from = self
-            .addr
-            .ip()
-            .is_loopback()
-            .then(|| SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1 + number as u8), 0));
+        let from = (self.addr.ip().is_loopback() && !self.talk.is_known_by_address())
+            .then(|| SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1 + source as u8), 0));
         let conn = Conn {
             slot,
             reading: T::Reading::default(),

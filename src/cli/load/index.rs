@@ -107,6 +107,10 @@ impl Talk for IndexTalk {
         false
     }
 
+    fn is_known_by_address(&self) -> bool {
+        self.kind == Kind::KeepAlive
+    }
+
     fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
         out.extend_from_slice(&self.requests[self.next]);
         self.next = (self.next + 1) % self.requests.len();
