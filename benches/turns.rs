@@ -3,16 +3,19 @@
 //! The whole engine with the server, over connections in memory; the worker thread's jobs are done between the turns and
 //! not counted, nor is what the kernel would take. Each row is something that takes many steps; all answers are checked.
 
+mod memory;
+
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use peerloop::engine::{ConnId, Limits, Node, Readiness, Tick, Ticks, Transport};
+use peerloop::engine::{ConnId, Limits, Node, Tick, Ticks};
 use peerloop::proto::index::fields::PeerId;
 use peerloop::proto::index::record::{Cost, Done, Hashed, Job, Place, Record};
 use peerloop::proto::index::server::{Config, IndexServer, Stored};
+
+use memory::{Memory, Pipe, READABLE};
 
 const PEERS: usize = 10_000;
 const FILES: usize = 1_000_000;
@@ -22,12 +25,6 @@ const MANY: usize = 100_000;
 
 /// No turn may take longer.
 const TURN_MAX: Duration = Duration::from_millis(10);
-
-const READABLE: Readiness = Readiness {
-    readable: true,
-    writable: false,
-    hung_up: false,
-};
 
 /// `wN` is in 10 names, a digit in 100,000, and `song`, `of` and `mp3` are in all.
 fn name(number: usize) -> String {
@@ -51,47 +48,6 @@ fn hashed() -> Hashed {
         salt: [1; 16],
         digest: [2; 32],
     }
-}
-
-#[derive(Default)]
-struct Pipe {
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
-}
-
-/// Connections in memory, by slot.
-struct Memory(Vec<Pipe>);
-
-impl Transport for Memory {
-    fn read(&mut self, slot: usize, into: &mut [u8]) -> io::Result<usize> {
-        let incoming = &mut self.0[slot].incoming;
-        if incoming.is_empty() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let n = incoming.len().min(into.len());
-        into[..n].copy_from_slice(&incoming[..n]);
-        incoming.drain(..n);
-        Ok(n)
-    }
-
-    fn write(&mut self, slot: usize, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let outgoing = &mut self.0[slot].outgoing;
-        from.iter()
-            .for_each(|slice| outgoing.extend_from_slice(slice));
-        Ok(from.iter().map(|slice| slice.len()).sum())
-    }
-
-    fn dial(&mut self, _: ConnId, _: SocketAddrV4, _: Option<SocketAddrV4>) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    fn dialled(&mut self, _: usize) -> io::Result<bool> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    fn finish(&mut self, _: usize) {}
-
-    fn close(&mut self, _: usize) {}
 }
 
 struct World {
@@ -194,7 +150,9 @@ impl World {
 
     /// The replies that a connection got: type and payload of each.
     fn replies(&mut self, conn: usize) -> Vec<(u16, String)> {
-        let bytes = std::mem::take(&mut self.memory.0[self.conns[conn].slot()].outgoing);
+        let pipe = &mut self.memory.0[self.conns[conn].slot()];
+        assert!(!pipe.closed, "connection {conn} ended");
+        let bytes = std::mem::take(&mut pipe.outgoing);
         let (mut rest, mut replies) = (&bytes[..], Vec::new());
         while let [l0, l1, k0, k1, more @ ..] = rest {
             let (payload, others) = more.split_at(u16::from_le_bytes([*l0, *l1]).into());

@@ -18,6 +18,7 @@ use peerloop::proto::index::wire::write_text;
 use peerloop::proto::overlay::peer::Config as PeerConfig;
 use peerloop::proto::overlay::{self, Overlay};
 
+use crate::memory::{Memory, Pipe, READABLE};
 use crate::support::{command, key, noise};
 
 thread_local! {
@@ -114,55 +115,6 @@ fn the_counter_counts() {
     assert_eq!(peak_bytes(grow), 1000 + 3000);
 }
 
-/// A connection in memory: what the peer sent and what it got.
-#[derive(Default)]
-struct Pipe {
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
-}
-
-struct Memory(Vec<Pipe>);
-
-impl Transport for Memory {
-    fn read(&mut self, slot: usize, into: &mut [u8]) -> io::Result<usize> {
-        let incoming = &mut self.0[slot].incoming;
-        if incoming.is_empty() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let n = incoming.len().min(into.len());
-        into[..n].copy_from_slice(&incoming[..n]);
-        incoming.drain(..n);
-        Ok(n)
-    }
-
-    fn write(&mut self, slot: usize, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let outgoing = &mut self.0[slot].outgoing;
-        from.iter()
-            .for_each(|slice| outgoing.extend_from_slice(slice));
-        Ok(from.iter().map(|slice| slice.len()).sum())
-    }
-
-    fn dial(&mut self, _: ConnId, _: SocketAddrV4, _: Option<SocketAddrV4>) -> io::Result<()> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    fn dialled(&mut self, _: usize) -> io::Result<bool> {
-        Err(ErrorKind::Unsupported.into())
-    }
-
-    fn finish(&mut self, _: usize) {}
-
-    fn close(&mut self, slot: usize) {
-        panic!("connection {slot} ended");
-    }
-}
-
-const READABLE: Readiness = Readiness {
-    readable: true,
-    writable: false,
-    hung_up: false,
-};
-
 const WARM_UP: usize = 100;
 const MEASURED: usize = 10_000;
 
@@ -192,6 +144,7 @@ impl<S: Service> World<S> {
         let pipes = conns.iter().map(|_| Pipe {
             incoming: Vec::with_capacity(1 << 16),
             outgoing: Vec::with_capacity(1 << 20),
+            closed: false,
         });
         World {
             node,
@@ -215,8 +168,10 @@ impl<S: Service> World<S> {
         while self.node.has_work() {
             self.node.turn(&mut self.memory);
         }
-        let outgoing = &mut self.memory.0[id.slot()].outgoing;
-        assert!(outgoing == reply);
+        let Pipe {
+            outgoing, closed, ..
+        } = &mut self.memory.0[id.slot()];
+        assert!(outgoing == reply && !*closed);
         outgoing.clear();
     }
 

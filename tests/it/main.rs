@@ -13,6 +13,8 @@ mod index;
 mod layers;
 mod limits;
 mod load;
+#[path = "../../benches/memory/mod.rs"]
+mod memory;
 mod overlay;
 mod overlay_crowd;
 mod plain_peer;
