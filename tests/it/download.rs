@@ -196,13 +196,7 @@ fn an_interrupt_keeps_what_is_there() {
     let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(200)));
     place.announce(&slow, "song.bin", &content);
     let out = place.path("out");
-    let args = [
-        "download",
-        "song.bin",
-        "--out",
-        out.to_str().expect("UTF-8"),
-    ];
-    let mut child = place.command(&args).spawn().expect("spawn");
+    let mut child = place.download_command("song.bin").spawn().expect("spawn");
     let part = out.join(format!(".{}-{}.part", hex(&content), content.len()));
     let bytes = || std::fs::metadata(&part).map_or(0, |part| part.len());
     assert!(wait_until(DEADLINE, || bytes() > 0));
@@ -286,13 +280,7 @@ fn a_holder_that_comes_while_the_last_one_goes() {
     let dying = Plain::start(&content, Nature::Dies);
     place.announce(&dying, "song.bin", &content);
     let out = place.path("out");
-    let args = [
-        "download",
-        "song.bin",
-        "--out",
-        out.to_str().expect("UTF-8"),
-    ];
-    let mut child = place.command(&args).spawn().expect("spawn");
+    let mut child = place.download_command("song.bin").spawn().expect("spawn");
     assert!(
         wait_until(DEADLINE, || !names(&out).is_empty()),
         "it has begun"
@@ -311,19 +299,12 @@ fn two_downloads_of_one_file_at_once() {
     let slow = Plain::start(&content, Nature::Waits(Duration::from_millis(300)));
     place.announce(&slow, "song.bin", &content);
     let out = place.path("out");
-    let args = [
-        "download",
-        "song.bin",
-        "--out",
-        out.to_str().expect("UTF-8"),
-    ];
-    let mut first = place.command(&args).spawn().expect("spawn");
+    let mut first = place.download_command("song.bin").spawn().expect("spawn");
     assert!(
         wait_until(DEADLINE, || names(&out).len() == 2),
         "it has begun"
     );
-    place
-        .run(&args)
+    run(&mut place.download_command("song.bin"), "")
         .expect_error(&["another download of the same file"]);
     assert_eq!(wait(&mut first, DEADLINE).expect("it ends").code(), Some(0));
     assert!(place.downloaded("song.bin") == content);

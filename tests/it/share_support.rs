@@ -74,11 +74,15 @@ impl Place {
 
     /// Downloads into `out` and returns what `--json` says.
     pub fn download(&self, wanted: &str) -> (Ended, Value) {
-        let out = self.path("out");
-        let out = out.to_str().expect("UTF-8");
-        let ended = self.run(&["download", wanted, "--out", out, "--json"]);
+        let ended = run(self.download_command(wanted).arg("--json"), "");
         let json = serde_json::from_slice(&ended.stdout).unwrap_or(Value::Null);
         (ended, json)
+    }
+
+    /// A download into the folder `out`, for a test that does something meanwhile.
+    pub fn download_command(&self, wanted: &str) -> Command {
+        let out = self.path("out");
+        self.command(&["download", wanted, "--out", out.to_str().expect("UTF-8")])
     }
 
     pub fn downloaded(&self, name: &str) -> Vec<u8> {
