@@ -11,7 +11,7 @@ use crate::engine::Input;
 use crate::proto::ring::value::Value;
 
 fn vectors() -> Json {
-    serde_json::from_str(include_str!("../../../../tests/vectors/ring.json")).unwrap()
+    serde_json::from_str(include_str!("../../../../../tests/vectors/ring.json")).unwrap()
 }
 
 fn unhex(hex: &Json) -> Vec<u8> {
