@@ -1,4 +1,4 @@
-"""Python's own readers and writers, for ring_codec.rs: one request a line on stdin, one answer a line on stdout.
+"""Python's own readers and writers, for codec.rs: one request a line on stdin, one answer a line on stdout.
 
     protocols       how many protocols of pickle this Python has
     dump SEED N     N random tuples, pickled in every protocol and as a literal: `HEX JSON` lines, then an empty one

@@ -1,13 +1,15 @@
 //! Rings of our nodes and of plain peers, which are written from the specification alone: one in this process
-//! ([`PlainPeer`]), one in Python. One change at a time; see [`crate::ring_churn`] for several.
+//! ([`PlainPeer`]), one in Python. One change at a time; see [`crate::dht::churn`] for several.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 
 use ruint::aliases::U160;
 
-use crate::plain_peer::{Last, PlainPeer, Step};
-use crate::plain_wire::{Conversation, Entries, between, distance, get, id_of, insert, locate_at};
-use crate::ring_support::{
+use crate::dht::reference::wire::{
+    Conversation, Entries, between, distance, get, id_of, insert, locate_at,
+};
+use crate::dht::reference::{Last, PlainPeer, Step};
+use crate::dht::support::{
     Python, across, check, first, join, join_at_once, leave, leave_at_once, members, range,
     settled, some, store,
 };

@@ -2,7 +2,7 @@
 """A plain cPTP peer, from the specification alone: a thread a connection, blocking sockets, nothing but the standard
 library.
 
-    plain_cptp.py NAME TABLE_SIZE keep|close [IP PORT]
+    reference_peer.py NAME TABLE_SIZE keep|close [IP PORT]
 
 With `close` it closes after its packet, as peers that were seen do. With IP and PORT it joins there first, from its own
 listening port. It says what happens on stdout, a line each, and ends when stdin does.

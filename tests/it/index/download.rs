@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::share_support::{Nature, Place, Plain, hex, names};
+use crate::index::support::{Nature, Place, Plain, hex, names};
 use crate::support::{DEADLINE, noise, peerloop_under, run, wait, wait_until};
 
 const MIB: usize = 1 << 20;
@@ -363,8 +363,8 @@ fn what_others_say_does_not_steer_the_terminal() {
     std::thread::spawn(move || {
         for socket in listener.incoming() {
             let mut socket = socket.expect("accepted");
-            let _ = crate::share_support::read_frame(&mut socket);
-            let ko = crate::share_support::frame(207, "no\u{1b}[2J!");
+            let _ = crate::index::support::read_frame(&mut socket);
+            let ko = crate::index::support::frame(207, "no\u{1b}[2J!");
             let _ = std::io::Write::write_all(&mut socket, &ko);
         }
     });

@@ -4,6 +4,8 @@
 //! once its join is over, believes whoever says UPDATE_PREV, and answers `0` to what it does not understand. Its
 //! conversations can be stopped at a [`Step`], where it waits until the other side is gone.
 
+pub mod wire;
+
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use ruint::aliases::U160;
 
-use crate::plain_wire::{
+use crate::dht::reference::wire::{
     Conversation, Entries, Key, PATIENCE, bad, between, distance, id_of, locate, locate_at,
 };
 

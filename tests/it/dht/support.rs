@@ -14,7 +14,7 @@ use peerloop::proto::dht::operation::{Bounds, Failure, Outcome, Verb};
 use ruint::aliases::U160;
 use rustix::process::Signal;
 
-use crate::plain_wire::{Entries, Key, between, distance, id_of, key_of, locate};
+use crate::dht::reference::wire::{Entries, Key, between, distance, id_of, key_of, locate};
 use crate::support::{DEADLINE, Server, node, wait, wait_until};
 
 /// The peer in Python, which is killed when the test is over.
@@ -30,7 +30,7 @@ impl Python {
         let mut command = Command::new("python3");
         command.arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/it/plain_peer.py"
+            "/tests/it/dht/reference/peer.py"
         ));
         if let Some(contact) = contact {
             command.args([contact.ip().to_string(), contact.port().to_string()]);

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use peerloop::proto::dht::operation::{Outcome, Verb};
 
-use crate::plain_peer::{Last, PlainPeer};
-use crate::plain_wire::{Conversation, Entries, Key, between, id_of, key_of, locate};
-use crate::ring_support::{
+use crate::dht::reference::wire::{Conversation, Entries, Key, between, id_of, key_of, locate};
+use crate::dht::reference::{Last, PlainPeer};
+use crate::dht::support::{
     Python, across, ask, check, first, join, join_at_once, leave, leave_at_once, range, read,
     settled, some, store, task,
 };

@@ -1,4 +1,4 @@
-//! The wire of the DHT ring and a client of it, from the specification alone, for [`crate::plain_peer`]: it shares
+//! The wire of the DHT ring and a client of it, from the specification alone, for [`crate::dht::reference`]: it shares
 //! no line with `src`.
 
 use std::collections::BTreeMap;

@@ -96,6 +96,6 @@ fn the_example_refuses_a_bad_address() {
 
 #[test]
 fn the_example_is_under_sixty_lines() {
-    let lines = include_str!("../../examples/echo.rs").lines().count();
+    let lines = include_str!("../../../examples/echo.rs").lines().count();
     assert!(lines < 60, "{lines} lines");
 }

@@ -53,7 +53,8 @@ impl Bystander {
 
 #[test]
 fn exchanges_of_the_vectors() {
-    let vectors: Value = serde_json::from_str(include_str!("../vectors/dht.json")).expect("JSON");
+    let vectors: Value =
+        serde_json::from_str(include_str!("../../vectors/dht.json")).expect("JSON");
     let node = node(&[]);
     let mut done = 0;
     for exchange in vectors["exchanges"].as_array().expect("a list") {

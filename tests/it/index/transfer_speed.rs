@@ -26,7 +26,7 @@ use peerloop::proto::index::transfer::{RANGE_BYTES, fetch, serve};
 use peerloop::store::part::Part;
 use peerloop::store::shared::SharedDir;
 
-use crate::share_support::{Place, hex};
+use crate::index::support::{Place, hex};
 use crate::support::{DEADLINE, LOOPBACK, big_test, noise, wait_until};
 
 const FILE_BYTES: usize = 1 << 30;

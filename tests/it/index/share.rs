@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::share_support::{Place, frame, hex, names, read_frame};
+use crate::index::support::{Place, frame, hex, names, read_frame};
 use crate::support::{DEADLINE, Peer, Server, noise, peerloop_under, wait_until};
 
 /// What a sharer answers to a DOWNLOAD of the whole of `content`.

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddrV4;
 
-use crate::plain_peer::PlainPeer;
-use crate::ring_support::{check, first, join, leave, settled, some, store};
+use crate::dht::reference::PlainPeer;
+use crate::dht::support::{check, first, join, leave, settled, some, store};
 use crate::support::{DEADLINE, Server, node, wait_until};
 
 fn durable(data: &str, contact: SocketAddrV4, listen: Option<SocketAddrV4>) -> Server {

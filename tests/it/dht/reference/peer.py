@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A plain peer of the DHT ring, from the specification alone; nothing but the standard library.
 
-    plain_peer.py                   starts a ring of its own
-    plain_peer.py PEER_IP PEER_PORT joins the ring of that peer
+    peer.py                   starts a ring of its own
+    peer.py PEER_IP PEER_PORT joins the ring of that peer
 
 It says `listening IP:PORT` once it is a member. A line `leave` on stdin makes it leave by DISCONNECT and say
 `left`; the end of stdin ends it at once. What other people's peers do, it does as well: a thread a connection,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::ring_cli::Terminal;
+use crate::dht::shell::Terminal;
 use crate::support::{
     DEADLINE, Ended, LOOPBACK, Peer, Server, peerloop, run, wait, wait_until, window,
 };
@@ -361,7 +361,10 @@ fn what_a_peer_is_told_does_not_reach_the_terminal_raw() {
 
 /// A plain peer as a process; `None` where there is no Python.
 fn plain(options: &[&str]) -> Option<Server> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/plain_cptp.py");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/it/overlay/reference_peer.py"
+    );
     if Command::new("python3").arg("--version").output().is_err() {
         println!("passed over: there is no python3");
         return None;

@@ -15,13 +15,13 @@ use rand::{RngExt as _, SeedableRng};
 use serde_json::{Value as Json, json};
 use serde_pickle::{DeOptions, ErrorCode, Value as Pickled};
 
-use crate::allocations::peak_bytes;
+use crate::reactor::allocations::peak_bytes;
 
 fn read(bytes: &[u8]) -> Result<Option<Packet<'_>>, Refusal> {
     Reader::default().read(Input { bytes, seen: 0 })
 }
 
-/// A value as `ring_peer.py` prints it. Nested no deeper than a message may be.
+/// A value as `codec_oracle.py` prints it. Nested no deeper than a message may be.
 fn plain(value: Value<'_>) -> Json {
     match value {
         Value::None => Json::Null,
@@ -188,7 +188,7 @@ fn tuples(value: &Json) -> Json {
     }
 }
 
-/// Python's readers and writers, see `ring_peer.py`.
+/// Python's readers and writers, see `codec_oracle.py`.
 struct Python {
     /// It has protocols 0 to this, this not included: 6 from Python 3.8 on.
     protocols: u8,
@@ -199,7 +199,7 @@ struct Python {
 
 impl Python {
     fn start() -> Option<Python> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/ring_peer.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/ring/codec_oracle.py");
         let mut command = Command::new("python3");
         command.arg(script);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -303,7 +303,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 
 /// The vectors, what we write, and values with everything that a pickle may have.
 fn seeds() -> Vec<Vec<u8>> {
-    let vectors: Json = serde_json::from_str(include_str!("../vectors/ring.json")).unwrap();
+    let vectors: Json = serde_json::from_str(include_str!("../../vectors/ring.json")).unwrap();
     let mut all: Vec<Vec<u8>> = encodings()
         .into_iter()
         .flat_map(written)

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use peerloop::proto::dht::id::Id;
 
-use super::support::{DEADLINE, Peer, Server, big_test, command, key, node, wait_until};
+use crate::support::{DEADLINE, Peer, Server, big_test, command, key, node, wait_until};
 
 /// Requests in flight while a node is filled.
 const FILL_AT_ONCE: usize = 256;
