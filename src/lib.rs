@@ -19,10 +19,23 @@
 //! Invariants of the whole: nothing that a peer sends blocks, crashes or bloats the process; every queue has a
 //! named limit ([`engine::Limits`]); the same seed and events give the same run of everything but `net`.
 
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod app;
 pub mod engine;
 #[cfg(feature = "net")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the driver has the sockets, the clock and the threads"
+)]
 pub mod net;
 pub mod proto;
 pub mod sim;
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "entries and files outlive the process here"
+)]
 pub mod store;

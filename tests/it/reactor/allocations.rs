@@ -52,6 +52,7 @@ fn uncount(bytes: usize) {
 // SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`: a block comes from
 // and returns to the same allocator with the layout the caller vouches for. `count` and `uncount` neither allocate (a `Cell` in
 // a `const` thread-local without a destructor needs no lazy set-up) nor unwind, so no call is re-entered or cut short.
+#[expect(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
