@@ -12,8 +12,8 @@ fn may_know(layer: &str) -> Option<&'static [&'static str]> {
     match layer {
         "engine" | "store" => Some(&[]),
         "proto" => Some(&["engine"]),
-        "app" => Some(&["proto", "engine", "store"]),
-        "net" | "sim" => Some(&["engine", "app"]),
+        "workers" => Some(&["proto", "engine", "store"]),
+        "net" | "sim" => Some(&["engine", "workers"]),
         "cli" | "main" | "lib" => None,
         other => panic!("src/{other} is in no layer; say here what it may know"),
     }
@@ -346,8 +346,8 @@ fn an_import_upwards_is_found() {
     );
     expect_fault(
         "src/engine/a.rs",
-        "mod tests { use super::super::super::app::X; }",
-        "knows app",
+        "mod tests { use super::super::super::workers::X; }",
+        "knows workers",
     );
     expect_fault(
         "src/engine/a.rs",
@@ -361,8 +361,8 @@ fn an_import_upwards_is_found() {
     );
     expect_fault(
         "src/proto/mod.rs",
-        "fn f(x: &crate::app::X) {}",
-        "proto knows app",
+        "fn f(x: &crate::workers::X) {}",
+        "proto knows workers",
     );
     expect_fault(
         "src/proto/dht/node.rs",
@@ -375,7 +375,7 @@ fn an_import_upwards_is_found() {
         "proto knows net",
     );
     assert!(faults("src/proto/dht/node/tests.rs", "use crate::sim::World;").is_empty());
-    expect_fault("src/app.rs", "use crate::net;", "app knows net");
+    expect_fault("src/workers/mod.rs", "use crate::net;", "workers knows net");
     expect_fault(
         "src/net/mod.rs",
         "use crate::proto::dht;",
@@ -404,7 +404,7 @@ fn io_below_the_reactor_is_found() {
         for path in [
             "src/engine/a.rs",
             "src/proto/dht/a.rs",
-            "src/app.rs",
+            "src/workers/mod.rs",
             "src/sim/a.rs",
             "src/lib.rs",
         ] {

@@ -51,7 +51,7 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// What cannot be done with a part.
 #[derive(Debug, Error)]
-pub enum PartError {
+pub enum PartialFileError {
     #[error("another download of the same file into this directory is under way")]
     InUse,
     #[error("{0} is there already; --force overwrites it")]
@@ -66,18 +66,18 @@ pub enum PartError {
     Io(io::Error),
 }
 
-impl From<io::Error> for PartError {
-    fn from(e: io::Error) -> PartError {
+impl From<io::Error> for PartialFileError {
+    fn from(e: io::Error) -> PartialFileError {
         match Errno::from_io_error(&e) {
             // A file of the largest size allowed is, for whoever downloads, a full disk.
-            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => PartError::Full,
-            _ => PartError::Io(e),
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => PartialFileError::Full,
+            _ => PartialFileError::Io(e),
         }
     }
 }
 
-impl From<Errno> for PartError {
-    fn from(e: Errno) -> PartError {
+impl From<Errno> for PartialFileError {
+    fn from(e: Errno) -> PartialFileError {
         io::Error::from(e).into()
     }
 }
@@ -93,7 +93,7 @@ pub enum Stored {
 }
 
 /// The file of one download.
-pub struct Part {
+pub struct PartialFile {
     dir: OwnedFd,
     file: File,
     ranges: File,
@@ -109,7 +109,7 @@ pub struct Part {
     scratch: Vec<u8>,
 }
 
-impl Part {
+impl PartialFile {
     /// Opens the part of a file in `dir`, which is made when it is not there, or begins one.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Part {
         sha1: [u8; 20],
         size_bytes: u64,
         range_bytes: u64,
-    ) -> Result<Part, PartError> {
+    ) -> Result<PartialFile, PartialFileError> {
         std::fs::create_dir_all(dir)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, dir, flags, Mode::empty())?;
@@ -127,13 +127,13 @@ impl Part {
         let ranges = open_own(&dir, &marks)?;
         match flock(&ranges, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(PartError::InUse),
+            Err(Errno::WOULDBLOCK) => return Err(PartialFileError::InUse),
             Err(e) => return Err(e.into()),
         }
         // Whoever had the lock before may have come to an end, and its file with it.
         let named = statat(&dir, marks.as_str(), AtFlags::SYMLINK_NOFOLLOW);
         if named.map(|stat| stat.st_ino) != Ok(fstat(&ranges)?.st_ino) {
-            return Err(PartError::InUse);
+            return Err(PartialFileError::InUse);
         }
         let file = open_own(&dir, &part).inspect_err(|_| {
             if ranges.metadata().is_ok_and(|ranges| ranges.len() == 0) {
@@ -141,7 +141,7 @@ impl Part {
             }
         })?;
         let count = usize::try_from(size_bytes.div_ceil(range_bytes)).map_err(io::Error::other)?;
-        let mut part = Part {
+        let mut part = PartialFile {
             dir,
             file,
             ranges,
@@ -165,7 +165,7 @@ impl Part {
     }
 
     /// Takes the bytes of a whole range and hashes on where it is its turn.
-    pub fn store(&mut self, range: usize, bytes: &[u8]) -> Result<Stored, PartError> {
+    pub fn store(&mut self, range: usize, bytes: &[u8]) -> Result<Stored, PartialFileError> {
         let at = range as u64 * self.range_bytes;
         let stored = if !self.have[range] {
             Stored::New
@@ -195,7 +195,7 @@ impl Part {
 
     /// Hashes some of the ranges that are there and not yet hashed. `None` while there are more to come, else whether
     /// the SHA-1 of the whole is right.
-    pub fn check(&mut self) -> Result<Option<bool>, PartError> {
+    pub fn check(&mut self) -> Result<Option<bool>, PartialFileError> {
         for _ in 0..HASH_STEP_RANGES {
             if !self.have.get(self.hashed).is_some_and(|have| *have) {
                 break;
@@ -213,9 +213,9 @@ impl Part {
         Ok(Some(digest == self.sha1))
     }
 
-    /// Gives the file, which [`Part::check`] found right, the last component of `name` as its name, once it is on
+    /// Gives the file, which [`PartialFile::check`] found right, the last component of `name` as its name, once it is on
     /// the disk.
-    pub fn finish(&mut self, name: &str, overwrite: bool) -> Result<(), PartError> {
+    pub fn finish(&mut self, name: &str, overwrite: bool) -> Result<(), PartialFileError> {
         let name = safe_name(name).ok_or_else(|| bad_name(name))?;
         self.file.set_len(self.size_bytes)?;
         if let Err(e) = self.file.sync_all() {
@@ -232,7 +232,7 @@ impl Part {
         Ok(())
     }
 
-    fn rename(&self, part: &str, name: &str, overwrite: bool) -> Result<(), PartError> {
+    fn rename(&self, part: &str, name: &str, overwrite: bool) -> Result<(), PartialFileError> {
         let result = if overwrite {
             renameat(&self.dir, part, &self.dir, name)
         } else {
@@ -247,8 +247,8 @@ impl Part {
             }
         };
         match result {
-            Err(Errno::EXIST) => Err(PartError::Exists(name.to_owned())),
-            Err(Errno::ISDIR) => Err(PartError::IsFolder(name.to_owned())),
+            Err(Errno::EXIST) => Err(PartialFileError::Exists(name.to_owned())),
+            Err(Errno::ISDIR) => Err(PartialFileError::IsFolder(name.to_owned())),
             result => Ok(result?),
         }
     }
@@ -259,7 +259,7 @@ impl Part {
     }
 
     /// Reads a range into `scratch`; false when the file ends before.
-    fn read_range(&mut self, range: usize) -> Result<bool, PartError> {
+    fn read_range(&mut self, range: usize) -> Result<bool, PartialFileError> {
         let len = self.len_of(range);
         self.scratch.clear();
         self.scratch.reserve_exact(len);
@@ -279,7 +279,7 @@ impl Part {
         self.hashed = 0;
     }
 
-    fn mark(&mut self, range: usize, have: bool) -> Result<(), PartError> {
+    fn mark(&mut self, range: usize, have: bool) -> Result<(), PartialFileError> {
         let at = (HEADER_BYTES + range) as u64;
         self.ranges.write_all_at(&[u8::from(have)], at)?;
         self.have[range] = have;
@@ -287,7 +287,7 @@ impl Part {
     }
 
     /// The marks of an earlier run, or a new file of them when there are none that fit.
-    fn read_marks(&mut self, count: usize) -> Result<Vec<bool>, PartError> {
+    fn read_marks(&mut self, count: usize) -> Result<Vec<bool>, PartialFileError> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&self.sha1);
@@ -318,7 +318,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for PartialFile {
     fn drop(&mut self) {
         if self.tidies && !self.have.contains(&true) {
             // Nobody else has them open: the lock is ours. The one that is locked goes last.
@@ -339,19 +339,19 @@ pub fn safe_name(name: &str) -> Option<&str> {
     is_fine.then_some(last)
 }
 
-fn bad_name(name: &str) -> PartError {
+fn bad_name(name: &str) -> PartialFileError {
     let shown: String = name.escape_debug().take(NAME_BYTES_MAX).collect();
-    PartError::BadName(shown)
+    PartialFileError::BadName(shown)
 }
 
-/// Says what would be in the way of [`Part::finish`], before anything is downloaded.
-pub fn check_name(dir: &Path, name: &str, overwrite: bool) -> Result<(), PartError> {
+/// Says what would be in the way of [`PartialFile::finish`], before anything is downloaded.
+pub fn check_name(dir: &Path, name: &str, overwrite: bool) -> Result<(), PartialFileError> {
     let name = safe_name(name).ok_or_else(|| bad_name(name))?;
     match statat(CWD, dir.join(name), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            Err(PartError::IsFolder(name.to_owned()))
+            Err(PartialFileError::IsFolder(name.to_owned()))
         }
-        Ok(_) if !overwrite => Err(PartError::Exists(name.to_owned())),
+        Ok(_) if !overwrite => Err(PartialFileError::Exists(name.to_owned())),
         Ok(_) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -364,7 +364,7 @@ fn names(sha1: &[u8; 20], size_bytes: u64) -> [String; 2] {
 }
 
 /// Opens or makes a file of our own; what somebody else put in its place is refused.
-fn open_own(dir: &OwnedFd, name: &str) -> Result<File, PartError> {
+fn open_own(dir: &OwnedFd, name: &str) -> Result<File, PartialFileError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     let file = File::from(openat(dir, name, flags | OFlags::CLOEXEC, mode)?);
