@@ -292,3 +292,71 @@ fn who_comes_while_another_ends_begins_anew() {
     assert_eq!(second.have(), [false; 4]);
     assert_eq!(files(&dir).len(), 3);
 }
+
+#[test]
+fn after_a_failed_sync_nothing_is_taken_for_whole() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    for number in 0..4 {
+        part.store(number, &range(number)).unwrap();
+    }
+    assert_eq!(check(&mut part), Some(true));
+    // A pipe has neither length nor disk: making it durable fails, once.
+    let (_reader, pipe) = std::io::pipe().unwrap();
+    let file = std::mem::replace(&mut part.file, File::from(OwnedFd::from(pipe)));
+    part.finish("name", false).unwrap_err();
+    part.file = file;
+    part.finish("name", false).unwrap_err();
+    part.check().unwrap_err();
+    part.store(0, &range(0)).unwrap_err();
+    drop(part);
+    assert!(!dir.join("name").exists());
+    assert_eq!(open(&dir).have(), [false; 4]);
+}
+
+#[test]
+fn a_range_whose_replacement_failed_is_missing() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    part.store(0, &range(0)).unwrap();
+    part.store(1, &range(0)).unwrap();
+    let [name, _] = names(&part.sha1, part.size_bytes);
+    let readable = File::open(dir.join(name)).unwrap();
+    let file = std::mem::replace(&mut part.file, readable);
+    part.store(1, &range(1)).unwrap_err();
+    assert_eq!(part.have(), [true, false, false, false]);
+    part.file = file;
+    for number in 1..4 {
+        assert_eq!(part.store(number, &range(number)).unwrap(), Stored::New);
+    }
+    assert_eq!(check(&mut part), Some(true));
+}
+
+#[test]
+fn a_range_whose_mark_failed_is_missing_and_not_hashed() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    let [_, name] = names(&part.sha1, part.size_bytes);
+    let readable = File::open(dir.join(name)).unwrap();
+    let ranges = std::mem::replace(&mut part.ranges, readable);
+    part.store(0, &range(0)).unwrap_err();
+    assert_eq!((part.hashed, part.have[0]), (0, false));
+    part.ranges = ranges;
+    for number in 0..4 {
+        assert_eq!(part.store(number, &range(number)).unwrap(), Stored::New);
+    }
+    assert_eq!(check(&mut part), Some(true));
+}
+
+#[test]
+fn an_announced_size_beyond_reason_is_refused_before_anything_is_allocated() {
+    let (_root, dir) = place();
+    for size_bytes in [u64::MAX, i64::MAX as u64, RANGE * RANGES_MAX as u64 + 1] {
+        let refused = PartialFile::open(&dir, [1; 20], size_bytes, RANGE).err();
+        assert!(
+            matches!(refused, Some(PartialFileError::TooLarge)),
+            "{refused:?}"
+        );
+    }
+    assert!(!dir.exists());
+}
