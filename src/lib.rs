@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!   main, cli   arguments, printing, exit codes            (the program)
-//!   app         what a process runs, put together
+//!   workers     what worker threads do for the protocols   commits, password hashes, files
 //!   proto       the protocols: codecs and state machines   no I/O, no clock, no threads
 //!   engine      connections, buffers, deadlines, limits    no I/O, knows no protocol
 //!   net         drives the engine with sockets (mio)       sockets, clock, signals, threads
 //!   sim         drives the engine in memory                virtual clock, injected faults
 //!   store       where entries outlive the process          files
 //! ```
-//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`.
+//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`;
+//! `workers` knows `proto` and `store`.
 //! `cargo check --lib --no-default-features` builds everything but the reactor, the embedded database and the
 //! program; a test walks the imports.
 //!
@@ -22,7 +23,6 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod app;
 pub mod engine;
 #[cfg(feature = "net")]
 #[expect(
@@ -39,3 +39,4 @@ pub mod sim;
     reason = "entries and files outlive the process here"
 )]
 pub mod store;
+pub mod workers;

@@ -28,11 +28,11 @@ use bytes::Bytes;
 
 pub mod memory;
 #[cfg(feature = "net")]
-pub mod part;
+pub mod partial_file;
 #[cfg(feature = "net")]
 pub mod redb;
 #[cfg(feature = "net")]
-pub mod shared;
+pub mod shared_dir;
 
 /// Keeps tables of entries, changed in atomic groups.
 pub trait Store: Send {

@@ -17,8 +17,8 @@ fn may_import(layer: &str) -> Option<&'static [&'static str]> {
     match layer {
         "engine" | "store" => Some(&[]),
         "proto" => Some(&["engine"]),
-        "app" => Some(&["proto", "engine", "store"]),
-        "net" | "sim" => Some(&["engine", "app"]),
+        "workers" => Some(&["proto", "engine", "store"]),
+        "net" | "sim" => Some(&["engine", "workers"]),
         "cli" | "main" | "lib" => None,
         other => panic!("src/{other} is in no layer; say here what it may import"),
     }
@@ -355,7 +355,7 @@ fn graph(files: &str) -> Graph {
 #[test]
 fn an_import_upwards_is_found() {
     let fault = |file: &str| {
-        let layers = ["app", "net", "proto", "sim"].map(|layer| format!("{layer}/mod.rs |"));
+        let layers = ["workers", "net", "proto", "sim"].map(|layer| format!("{layer}/mod.rs |"));
         graph(&(layers.concat() + file))
             .layer_faults()
             .into_iter()
@@ -365,8 +365,8 @@ fn an_import_upwards_is_found() {
         ("engine/a.rs use crate::proto::dht::Id;", "proto"),
         ("engine/mod.rs use super::net::Reactor;", "net"),
         (
-            "engine/a.rs mod tests { use super::super::super::app::X; }",
-            "app",
+            "engine/a.rs mod tests { use super::super::super::workers::X; }",
+            "workers",
         ),
         ("engine/a.rs fn f() { assert!(crate::net::run()) }", "net"),
         ("engine/a.rs use crate::{engine::{Cx, Hub}, sim};", "sim"),

@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 
-use peerloop::app::Committer;
 use peerloop::engine::Limits;
 use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::dht::client::Task;
@@ -16,6 +15,7 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
+use peerloop::workers::commit::Committer;
 
 use super::Table;
 use crate::cli::dht;

@@ -10,8 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 
-use peerloop::app::index::{Jobs, argon2id, load};
-use peerloop::app::transfer::{Reader, Writer};
 use peerloop::engine::{Limits, Service, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::index::client::Stay;
@@ -23,9 +21,11 @@ use peerloop::proto::index::sharer::{Config, News, Sharer};
 use peerloop::proto::index::transfer::fetch::{self, Fetcher, Source, Wanted};
 use peerloop::proto::index::transfer::{RANGE_BYTES, serve};
 use peerloop::store::memory::Memory;
-use peerloop::store::part::Part;
+use peerloop::store::partial_file::PartialFile;
 use peerloop::store::redb::Redb;
-use peerloop::store::shared::SharedDir;
+use peerloop::store::shared_dir::SharedDir;
+use peerloop::workers::files::{Reader, Writer};
+use peerloop::workers::index::{Jobs, argon2id, load};
 
 use super::Table;
 use crate::cli::index::{ServerAt, share};
@@ -249,7 +249,7 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
         port: at.addr.port(),
         every: KEEP_ALIVE,
     };
-    let part = Part::open(into, file.sha1.0, file.size_bytes, RANGE_BYTES)?;
+    let part = PartialFile::open(into, file.sha1.0, file.size_bytes, RANGE_BYTES)?;
     let fetcher = Fetcher::new(
         wanted,
         part.have(),

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use peerloop::app::Committer;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::dht::client::{Client, Task};
@@ -24,6 +23,7 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode, VALUE_BYTES_MAX};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
+use peerloop::workers::commit::Committer;
 
 use super::addr::{advertised, resolve};
 use super::prompt::{self, NodePrompt};

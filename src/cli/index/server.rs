@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 
-use peerloop::app::index::{Jobs, argon2id, load};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::index::catalog::{FILES_MAX, Match};
@@ -17,6 +16,7 @@ use peerloop::proto::index::server::{COST, Config, IndexServer};
 use peerloop::store::Store;
 use peerloop::store::memory::Memory;
 use peerloop::store::redb::Redb;
+use peerloop::workers::index::{Jobs, argon2id, load};
 
 use super::credentials::user_dir;
 use crate::cli::{Answer, print};

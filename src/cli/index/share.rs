@@ -12,14 +12,14 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use peerloop::app::transfer::Reader;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
 use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
-use peerloop::store::shared::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
+use peerloop::store::shared_dir::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
+use peerloop::workers::files::Reader;
 
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};

@@ -13,7 +13,6 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use peerloop::app::Committer;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::ring::client::{Answer as Told, Client, Question, Row};
@@ -22,6 +21,7 @@ use peerloop::proto::ring::peer::{self, Peer, Peers};
 use peerloop::proto::ring::tracker::{Config, Known, Tracker, Write};
 use peerloop::proto::ring::wire::{HANDLE_BYTES_MAX, RegInitOrder};
 use peerloop::store::redb::Redb;
+use peerloop::workers::commit::Committer;
 
 use super::addr::resolve;
 use super::{Answer, print};

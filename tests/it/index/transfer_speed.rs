@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use sha1::{Digest, Sha1};
 
-use peerloop::app::transfer::{Reader, Writer};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::index::client::Patience;
@@ -23,8 +22,9 @@ use peerloop::proto::index::reply;
 use peerloop::proto::index::sharer::{Config, Files, Shared, Sharer};
 use peerloop::proto::index::transfer::fetch::{Fetcher, Source, Wanted};
 use peerloop::proto::index::transfer::{RANGE_BYTES, fetch, serve};
-use peerloop::store::part::Part;
-use peerloop::store::shared::SharedDir;
+use peerloop::store::partial_file::PartialFile;
+use peerloop::store::shared_dir::SharedDir;
+use peerloop::workers::files::{Reader, Writer};
 
 use crate::index::support::{Place, hex};
 use crate::support::{DEADLINE, LOOPBACK, big_test, noise, wait_until};
@@ -122,7 +122,7 @@ fn holder(dir: &Path) -> (Holder, fields::Sha1) {
     )
 }
 
-fn shared<F: Clone + std::ops::Deref<Target = peerloop::store::shared::SharedFile>>(
+fn shared<F: Clone + std::ops::Deref<Target = peerloop::store::shared_dir::SharedFile>>(
     file: &F,
 ) -> Shared<F> {
     Shared {
@@ -146,7 +146,7 @@ fn ours(holder: SocketAddrV4, sha1: fields::Sha1, to: &Path) -> Duration {
             id: PeerId::from_bits(2),
         }],
     };
-    let part = Part::open(to, sha1.0, FILE_BYTES as u64, RANGE_BYTES).expect("part");
+    let part = PartialFile::open(to, sha1.0, FILE_BYTES as u64, RANGE_BYTES).expect("part");
     let fetcher = Fetcher::new(
         wanted,
         part.have(),

@@ -107,7 +107,8 @@ impl OpenFile {
         bytes.clear();
         bytes.reserve_exact(length);
         while bytes.len() < length {
-            let at = offset + bytes.len() as u64;
+            // Beyond the largest offset of the system, which refuses it then.
+            let at = offset.saturating_add(bytes.len() as u64);
             if pread(&self.file, spare_capacity(bytes), at)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -233,8 +234,8 @@ impl SharedDir {
             total_bytes: found
                 .iter()
                 .filter(|(path, stamp)| !is_known(path, stamp))
-                .map(|(_, stamp)| stamp.size_bytes)
-                .sum(),
+                // Sparse files of the largest size may add up to more than 64 bits.
+                .fold(0, |sum, (_, stamp)| stamp.size_bytes.saturating_add(sum)),
         };
         let mut unsaved_bytes = 0;
         for (path, stamp) in found {
@@ -245,7 +246,7 @@ impl SharedDir {
             match self.hash(&path, &stamp, &mut hashing, progress) {
                 Ok(sha1) => {
                     scan.hashed += 1;
-                    unsaved_bytes += stamp.size_bytes;
+                    unsaved_bytes = stamp.size_bytes.saturating_add(unsaved_bytes);
                     let file = SharedFile { path, stamp, sha1 };
                     scan.files.push(Arc::new(file));
                     if unsaved_bytes >= self.save_every_bytes {

@@ -312,3 +312,27 @@ fn the_file_of_hashes_is_no_trap() {
     fs::write(place.share.join(HASHES), long).unwrap();
     assert_eq!(place.dir.saved(), scan.files);
 }
+
+/// A file system in memory takes sparse files of the largest size there is; three of them are more than 64 bits.
+#[test]
+fn sizes_that_add_up_to_more_than_64_bits_are_no_panic() {
+    let Ok(root) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("skipped: no /dev/shm");
+        return;
+    };
+    for name in ["a", "b", "c"] {
+        let file = fs::File::create(root.path().join(name)).unwrap();
+        if file.set_len(i64::MAX as u64 & !4095).is_err() {
+            eprintln!("skipped: /dev/shm takes no file of 8 EiB");
+            return;
+        }
+    }
+    let dir = SharedDir::open(root.path()).unwrap();
+    let mut total_bytes = 0;
+    let scan = dir.scan(&[], &mut |hashing| {
+        total_bytes = hashing.total_bytes;
+        false
+    });
+    assert_eq!(scan.unwrap_err().kind(), io::ErrorKind::Interrupted);
+    assert_eq!(total_bytes, u64::MAX);
+}

@@ -9,8 +9,8 @@ use crate::proto::index::transfer::CHUNK_BYTES;
 use crate::proto::index::transfer::fetch::{DiskFault, Done, Job};
 use crate::proto::index::transfer::plan;
 use crate::proto::index::transfer::serve::{Read, ReadDone, Unreadable};
-use crate::store::part::{Part, PartError, Stored};
-use crate::store::shared::{OpenFile, SharedDir, SharedFile};
+use crate::store::partial_file::{PartialFile, PartialFileError, Stored};
+use crate::store::shared_dir::{OpenFile, SharedDir, SharedFile};
 
 /// Spare read buffers: as many chunks as the connections that are served at once may hold.
 const SPARE_MAX: usize = 32;
@@ -95,14 +95,14 @@ impl Work for Reader {
 
 /// Writes what is fetched.
 pub struct Writer {
-    part: Part,
+    part: PartialFile,
     name: String,
     overwrite: bool,
 }
 
 impl Writer {
     /// The file gets `name` when it is whole.
-    pub fn new(part: Part, name: String, overwrite: bool) -> Writer {
+    pub fn new(part: PartialFile, name: String, overwrite: bool) -> Writer {
         Writer {
             part,
             name,
@@ -143,6 +143,6 @@ impl Work for Writer {
     }
 }
 
-fn fault(e: PartError) -> DiskFault {
+fn fault(e: PartialFileError) -> DiskFault {
     DiskFault(e.to_string())
 }

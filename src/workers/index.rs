@@ -1,14 +1,17 @@
-//! The index server's workers: commits in one thread, password hashes in others.
+//! The index server: registrations and file lists in the store, and password hashes.
+//!
+//! One thread commits, others only hash ([`Jobs::new`] without a store): a hash takes milliseconds by design, and no
+//! commit waits for one.
 
 use bytes::Bytes;
-use thiserror::Error;
 
-use super::{Committer, Durable};
+use super::commit::{Committer, Durable};
+use super::load::LoadError;
 use crate::engine::Work;
 use crate::proto::index::fields::PeerId;
 use crate::proto::index::record::{self, Done, Job};
 use crate::proto::index::server::{BadRecord, Stored};
-use crate::store::{Change, Store, StoreError, Table};
+use crate::store::{Change, Store, Table};
 
 /// Registrations: key = the id, 8 bytes big-endian.
 const PEERS: Table = Table::new("index-peers");
@@ -18,15 +21,6 @@ const FILES: Table = Table::new("index-files");
 
 /// What the server's clock shows: one entry with an empty key, 8 bytes big-endian.
 const CLOCK: Table = Table::new("index-clock");
-
-/// Why the data of an earlier run cannot be taken up.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("{0}")]
-    Record(#[from] BadRecord),
-}
 
 /// Reads everything that an index server has stored.
 pub fn load(store: &mut impl Store) -> Result<Stored, LoadError> {

@@ -17,9 +17,9 @@ fn sha1(bytes: &[u8]) -> [u8; 20] {
     Sha1::digest(bytes).into()
 }
 
-fn open(dir: &Path) -> Part {
+fn open(dir: &Path) -> PartialFile {
     let content = content();
-    Part::open(dir, sha1(&content), content.len() as u64, RANGE).unwrap()
+    PartialFile::open(dir, sha1(&content), content.len() as u64, RANGE).unwrap()
 }
 
 fn range(number: usize) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn range(number: usize) -> Vec<u8> {
 }
 
 /// Checks on to the end; `None` when something is missing.
-fn check(part: &mut Part) -> Option<bool> {
+fn check(part: &mut PartialFile) -> Option<bool> {
     let steps = 1 + part.have().len() / HASH_STEP_RANGES;
     (0..steps).find_map(|_| part.check().unwrap())
 }
@@ -68,11 +68,11 @@ fn ranges_in_every_order() {
 #[test]
 fn an_empty_file_is_whole_at_once() {
     let (_root, dir) = place();
-    let mut part = Part::open(&dir, sha1(b""), 0, RANGE).unwrap();
+    let mut part = PartialFile::open(&dir, sha1(b""), 0, RANGE).unwrap();
     assert_eq!(part.check().unwrap(), Some(true));
     part.finish("empty", false).unwrap();
     assert_eq!(fs::read(dir.join("empty")).unwrap(), b"");
-    let mut wrong = Part::open(&dir, sha1(b"x"), 0, RANGE).unwrap();
+    let mut wrong = PartialFile::open(&dir, sha1(b"x"), 0, RANGE).unwrap();
     assert_eq!(wrong.check().unwrap(), Some(false));
 }
 
@@ -143,8 +143,8 @@ fn two_downloads_of_one_file_exclude_each_other() {
     let (_root, dir) = place();
     let part = open(&dir);
     let content = content();
-    let second = Part::open(&dir, sha1(&content), content.len() as u64, RANGE);
-    assert!(matches!(second, Err(PartError::InUse)));
+    let second = PartialFile::open(&dir, sha1(&content), content.len() as u64, RANGE);
+    assert!(matches!(second, Err(PartialFileError::InUse)));
     drop(part);
     open(&dir);
 }
@@ -161,18 +161,21 @@ fn nothing_is_overwritten_unless_asked() {
     fs::create_dir(dir.join("folder")).unwrap();
     for name in ["name", "link", "folder"] {
         let check = check_name(&dir, name, false);
-        let is_folder = matches!(check, Err(PartError::IsFolder(_)));
+        let is_folder = matches!(check, Err(PartialFileError::IsFolder(_)));
         assert_eq!(is_folder, name == "folder");
         assert!(
-            is_folder || matches!(check, Err(PartError::Exists(_))),
+            is_folder || matches!(check, Err(PartialFileError::Exists(_))),
             "{name}"
         );
         let finish = part.finish(name, false);
-        assert!(matches!(finish, Err(PartError::Exists(_))), "{name}");
+        assert!(matches!(finish, Err(PartialFileError::Exists(_))), "{name}");
     }
     assert_eq!(fs::read(dir.join("name")).unwrap(), b"mine");
     let forced = part.finish("folder", true);
-    assert!(matches!(forced, Err(PartError::IsFolder(_))), "{forced:?}");
+    assert!(
+        matches!(forced, Err(PartialFileError::IsFolder(_))),
+        "{forced:?}"
+    );
     // The link goes, not what it leads to.
     part.finish("link", true).unwrap();
     assert_eq!(fs::read(&other).unwrap(), b"other");
@@ -200,7 +203,7 @@ fn received_names_stay_in_the_directory() {
         assert_eq!(safe_name(name), None, "{name:?}");
         assert!(matches!(
             check_name(&dir, name, true),
-            Err(PartError::BadName(_))
+            Err(PartialFileError::BadName(_))
         ));
     }
     assert_eq!(safe_name(&"x".repeat(256)), None);
@@ -233,7 +236,7 @@ fn a_link_in_the_place_of_the_part_is_refused() {
             } else {
                 symlink(&victim, &path).unwrap();
             }
-            assert!(Part::open(&dir, sha1(&content), content.len() as u64, RANGE).is_err());
+            assert!(PartialFile::open(&dir, sha1(&content), content.len() as u64, RANGE).is_err());
             fs::remove_file(&path).unwrap();
         }
     }
@@ -251,7 +254,7 @@ fn a_part_without_ranges_leaves_nothing_and_one_of_another_size_spoils_nothing()
     // Somebody announces the same file with another size.
     let sha1 = sha1(&content());
     for size_bytes in [0, 5, 1 << 20] {
-        drop(Part::open(&dir, sha1, size_bytes, RANGE).unwrap());
+        drop(PartialFile::open(&dir, sha1, size_bytes, RANGE).unwrap());
     }
     assert_eq!(open(&dir).have(), [false, true, false, false]);
 }
@@ -281,11 +284,79 @@ fn who_comes_while_another_ends_begins_anew() {
     // The file has its name, and its marks are not gone yet.
     let [name, marks] = names(&sha1(&content()), 3300);
     fs::rename(dir.join(&name), dir.join("name")).unwrap();
-    let second = Part::open(&dir, sha1(&content()), 3300, RANGE);
-    assert!(matches!(second, Err(PartError::InUse)));
+    let second = PartialFile::open(&dir, sha1(&content()), 3300, RANGE);
+    assert!(matches!(second, Err(PartialFileError::InUse)));
     fs::remove_file(dir.join(&marks)).unwrap();
     let second = open(&dir);
     drop(part);
     assert_eq!(second.have(), [false; 4]);
     assert_eq!(files(&dir).len(), 3);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_taken_for_whole() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    for number in 0..4 {
+        part.store(number, &range(number)).unwrap();
+    }
+    assert_eq!(check(&mut part), Some(true));
+    // A pipe has neither length nor disk: making it durable fails, once.
+    let (_reader, pipe) = std::io::pipe().unwrap();
+    let file = std::mem::replace(&mut part.file, File::from(OwnedFd::from(pipe)));
+    part.finish("name", false).unwrap_err();
+    part.file = file;
+    part.finish("name", false).unwrap_err();
+    part.check().unwrap_err();
+    part.store(0, &range(0)).unwrap_err();
+    drop(part);
+    assert!(!dir.join("name").exists());
+    assert_eq!(open(&dir).have(), [false; 4]);
+}
+
+#[test]
+fn a_range_whose_replacement_failed_is_missing() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    part.store(0, &range(0)).unwrap();
+    part.store(1, &range(0)).unwrap();
+    let [name, _] = names(&part.sha1, part.size_bytes);
+    let readable = File::open(dir.join(name)).unwrap();
+    let file = std::mem::replace(&mut part.file, readable);
+    part.store(1, &range(1)).unwrap_err();
+    assert_eq!(part.have(), [true, false, false, false]);
+    part.file = file;
+    for number in 1..4 {
+        assert_eq!(part.store(number, &range(number)).unwrap(), Stored::New);
+    }
+    assert_eq!(check(&mut part), Some(true));
+}
+
+#[test]
+fn a_range_whose_mark_failed_is_missing_and_not_hashed() {
+    let (_root, dir) = place();
+    let mut part = open(&dir);
+    let [_, name] = names(&part.sha1, part.size_bytes);
+    let readable = File::open(dir.join(name)).unwrap();
+    let ranges = std::mem::replace(&mut part.ranges, readable);
+    part.store(0, &range(0)).unwrap_err();
+    assert_eq!((part.hashed, part.have[0]), (0, false));
+    part.ranges = ranges;
+    for number in 0..4 {
+        assert_eq!(part.store(number, &range(number)).unwrap(), Stored::New);
+    }
+    assert_eq!(check(&mut part), Some(true));
+}
+
+#[test]
+fn an_announced_size_beyond_reason_is_refused_before_anything_is_allocated() {
+    let (_root, dir) = place();
+    for size_bytes in [u64::MAX, i64::MAX as u64, RANGE * RANGES_MAX as u64 + 1] {
+        let refused = PartialFile::open(&dir, [1; 20], size_bytes, RANGE).err();
+        assert!(
+            matches!(refused, Some(PartialFileError::TooLarge)),
+            "{refused:?}"
+        );
+    }
+    assert!(!dir.exists());
 }
