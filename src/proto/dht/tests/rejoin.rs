@@ -1,6 +1,6 @@
 //! Nodes that are killed and come back at their address while the ring lists them, and what a durable one brings.
 
-use super::super::node::{Role, Transfer};
+use super::super::node::{LockHolder, Role};
 use super::super::routing;
 use super::script::{Member, Ring, Then, after, hears, places, put, ring, run_with, say};
 use super::*;
@@ -34,8 +34,8 @@ fn come_back(world: &mut Ring, id: NodeId, disk: Option<&Disk>, contact: SocketA
 fn is_settled(world: &Ring, id: NodeId) -> bool {
     let node = world.service(id);
     matches!(node.role, Role::Member)
-        && matches!(node.transfer, Transfer::None)
-        && node.luggage.is_empty()
+        && matches!(node.lock_holder, LockHolder::Nobody)
+        && node.recovered.is_empty()
 }
 
 /// The nexts of `nodes`, which are in the order of their ids, are one round.
@@ -122,7 +122,10 @@ fn a_member_that_is_there_keeps_its_range() {
         );
         hears(&mut world, peer, "0\n");
         assert_round(&world, &nodes);
-        assert!(matches!(world.service(nodes[0]).transfer, Transfer::None));
+        assert!(matches!(
+            world.service(nodes[0]).lock_holder,
+            LockHolder::Nobody
+        ));
     }
     // While it is stopped it is silent, as a plain joiner is: a stranger is not believed.
     world.pause(nodes[1], true);
@@ -197,7 +200,10 @@ fn a_plain_node_comes_back() {
                 world.peer(peer).send(format!("{next}\n").as_bytes());
                 world.run_for(secs(1));
                 assert_eq!(next_of(&world, node), next, "{is:?}");
-                assert!(matches!(world.service(node).transfer, Transfer::None));
+                assert!(matches!(
+                    world.service(node).lock_holder,
+                    LockHolder::Nobody
+                ));
             }
         }
     }
@@ -236,7 +242,10 @@ fn a_node_that_comes_back_is_not_given_the_range_of_a_living_one() {
             hears(&mut world, peer, &format!("1\n0\n{first}\n"));
         } else {
             hears(&mut world, peer, "0\n");
-            assert!(matches!(world.service(node).transfer, Transfer::None));
+            assert!(matches!(
+                world.service(node).lock_holder,
+                LockHolder::Nobody
+            ));
         }
         assert_eq!(next_of(&world, node), dead, "{what}");
     }

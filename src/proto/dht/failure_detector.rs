@@ -8,10 +8,12 @@
 //!
 //! At most one probe at a time, as there is one transfer at a time.
 
+use std::net::SocketAddrV4;
+
 use crate::engine::{ConnId, Hub, Ticks, TimerId};
 
 use super::client::{self, OpId};
-use super::node::{DhtNode, Role, Tag, Timer, Transfer};
+use super::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::Member;
 
@@ -45,6 +47,19 @@ pub(super) enum Verdict {
 }
 
 impl DhtNode {
+    /// A node is gone. Where it was our prev, who is farther is right.
+    pub(super) fn member_failed(&mut self, addr: SocketAddrV4) {
+        let before = self.routing.prev();
+        self.routing.forget(addr);
+        if before != self.routing.prev()
+            && let Some(claimant) = self
+                .prev_tentative
+                .take_if(|claimant| claimant.addr != addr)
+        {
+            self.routing.set_prev(claimant);
+        }
+    }
+
     /// Others may count on this node, and it does not give its range away: the answer to XSTAT, which tells them whether
     /// it is there.
     pub(super) fn stands(&self) -> bool {
@@ -141,9 +156,9 @@ impl DhtNode {
         let (conn, of) = (probe.conn, probe.of);
         self.end_probe(hub);
         log::info!("{} is asked whether it is a member: {verdict:?}", of.addr);
-        match self.transfer {
-            Transfer::Absorb(_) => self.leaver_probed(hub, conn, verdict),
-            Transfer::Revive(_) => self.restarted_probed(hub, verdict),
+        match self.lock_holder {
+            LockHolder::Disconnect(_) => self.leaver_probed(hub, conn, verdict),
+            LockHolder::Rejoin(_) => self.rejoin_probed(hub, verdict),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! DISCONNECT, from both sides.
 
-use super::super::node::{Role, Transfer};
+use super::super::node::{LockHolder, Role};
 use super::super::routing;
 use super::script::{
     Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say,
@@ -36,7 +36,7 @@ fn next_of(world: &Ring, id: NodeId) -> SocketAddrV4 {
 fn is_untouched(world: &Ring, [prev, leaver, _]: [NodeId; 3]) {
     assert_eq!(next_of(world, prev), world.addr(leaver));
     let service = world.service(prev);
-    assert!(matches!(service.transfer, Transfer::None));
+    assert!(matches!(service.lock_holder, LockHolder::Nobody));
     assert_eq!(service.entries().len(), 1, "swept");
 }
 

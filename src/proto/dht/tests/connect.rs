@@ -1,6 +1,6 @@
 //! CONNECT, from both sides.
 
-use super::super::node::{Role, Transfer};
+use super::super::node::{LockHolder, Role};
 use super::script::{
     Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say,
 };
@@ -20,11 +20,11 @@ fn is_untouched(world: &Ring, node: NodeId, next: SocketAddrV4) {
     let service = world.service(node);
     assert_eq!(service.routing().next().addr, next);
     assert!(
-        matches!(service.transfer, Transfer::None),
+        matches!(service.lock_holder, LockHolder::Nobody),
         "{:?}",
-        service.transfer
+        service.lock_holder
     );
-    assert!(service.held.is_empty() && service.parked.is_empty());
+    assert!(service.fenced_writes.is_empty() && service.parked.is_empty());
 }
 
 fn insert(key: Id, value: &str) -> String {
@@ -341,7 +341,7 @@ fn a_write_over_the_quota_of_held_ones_is_refused() {
     let peer = say(&mut world, joiner, p, &format!("CONNECT\n{id}\n"));
     let text = format!("1\n0\n{}\n", world.addr(p));
     hears(&mut world, peer, &text);
-    world.with(p, |node, _| node.held.fill());
+    world.with(p, |node, _| node.fenced_writes.fill());
     assert_eq!(asked(&mut world, p, &insert(id, "x")), "1\n0\n");
     world.peer(peer).reset();
     world.run_for(secs(1));
@@ -439,7 +439,7 @@ fn what_an_owner_gives_beyond_the_range_is_ignored() {
             Then::Say("1\n".into())
         });
         let service = w.service(s.node);
-        matches!(service.role, Role::Member) && matches!(service.transfer, Transfer::None)
+        matches!(service.role, Role::Member) && matches!(service.lock_holder, LockHolder::Nobody)
     });
     assert!(told);
     let service = s.world.service(s.node);

@@ -27,7 +27,7 @@ use crate::engine::{Hub, Tick, Ticks};
 use super::client;
 use super::entries::Entries;
 use super::id::Id;
-use super::node::{Changes, DhtNode, Role, Tag, Then, Timer, Transfer};
+use super::node::{Changes, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 /// Entries of our own range taken over in one turn, as in a sweep. Few in tests, as there are few.
@@ -43,7 +43,7 @@ const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);
 
 /// Entries of an earlier life that are not in the ring yet.
 #[derive(Debug, Default)]
-pub(super) struct Luggage {
+pub(super) struct RecoveredEntries {
     entries: Entries,
     total: usize,
     /// The next key of this round; `None` when the round is over.
@@ -53,7 +53,7 @@ pub(super) struct Luggage {
     said: Option<Tick>,
 }
 
-impl Luggage {
+impl RecoveredEntries {
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -66,6 +66,10 @@ impl Luggage {
         self.entries.get(key)
     }
 
+    pub(super) fn remove(&mut self, key: Id) {
+        self.entries.remove(key);
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
         self.entries.memory_bytes()
     }
@@ -73,167 +77,150 @@ impl Luggage {
 
 impl DhtNode {
     /// Puts our entries aside: a ring is joined without any.
-    pub(super) fn pack(&mut self) {
+    pub(super) fn set_recovered_aside(&mut self) {
         let entries = std::mem::take(&mut self.entries);
         if !entries.is_empty() {
             log::info!("{} entries are to be brought into the ring", entries.len());
         }
-        self.luggage = Luggage {
+        self.recovered = RecoveredEntries {
             total: entries.len(),
             entries,
-            ..Luggage::default()
+            ..RecoveredEntries::default()
         };
     }
 
-    /// The ring's value of a key that it moves to us: newer than what we brought.
-    pub(super) fn receive(&mut self, key: Id, value: Bytes) {
-        self.entries.insert(key, value);
-        self.luggage.entries.remove(key);
-    }
-
-    /// A key of ours is removed.
-    pub(super) fn forget(&mut self, key: Id) {
-        self.entries.remove(key);
-        self.luggage.entries.remove(key);
-    }
-
-    /// The value of a key that is ours.
-    pub(super) fn value_of(&self, key: Id) -> Option<&Bytes> {
-        self.entries.get(key).or_else(|| self.luggage.get(key))
-    }
-
     /// We are a member. False when there is nothing to bring.
-    pub(super) fn unpack(&mut self, hub: &mut Hub<Self>) -> bool {
-        if self.luggage.is_empty() {
+    pub(super) fn begin_recovery(&mut self, hub: &mut Hub<Self>) -> bool {
+        if self.recovered.is_empty() {
             return false;
         }
-        self.transfer = Transfer::Unpack;
-        self.arm_bring(hub, None);
+        self.lock_holder = LockHolder::Recovery;
+        self.arm_recovery(hub, None);
         true
     }
 
-    fn arm_bring(&mut self, hub: &mut Hub<Self>, pause: Option<Ticks>) {
-        if !self.luggage.armed {
-            self.luggage.armed = match pause {
-                Some(pause) => hub.arm(pause, Timer::Bring).is_some(),
+    fn arm_recovery(&mut self, hub: &mut Hub<Self>, pause: Option<Ticks>) {
+        if !self.recovered.armed {
+            self.recovered.armed = match pause {
+                Some(pause) => hub.arm(pause, Timer::Recovery).is_some(),
                 None => {
-                    hub.soon(Timer::Bring);
+                    hub.soon(Timer::Recovery);
                     true
                 }
             };
         }
     }
 
-    pub(super) fn bring_step(&mut self, hub: &mut Hub<Self>) {
-        self.luggage.armed = false;
-        if !matches!(self.transfer, Transfer::Unpack) {
+    pub(super) fn recovery_step(&mut self, hub: &mut Hub<Self>) {
+        self.recovered.armed = false;
+        if !matches!(self.lock_holder, LockHolder::Recovery) {
             // One that leaves keeps the rest on its disk.
             if matches!(self.role, Role::Member) {
-                self.luggage.at = self.luggage.at.or(Some(Id::ZERO));
-                self.bring_some(hub);
+                self.recovered.at = self.recovered.at.or(Some(Id::ZERO));
+                self.recover_some(hub);
             }
             return;
         }
         let (me, next) = (self.me().id, self.routing.next().id);
-        let kept = self.luggage.entries.arc(me, next).take(KEPT_PER_TURN);
+        let kept = self.recovered.entries.arc(me, next).take(KEPT_PER_TURN);
         let kept: Vec<Id> = kept.map(|(key, _)| key).collect();
         for key in &kept {
             self.keep(*key);
         }
         if kept.len() == KEPT_PER_TURN {
-            return self.arm_bring(hub, None);
+            return self.arm_recovery(hub, None);
         }
         // As after every join: an owner may hand over more than our range.
         self.sweep(hub, next, me);
-        self.arm_bring(hub, None);
+        self.arm_recovery(hub, None);
     }
 
     /// An entry of our own range, on our disk already.
     fn keep(&mut self, key: Id) {
-        if let Some(value) = self.luggage.entries.get(key).cloned() {
-            self.luggage.entries.remove(key);
+        if let Some(value) = self.recovered.entries.get(key).cloned() {
+            self.recovered.entries.remove(key);
             // What the ring gave us of this key would have replaced it, see `receive`.
             self.entries.insert(key, value);
         }
     }
 
     /// Starts as many operations as may run at once.
-    fn bring_some(&mut self, hub: &mut Hub<Self>) {
-        self.log_brought(hub.now());
+    fn recover_some(&mut self, hub: &mut Hub<Self>) {
+        self.log_recovered(hub.now());
         let mut kept = 0;
-        while self.luggage.under_way < AT_ONCE_MAX
-            && let Some(at) = self.luggage.at
+        while self.recovered.under_way < AT_ONCE_MAX
+            && let Some(at) = self.recovered.at
         {
-            let Some(key) = self.luggage.entries.arc(at, Id::ZERO).next() else {
-                self.luggage.at = None;
+            let Some(key) = self.recovered.entries.arc(at, Id::ZERO).next() else {
+                self.recovered.at = None;
                 break;
             };
             let key = key.0;
-            self.luggage.at = Some(key.succ()).filter(|next| *next != Id::ZERO);
+            self.recovered.at = Some(key.succ()).filter(|next| *next != Id::ZERO);
             if !self.owns(key) {
-                self.luggage.under_way += 1;
-                self.start_bring(hub, Verb::Contains, key);
+                self.recovered.under_way += 1;
+                self.start_recovery(hub, Verb::Contains, key);
             } else if !self.is_moving(key) {
                 // The range became ours meanwhile.
                 self.keep(key);
                 kept += 1;
                 if kept == KEPT_PER_TURN {
-                    return self.arm_bring(hub, None);
+                    return self.arm_recovery(hub, None);
                 }
             }
         }
-        if self.luggage.at.is_none() && self.luggage.under_way == 0 {
-            if self.luggage.is_empty() {
-                log::info!("all {} entries are in the ring", self.luggage.total);
+        if self.recovered.at.is_none() && self.recovered.under_way == 0 {
+            if self.recovered.is_empty() {
+                log::info!("all {} entries are in the ring", self.recovered.total);
             } else {
-                self.arm_bring(hub, Some(PAUSE));
+                self.arm_recovery(hub, Some(PAUSE));
             }
         }
     }
 
-    fn start_bring(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id) {
+    fn start_recovery(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id) {
         let contacts = vec![self.closest(key).addr];
         let bounds = Bounds {
             unknown_is_final: true,
             ..self.bounds()
         };
         let operation = Operation::new(verb, key, contacts, bounds);
-        client::start(self, hub, operation, Tag::Bring(key));
+        client::start(self, hub, operation, Tag::Recovered(key));
     }
 
-    pub(super) fn bring_told(
+    pub(super) fn recovered_told(
         &mut self,
         hub: &mut Hub<Self>,
         key: Id,
         result: Result<Outcome, Failure>,
     ) {
         let ours = self.owns(key);
-        match (result, self.luggage.get(key)) {
+        match (result, self.recovered.get(key)) {
             (Ok(Outcome::Contains(false)), Some(value)) if !ours => {
                 let verb = Verb::Insert(value.clone());
-                return self.start_bring(hub, verb, key);
+                return self.start_recovery(hub, verb, key);
             }
             // When the range has become ours it is kept in the next round, and stays on the disk.
             (Ok(Outcome::Contains(true) | Outcome::Inserted), Some(_)) if !ours => {
                 let gone = Changes::Many(vec![(key, None)]);
                 if !self.config.durable || self.submit(hub, gone, Then::Nothing) {
-                    self.luggage.entries.remove(key);
+                    self.recovered.entries.remove(key);
                 }
             }
             (Err(failure), _) => log::debug!("{key:?} is not brought yet: {failure}"),
             _ => {}
         }
-        self.luggage.under_way -= 1;
+        self.recovered.under_way -= 1;
         if matches!(self.role, Role::Member) {
-            self.bring_some(hub);
+            self.recover_some(hub);
         }
     }
 
-    fn log_brought(&mut self, now: Tick) {
-        let said = *self.luggage.said.get_or_insert(now);
+    fn log_recovered(&mut self, now: Tick) {
+        let said = *self.recovered.said.get_or_insert(now);
         if now >= said + PROGRESS_EVERY {
-            self.luggage.said = Some(now);
-            let (left, total) = (self.luggage.len(), self.luggage.total);
+            self.recovered.said = Some(now);
+            let (left, total) = (self.recovered.len(), self.recovered.total);
             log::info!("{} of {total} entries are in the ring", total - left);
         }
     }

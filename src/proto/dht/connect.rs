@@ -11,10 +11,10 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, TimerId, Violation};
 
 use super::client;
 use super::id::Id;
-use super::node::{DhtNode, Expect, Note, Role, Tag, Timer, Transfer};
+use super::node::{DhtNode, Expect, LockHolder, Note, Role, Tag, Timer};
 use super::operation::Operation;
+use super::range_stream::{Sending, Sent};
 use super::routing::Member;
-use super::transfer::{Sending, Sent};
 use super::wire;
 
 /// From the last byte of a hand-over to the joiner's address: it has its next to dial meanwhile (RELIABILITY.md A8).
@@ -22,10 +22,10 @@ const ANSWER_WITHIN: Ticks = Ticks::from_secs(30);
 
 /// A hand-over as a whole. While it goes on nobody else can join or leave here, and writes are held for 30 s
 /// at most; a range that takes longer than this is too slow to be moved.
-const HAND_OVER_WITHIN: Ticks = Ticks::from_secs(600);
+const HAND_OFF_WITHIN: Ticks = Ticks::from_secs(600);
 
 #[derive(Debug)]
-pub(super) struct HandOver {
+pub(super) struct HandOff {
     /// The joiner's connection.
     conn: ConnId,
     joiner: Id,
@@ -47,24 +47,24 @@ enum Phase {
     Answer,
 }
 
-impl HandOver {
+impl HandOff {
     pub(super) fn moves(&self, key: Id) -> bool {
         key.in_arc(self.joiner, self.next.id)
     }
 }
 
 impl DhtNode {
-    pub(super) fn begin_hand_over(
+    pub(super) fn begin_hand_off(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
         joiner: Id,
     ) -> bool {
         let next = self.routing.next();
-        self.owns(joiner) && joiner != self.me().id && self.hand_over(cx, expect, joiner, next)
+        self.owns(joiner) && joiner != self.me().id && self.hand_off(cx, expect, joiner, next)
     }
 
-    /// Our next was killed and joins again (see [`super::revive`]); `after` will be its next.
+    /// Our next was killed and joins again (see [`super::rejoin`]); `after` will be its next.
     pub(super) fn begin_hand_back(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -72,10 +72,10 @@ impl DhtNode {
         joiner: Id,
         after: Member,
     ) -> bool {
-        matches!(self.role, Role::Member) && self.hand_over(cx, expect, joiner, after)
+        matches!(self.role, Role::Member) && self.hand_off(cx, expect, joiner, after)
     }
 
-    fn hand_over(
+    fn hand_off(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -83,7 +83,7 @@ impl DhtNode {
         next: Member,
     ) -> bool {
         let conn = cx.id();
-        let timer = cx.arm(HAND_OVER_WITHIN, Timer::HandOver(conn));
+        let timer = cx.arm(HAND_OFF_WITHIN, Timer::HandOff(conn));
         if timer.is_none() {
             return false;
         }
@@ -93,7 +93,7 @@ impl DhtNode {
         let phase = Phase::Settling {
             submitted: self.submitted,
         };
-        self.transfer = Transfer::HandOver(HandOver {
+        self.lock_holder = LockHolder::HandOff(HandOff {
             conn,
             joiner,
             next,
@@ -106,33 +106,33 @@ impl DhtNode {
     }
 
     /// Goes on with the joiner of this connection, as far as there is room.
-    pub(super) fn hand_over_some(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(super) fn hand_off_some(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
-        let Transfer::HandOver(hand_over) = &mut self.transfer else {
+        let LockHolder::HandOff(hand_off) = &mut self.lock_holder else {
             return;
         };
-        if hand_over.conn != id {
+        if hand_off.conn != id {
             return;
         }
-        match hand_over.phase {
+        match hand_off.phase {
             Phase::Settling { submitted } if self.written < submitted => return,
-            Phase::Settling { .. } => hand_over.phase = Phase::Sending,
+            Phase::Settling { .. } => hand_off.phase = Phase::Sending,
             Phase::Sending => {}
             Phase::Answer => return,
         }
-        hand_over.sending.log_progress(cx.now());
-        match hand_over.sending.step(&self.entries, cx) {
+        hand_off.sending.log_progress(cx.now());
+        match hand_off.sending.step(&self.entries, cx) {
             Sent::Again => cx.notify(id, Note::Go),
             Sent::Full => {}
             Sent::All => {
-                wire::put_address(cx.out(), hand_over.next.addr);
-                hand_over.phase = Phase::Answer;
-                log::info!("handed {} entries to a joiner", hand_over.sending.count());
-                if let Some(timer) = hand_over.timer.take() {
+                wire::put_address(cx.out(), hand_off.next.addr);
+                hand_off.phase = Phase::Answer;
+                log::info!("handed {} entries to a joiner", hand_off.sending.count());
+                if let Some(timer) = hand_off.timer.take() {
                     cx.cancel(timer);
                 }
-                hand_over.timer = cx.arm(ANSWER_WITHIN, Timer::HandOver(id));
-                if hand_over.timer.is_some() {
+                hand_off.timer = cx.arm(ANSWER_WITHIN, Timer::HandOff(id));
+                if hand_off.timer.is_some() {
                     cx.resume(id);
                 } else {
                     cx.close();
@@ -142,12 +142,12 @@ impl DhtNode {
     }
 
     /// A write came back from the worker.
-    pub(super) fn hand_over_settled(&mut self, hub: &mut Hub<Self>) {
-        if let Transfer::HandOver(HandOver {
+    pub(super) fn hand_off_settled(&mut self, hub: &mut Hub<Self>) {
+        if let LockHolder::HandOff(HandOff {
             conn,
             phase: Phase::Settling { submitted },
             ..
-        }) = self.transfer
+        }) = self.lock_holder
             && self.written >= submitted
         {
             hub.notify(conn, Note::Go);
@@ -155,7 +155,7 @@ impl DhtNode {
     }
 
     /// The joiner's address: ownership moves with it.
-    pub(super) fn hand_over_input(
+    pub(super) fn hand_off_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -164,16 +164,16 @@ impl DhtNode {
         let Some((addr, used)) = wire::address(input.bytes, input.seen)? else {
             return Ok(Step::More);
         };
-        let Transfer::HandOver(HandOver {
+        let LockHolder::HandOff(HandOff {
             joiner,
             next,
             timer,
             ..
-        }) = self.transfer
+        }) = self.lock_holder
         else {
             return Err(Violation::us("the hand-over is over"));
         };
-        if !self.believes(cx, addr) {
+        if !self.may_announce(cx, addr) {
             return Err(Violation::peer("an address that the joiner cannot have"));
         }
         let member = Member::at(addr);
@@ -189,16 +189,16 @@ impl DhtNode {
         }
         self.set_next(cx, member);
         self.sweep(cx, joiner, next.id);
-        self.release_held(cx);
+        self.release_fenced_writes(cx);
         Ok(Step::Done(used))
     }
 
-    pub(super) fn hand_over_late(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Transfer::HandOver(hand_over) = &mut self.transfer else {
+    pub(super) fn hand_off_late(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let LockHolder::HandOff(hand_off) = &mut self.lock_holder else {
             return;
         };
-        if hand_over.conn == conn {
-            hand_over.timer = None;
+        if hand_off.conn == conn {
+            hand_off.timer = None;
             hub.close_conn(conn);
         }
     }
@@ -206,9 +206,9 @@ impl DhtNode {
     /// Our next wants to leave (RELIABILITY.md A2): a joiner that does not know it yet can come again afterwards,
     /// and the leaver serves nobody while it waits.
     pub(super) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
-        if let Transfer::HandOver(HandOver {
+        if let LockHolder::HandOff(HandOff {
             conn, next, phase, ..
-        }) = self.transfer
+        }) = self.lock_holder
             && phase != Phase::Answer
             && cx.peer().ip() == next.addr.ip()
         {
@@ -217,14 +217,14 @@ impl DhtNode {
     }
 
     /// The joiner's connection is over before it gave its address.
-    pub(super) fn hand_over_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Transfer::HandOver(HandOver {
+    pub(super) fn hand_off_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        let LockHolder::HandOff(HandOff {
             conn,
             next,
             phase,
             timer,
             ..
-        }) = self.transfer
+        }) = self.lock_holder
         else {
             return;
         };
@@ -239,7 +239,7 @@ impl DhtNode {
             let operation = Operation::update_prev(self.me().addr, next.addr, self.bounds());
             client::start(self, hub, operation, Tag::TakeBack);
         }
-        self.transfer_over(hub);
-        self.release_held(hub);
+        self.release_lock(hub);
+        self.release_fenced_writes(hub);
     }
 }

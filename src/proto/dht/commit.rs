@@ -79,7 +79,7 @@ impl DhtNode {
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Acknowledge { .. }, Changes::Many(_)) | (Then::Nothing, _) => {}
         }
-        self.hand_over_settled(hub);
+        self.hand_off_settled(hub);
         self.leave_settled(hub);
     }
 }

@@ -1,6 +1,6 @@
 //! A DISCONNECT that is passed on: the leaver asked the wrong member, and either connection may end at any byte.
 
-use super::super::node::Transfer;
+use super::super::node::LockHolder;
 use super::super::routing;
 use super::script::{Member, Ring, Then, after, has, hears, places, say};
 use super::*;
@@ -66,7 +66,10 @@ impl Three {
     }
 
     fn is_free(&self) -> bool {
-        matches!(self.world.service(self.asked).transfer, Transfer::None)
+        matches!(
+            self.world.service(self.asked).lock_holder,
+            LockHolder::Nobody
+        )
     }
 }
 
@@ -113,7 +116,10 @@ fn a_leaver_that_ends_at_any_byte_of_a_relay() {
             ring.until(secs(3), |w| w.now() >= later);
             assert!(ring.is_free(), "cut at {cut}");
             let node = ring.world.service(heir);
-            assert!(matches!(node.transfer, Transfer::None), "cut at {cut}");
+            assert!(
+                matches!(node.lock_holder, LockHolder::Nobody),
+                "cut at {cut}"
+            );
             let took = node.routing().next().addr == ring.me;
             assert_eq!(
                 node.entries().len(),

@@ -4,7 +4,7 @@
 //! Name ──▶ Verify ──the leaver is our next──▶ Receive ──all entries──▶ Update ──its next took us as prev──▶ ours
 //! ```
 //! DISCONNECT names no leaver. It is the node before the announced next: when the ring says that this is our next, and
-//! it comes from next's own IP or next does not say that it stays ([`super::probe`]), we go on; when it is another
+//! it comes from next's own IP or next does not say that it stays ([`super::failure_detector`]), we go on; when it is another
 //! member's, [`super::relay`] passes it on; else the answer is `0` and nothing changes. The
 //! entries are put where they will be, unseen, as the range is not ours until the end; when the leaver dies before that
 //! they are swept out again.
@@ -18,19 +18,19 @@ use bytes::Bytes;
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
 use super::client;
+use super::failure_detector::Verdict;
 use super::id::Id;
-use super::node::{Changes, DhtNode, Expect, Note, Tag, Then, Transfer};
+use super::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then};
 use super::operation::{Failure, Operation, Outcome, Verb};
-use super::probe::Verdict;
+use super::range_stream::{Received, Receiving};
 use super::routing::Member;
-use super::transfer::{Received, Receiving};
 use super::wire::{self, NextNode};
 
 /// Entries that a durable node gives to the worker at once. Few in tests, as there are few.
 pub(super) const STAGED_PER_JOB: usize = if cfg!(test) { 2 } else { 1024 };
 
 #[derive(Debug)]
-pub(super) struct Absorb {
+pub(super) struct Disconnect {
     conn: ConnId,
     phase: Phase,
     /// The announced next; unknown while only its id was given.
@@ -92,7 +92,7 @@ impl Staging {
 }
 
 impl DhtNode {
-    pub(super) fn begin_absorb(
+    pub(super) fn begin_disconnect(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -116,7 +116,7 @@ impl DhtNode {
             return false;
         }
         *expect = Expect::Leaver;
-        self.transfer = Transfer::Absorb(Absorb {
+        self.lock_holder = LockHolder::Disconnect(Disconnect {
             conn,
             phase: if repeated { Phase::Receive } else { phase },
             next,
@@ -134,21 +134,21 @@ impl DhtNode {
     }
 
     /// Gives up a DISCONNECT of the leaver that now sends another one.
-    pub(super) fn supersede_absorb(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
-        let Transfer::Absorb(absorb) = &self.transfer else {
+    pub(super) fn supersede_disconnect(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
+        let LockHolder::Disconnect(disconnect) = &self.lock_holder else {
             return;
         };
-        let conn = absorb.conn;
+        let conn = disconnect.conn;
         let same_next = match next {
-            NextNode::Addr(addr) => absorb.next.is_some_and(|next| next.addr == addr),
-            NextNode::Key(id) => absorb.next.is_some_and(|next| next.id == id),
+            NextNode::Addr(addr) => disconnect.next.is_some_and(|next| next.addr == addr),
+            NextNode::Key(id) => disconnect.next.is_some_and(|next| next.id == id),
         };
         let same_peer = cx
             .peer_of(conn)
             .is_none_or(|peer| peer.ip() == cx.peer().ip());
         if same_next && same_peer {
             cx.close_conn(conn);
-            self.give_up_absorb(cx);
+            self.give_up_disconnect(cx);
         }
     }
 
@@ -159,9 +159,9 @@ impl DhtNode {
         client::start(self, hub, operation, tag);
     }
 
-    fn absorb(&mut self, id: ConnId) -> Option<&mut Absorb> {
-        match &mut self.transfer {
-            Transfer::Absorb(absorb) if absorb.conn == id => Some(absorb),
+    fn disconnect(&mut self, id: ConnId) -> Option<&mut Disconnect> {
+        match &mut self.lock_holder {
+            LockHolder::Disconnect(disconnect) if disconnect.conn == id => Some(disconnect),
             _ => None,
         }
     }
@@ -178,17 +178,17 @@ impl DhtNode {
         let own_ip = hub
             .peer_of(conn)
             .is_some_and(|peer| peer.ip() == next.addr.ip());
-        let Some(absorb) = self.absorb(conn) else {
+        let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
-        match (absorb.phase, result) {
+        match (disconnect.phase, result) {
             (Phase::Name, Ok(Outcome::Located(addr))) => {
                 let named = Member::at(addr);
-                absorb.next = Some(named);
-                absorb.phase = Phase::Verify;
+                disconnect.next = Some(named);
+                disconnect.phase = Phase::Verify;
                 if named == next {
-                    absorb.repeated = true;
-                    absorb.phase = Phase::Receive;
+                    disconnect.repeated = true;
+                    disconnect.phase = Phase::Receive;
                     hub.resume(conn);
                 } else {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
@@ -201,14 +201,14 @@ impl DhtNode {
                 | Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }),
             ) if addr == next.addr && next != me => {
                 if own_ip {
-                    absorb.phase = Phase::Receive;
+                    disconnect.phase = Phase::Receive;
                     hub.resume(conn);
                 } else {
                     self.probe_next(hub, conn);
                 }
             }
             (Phase::Verify, Ok(Outcome::Located(addr))) if addr != next.addr && addr != me.addr => {
-                if let Some(announced) = absorb.next {
+                if let Some(announced) = disconnect.next {
                     self.begin_relay(hub, conn, Member::at(addr), announced);
                 }
             }
@@ -222,27 +222,27 @@ impl DhtNode {
     /// A DISCONNECT of our next that does not come from its own IP: it is behind a NAT, has several addresses, or
     /// another member passes it on. What next says of itself decides (RELIABILITY.md A11).
     pub(super) fn leaver_probed(&mut self, hub: &mut Hub<Self>, conn: ConnId, verdict: Verdict) {
-        let Some(absorb) = self.absorb(conn) else {
+        let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
         if verdict == Verdict::Member {
             log::info!("a DISCONNECT is refused: not from our next, which is there");
             self.refuse_leaver(hub);
         } else {
-            absorb.phase = Phase::Receive;
+            disconnect.phase = Phase::Receive;
             hub.resume(conn);
         }
     }
 
     fn refuse_leaver(&mut self, hub: &mut Hub<Self>) {
-        if let Transfer::Absorb(Absorb { conn, .. }) = self.transfer {
+        if let LockHolder::Disconnect(Disconnect { conn, .. }) = self.lock_holder {
             hub.notify(conn, Note::Refused);
-            self.give_up_absorb(hub);
+            self.give_up_disconnect(hub);
         }
     }
 
     /// The leaver's entries.
-    pub(super) fn absorb_input(
+    pub(super) fn disconnect_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         input: Input<'_>,
@@ -250,30 +250,30 @@ impl DhtNode {
         let (id, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
         let full = self.entries.memory_bytes() > self.config.entries_bytes_max;
         let (leaver, durable) = (self.routing.next().id, self.config.durable);
-        let Some(absorb) = self.absorb(id) else {
+        let Some(disconnect) = self.disconnect(id) else {
             return Err(Violation::us("the transfer is over"));
         };
-        let Some(next) = absorb.next else {
+        let Some(next) = disconnect.next else {
             return Err(Violation::us("no next"));
         };
         let Some((received, used)) =
-            absorb
+            disconnect
                 .receiving
                 .read(input.bytes, input.seen, value_bytes_max)?
         else {
             return Ok(Step::More);
         };
-        let whole = absorb.receiving.is_complete();
+        let whole = disconnect.receiving.is_complete();
         if let Received::Entry(key, value) = received
-            && !absorb.repeated
+            && !disconnect.repeated
             && key.in_arc(leaver, next.id)
         {
             if full {
                 wire::put_ack(cx.out(), false);
                 return Err(Violation::limit("entries_bytes_max reached"));
             }
-            let filled = durable && absorb.staging.push(key, value.clone());
-            self.receive(key, value);
+            let filled = durable && disconnect.staging.push(key, value.clone());
+            self.store_entry(key, value);
             if filled {
                 self.stage(cx, id);
             }
@@ -287,45 +287,45 @@ impl DhtNode {
     }
 
     fn stage(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Some(absorb) = self.absorb(conn) else {
+        let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
-        if let Some(changes) = absorb.staging.take()
+        if let Some(changes) = disconnect.staging.take()
             && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
         {
-            self.absorb_staged(hub, conn, false);
+            self.disconnect_staged(hub, conn, false);
         }
     }
 
     /// All entries are here: the announced next is to take us as its prev.
     fn tell_next(&mut self, hub: &mut Hub<Self>, next: Member) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Transfer::Absorb(absorb) = &mut self.transfer else {
+        let LockHolder::Disconnect(disconnect) = &mut self.lock_holder else {
             return;
         };
         // Of a ring of two we are what stays: nobody to tell.
-        absorb.phase = Phase::Update { told: next == me };
-        let conn = absorb.conn;
+        disconnect.phase = Phase::Update { told: next == me };
+        let conn = disconnect.conn;
         if next != me {
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
-            client::start(self, hub, operation, Tag::Absorbed(conn));
+            client::start(self, hub, operation, Tag::DisconnectUpdate(conn));
         }
-        self.commit_absorb(hub);
+        self.commit_disconnect(hub);
     }
 
-    pub(super) fn absorb_told(
+    pub(super) fn disconnect_told(
         &mut self,
         hub: &mut Hub<Self>,
         conn: ConnId,
         result: Result<Outcome, Failure>,
     ) {
-        let Some(absorb) = self.absorb(conn) else {
+        let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
         match result {
             Ok(_) => {
-                absorb.phase = Phase::Update { told: true };
-                self.commit_absorb(hub);
+                disconnect.phase = Phase::Update { told: true };
+                self.commit_disconnect(hub);
             }
             Err(failure) => {
                 log::info!("a DISCONNECT is refused: its next does not answer: {failure}");
@@ -334,24 +334,24 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn absorb_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
-        let Some(absorb) = self.absorb(conn) else {
+    pub(super) fn disconnect_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
+        let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
-        absorb.staging.came_back(committed);
-        self.commit_absorb(hub);
+        disconnect.staging.came_back(committed);
+        self.commit_disconnect(hub);
     }
 
     /// Takes the range, once the next was told and everything is committed.
-    fn commit_absorb(&mut self, hub: &mut Hub<Self>) {
+    fn commit_disconnect(&mut self, hub: &mut Hub<Self>) {
         let leaver = self.routing.next();
-        let Transfer::Absorb(Absorb {
+        let LockHolder::Disconnect(Disconnect {
             conn,
             phase,
             next: Some(next),
             staging,
             ..
-        }) = &self.transfer
+        }) = &self.lock_holder
         else {
             return;
         };
@@ -365,29 +365,29 @@ impl DhtNode {
         }
         if next != leaver {
             log::info!("{} left; our next is {}", leaver.addr, next.addr);
-            self.forget_node(leaver.addr);
+            self.member_failed(leaver.addr);
             self.set_next(hub, next);
         }
         hub.notify(conn, Note::Go);
-        self.transfer_over(hub);
+        self.release_lock(hub);
     }
 
     /// The leaver's connection is over.
-    pub(super) fn absorb_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        if self.absorb(id).is_some() {
+    pub(super) fn disconnect_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if self.disconnect(id).is_some() {
             log::info!("a leaver broke off; nothing changes");
-            self.give_up_absorb(hub);
+            self.give_up_disconnect(hub);
         }
     }
 
-    fn give_up_absorb(&mut self, hub: &mut Hub<Self>) {
+    fn give_up_disconnect(&mut self, hub: &mut Hub<Self>) {
         self.end_probe(hub);
-        let Transfer::Absorb(absorb) = &self.transfer else {
+        let LockHolder::Disconnect(disconnect) = &self.lock_holder else {
             return;
         };
-        match absorb.next {
-            Some(next) if !absorb.repeated => self.sweep(hub, self.routing.next().id, next.id),
-            _ => self.transfer_over(hub),
+        match disconnect.next {
+            Some(next) if !disconnect.repeated => self.sweep(hub, self.routing.next().id, next.id),
+            _ => self.release_lock(hub),
         }
     }
 }

@@ -5,11 +5,11 @@
 //!   └──────── it is a member, or nobody can tell: 0 ───────┘
 //! ```
 //! RELIABILITY.md has its range absorbed first, from replicas. There are none: the entries were in the killed node alone,
-//! which brings them itself when it had them on its disk (see [`super::bring`]). Who served the range without them would
+//! which brings them itself when it had them on its disk (see [`super::recovered_entries`]). Who served the range without them would
 //! tell readers meanwhile that acknowledged entries are not there. So for the joiner all is as if we had taken the range,
 //! and for everybody else the range is out of reach, as it was, until the joiner has given its address.
 //!
-//! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::probe`]), at an address
+//! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::failure_detector`]), at an address
 //! where the joiner may listen already: one of ours says that it is no member until its join is over, or may be.
 //! A plain joiner is silent there, and so is a member that is stuck: silence counts as proof only when the CONNECT
 //! comes from next's own IP.
@@ -22,12 +22,12 @@
 
 use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
 
-use super::claims;
+use super::address_policy;
 use super::client::{self, OpId};
+use super::failure_detector::Verdict;
 use super::id::Id;
-use super::node::{DhtNode, Expect, Note, Tag, Timer, Transfer};
+use super::node::{DhtNode, Expect, LockHolder, Note, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use super::probe::Verdict;
 use super::routing::Member;
 use super::wire::Request;
 
@@ -38,7 +38,7 @@ const WALK_WITHIN: Ticks = Ticks::from_secs(5);
 const STEPS_MAX: u32 = 64;
 
 #[derive(Debug)]
-pub(super) struct Revive {
+pub(super) struct Rejoin {
     /// The joiner's connection.
     conn: ConnId,
     /// It comes from next's own IP.
@@ -68,7 +68,7 @@ enum Phase {
 
 impl DhtNode {
     /// `joiner` is the id of our next.
-    pub(super) fn begin_revive(
+    pub(super) fn begin_rejoin(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -79,8 +79,8 @@ impl DhtNode {
             return false;
         }
         let conn = cx.id();
-        *expect = Expect::Turn(Box::new(Request::Connect(joiner)));
-        self.transfer = Transfer::Revive(Revive {
+        *expect = Expect::Lock(Box::new(Request::Connect(joiner)));
+        self.lock_holder = LockHolder::Rejoin(Rejoin {
             conn,
             own_ip: cx.peer().ip() == next.addr.ip(),
             phase: Phase::Probe,
@@ -93,24 +93,24 @@ impl DhtNode {
         true
     }
 
-    fn revive(&mut self) -> Option<&mut Revive> {
-        match &mut self.transfer {
-            Transfer::Revive(revive) => Some(revive),
+    fn rejoin(&mut self) -> Option<&mut Rejoin> {
+        match &mut self.lock_holder {
+            LockHolder::Rejoin(rejoin) => Some(rejoin),
             _ => None,
         }
     }
 
-    pub(super) fn restarted_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
-        let Some(revive) = self.revive() else { return };
+    pub(super) fn rejoin_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
+        let Some(rejoin) = self.rejoin() else { return };
         let dead = match verdict {
             Verdict::Member => false,
             Verdict::NoMember => true,
-            Verdict::Dead { silent } => !silent || revive.own_ip,
+            Verdict::Dead { silent } => !silent || rejoin.own_ip,
         };
         if !dead {
-            return self.end_revive(hub, "it is there");
+            return self.end_rejoin(hub, "it is there");
         }
-        revive.timer = hub.arm(WALK_WITHIN, Timer::Revive);
+        rejoin.timer = hub.arm(WALK_WITHIN, Timer::Rejoin);
         self.ask_first_candidate(hub);
     }
 
@@ -120,50 +120,50 @@ impl DhtNode {
         let before = self.routing.last_prev();
         let prev = before.filter(|prev| *prev != next);
         let known: Vec<Member> = self.routing.fingers().iter().copied().chain(prev).collect();
-        let Some(revive) = self.revive() else { return };
-        match known.get(revive.skipped) {
+        let Some(rejoin) = self.rejoin() else { return };
+        match known.get(rejoin.skipped) {
             Some(candidate) => self.ask_candidate(hub, *candidate),
             // It is before us as well: we are two.
             None if known.is_empty() && before == Some(next) => self.found_after(hub, me),
-            None => self.end_revive(hub, "nobody that we know is there"),
+            None => self.end_rejoin(hub, "nobody that we know is there"),
         }
     }
 
     fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member) {
-        let Some(revive) = self.revive() else { return };
-        revive.steps += 1;
-        if revive.steps > STEPS_MAX {
-            return self.end_revive(hub, "it takes too many steps to find who follows it");
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.steps += 1;
+        if rejoin.steps > STEPS_MAX {
+            return self.end_rejoin(hub, "it takes too many steps to find who follows it");
         }
-        revive.phase = Phase::After {
+        rejoin.phase = Phase::After {
             candidate,
             plain: false,
         };
-        self.ask_revive(hub, Verb::Stat, candidate.id, candidate);
+        self.ask_rejoin(hub, Verb::Stat, candidate.id, candidate);
     }
 
-    fn ask_revive(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
+    fn ask_rejoin(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
         // A connection that breaks is no sign of a plain peer; three are.
         let bounds = Bounds {
             attempts_max: if verb == Verb::Stat { 3 } else { 1 },
             ..self.bounds()
         };
         let operation = Operation::new(verb, key, vec![at.addr], bounds);
-        let op = client::start(self, hub, operation, Tag::Revive);
-        if let Some(revive) = self.revive() {
-            revive.op = Some(op);
+        let op = client::start(self, hub, operation, Tag::Rejoin);
+        if let Some(rejoin) = self.rejoin() {
+            rejoin.op = Some(op);
         }
     }
 
-    pub(super) fn revive_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
-        let Some(revive) = self.revive() else { return };
-        revive.op = None;
-        match (revive.phase, result) {
+    pub(super) fn rejoin_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.op = None;
+        match (rejoin.phase, result) {
             // One that joins has no neighbours yet, and does not know who is before it.
             (Phase::After { candidate, .. }, Ok(Outcome::Told(Some(stat))))
                 if stat.next == candidate.addr =>
             {
-                self.end_revive(hub, "somebody joins behind it");
+                self.end_rejoin(hub, "somebody joins behind it");
             }
             (Phase::After { .. }, Ok(Outcome::Told(Some(stat)))) => {
                 self.candidate_named(hub, stat.prev.map(Member::at));
@@ -178,44 +178,44 @@ impl DhtNode {
                 },
                 Err(Failure::CutOff { .. } | Failure::Malformed { .. }),
             ) => {
-                revive.phase = Phase::After {
+                rejoin.phase = Phase::After {
                     candidate,
                     plain: true,
                 };
-                self.ask_revive(hub, Verb::Closest, candidate.id.pred(), candidate);
+                self.ask_rejoin(hub, Verb::Closest, candidate.id.pred(), candidate);
             }
             // A finger that is stale, or not to be reached now: whoever is beyond it leads back to it.
             (Phase::After { .. }, Err(Failure::Unreachable { .. }))
-                if revive.steps as usize == revive.skipped + 1 =>
+                if rejoin.steps as usize == rejoin.skipped + 1 =>
             {
-                revive.skipped += 1;
+                rejoin.skipped += 1;
                 self.ask_first_candidate(hub);
             }
-            (_, result) => self.end_revive(hub, format_args!("who follows it? {result:?}")),
+            (_, result) => self.end_rejoin(hub, format_args!("who follows it? {result:?}")),
         }
     }
 
     /// The candidate says who is before it.
     fn candidate_named(&mut self, hub: &mut Hub<Self>, before: Option<Member>) {
         let dead = self.routing.next();
-        let Some(Revive {
+        let Some(Rejoin {
             phase: Phase::After { candidate, .. },
             ..
-        }) = self.revive()
+        }) = self.rejoin()
         else {
             return;
         };
         let candidate = *candidate;
         let is_plausible = |m: &Member| {
             let Member { addr, .. } = candidate;
-            claims::is_plausible(*addr.ip(), m.addr, addr.port())
+            address_policy::is_plausible(*addr.ip(), m.addr, addr.port())
         };
         match before {
             Some(before) if before == dead => self.found_after(hub, candidate),
             Some(closer) if closer.id.in_arc(dead.id, candidate.id) && is_plausible(&closer) => {
                 self.ask_candidate(hub, closer);
             }
-            _ => self.end_revive(
+            _ => self.end_rejoin(
                 hub,
                 format_args!("{} does not know who is before it", candidate.addr),
             ),
@@ -224,57 +224,57 @@ impl DhtNode {
 
     /// `after` follows the dead node; the joiner tells it so itself.
     fn found_after(&mut self, hub: &mut Hub<Self>, after: Member) {
-        let Some(revive) = self.revive() else { return };
-        revive.phase = Phase::Found { after };
-        let conn = revive.conn;
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.phase = Phase::Found { after };
+        let conn = rejoin.conn;
         hub.notify(conn, Note::Go);
     }
 
     /// Who will be next of the joiner on this connection, once that is found; the search is over then.
     pub(super) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
-        let revive = self.revive().filter(|revive| revive.conn == conn)?;
-        let Phase::Found { after } = revive.phase else {
+        let rejoin = self.rejoin().filter(|rejoin| rejoin.conn == conn)?;
+        let Phase::Found { after } = rejoin.phase else {
             return None;
         };
-        self.drop_revive(hub);
-        self.transfer = Transfer::None;
+        self.drop_rejoin(hub);
+        self.lock_holder = LockHolder::Nobody;
         Some(after)
     }
 
     /// The walk takes too long.
-    pub(super) fn revive_late(&mut self, hub: &mut Hub<Self>) {
-        let Some(revive) = self.revive() else { return };
-        revive.timer = None;
-        let op = revive.op.take();
-        let is_found = matches!(revive.phase, Phase::Found { .. });
+    pub(super) fn rejoin_late(&mut self, hub: &mut Hub<Self>) {
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.timer = None;
+        let op = rejoin.op.take();
+        let is_found = matches!(rejoin.phase, Phase::Found { .. });
         if let Some(op) = op {
             client::cancel(self, hub, op);
         }
         if !is_found {
-            self.end_revive(hub, "it takes too long to find who follows it");
+            self.end_rejoin(hub, "it takes too long to find who follows it");
         }
     }
 
     /// The joiner's connection is over.
-    pub(super) fn revive_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        if self.revive().is_some_and(|revive| revive.conn == id) {
-            self.end_revive(hub, "the joiner is gone");
+    pub(super) fn rejoin_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if self.rejoin().is_some_and(|rejoin| rejoin.conn == id) {
+            self.end_rejoin(hub, "the joiner is gone");
         }
     }
 
-    fn end_revive(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
-        let Some(revive) = self.revive() else { return };
-        let conn = revive.conn;
+    fn end_rejoin(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let Some(rejoin) = self.rejoin() else { return };
+        let conn = rejoin.conn;
         log::info!("a CONNECT with the id of our next is refused: {why}");
         hub.notify(conn, Note::Refused);
-        self.drop_revive(hub);
-        self.transfer_over(hub);
+        self.drop_rejoin(hub);
+        self.release_lock(hub);
     }
 
-    fn drop_revive(&mut self, hub: &mut Hub<Self>) {
+    fn drop_rejoin(&mut self, hub: &mut Hub<Self>) {
         self.end_probe(hub);
-        let Some(revive) = self.revive() else { return };
-        let (op, timer) = (revive.op.take(), revive.timer.take());
+        let Some(rejoin) = self.rejoin() else { return };
+        let (op, timer) = (rejoin.op.take(), rejoin.timer.take());
         if let Some(op) = op {
             client::cancel(self, hub, op);
         }

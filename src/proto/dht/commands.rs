@@ -12,7 +12,7 @@ use super::entries;
 use super::id::Id;
 use super::node::{Changes, DhtNode, Expect, Tag, Then, acknowledge, say};
 use super::operation::{Bounds, Operation, Verb};
-use super::transfer::Incoming;
+use super::range_stream::Incoming;
 use super::wire;
 
 impl DhtNode {
@@ -104,7 +104,7 @@ impl DhtNode {
         }
         let conn = cx.id();
         let waits = if self.is_moving(key) {
-            self.hold(cx, conn, key, value)
+            self.fence_write(cx, conn, key, value)
         } else {
             self.write_or_forward(cx, conn, key, value)
         };
@@ -156,7 +156,7 @@ impl DhtNode {
         let room_bytes = self
             .config
             .entries_bytes_max
-            .saturating_sub(self.writing_bytes + self.luggage.memory_bytes());
+            .saturating_sub(self.writing_bytes + self.recovered.memory_bytes());
         // What it replaces is looked up only where it can matter.
         self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
             && self.entries.memory_bytes_with(key, value) > room_bytes
@@ -164,9 +164,26 @@ impl DhtNode {
 
     pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
         match value {
-            Some(value) => self.receive(key, value),
-            None => self.forget(key),
+            Some(value) => self.store_entry(key, value),
+            None => self.remove_entry(key),
         }
+    }
+
+    /// The ring's value of a key that it moves to us: newer than what we brought.
+    pub(super) fn store_entry(&mut self, key: Id, value: Bytes) {
+        self.entries.insert(key, value);
+        self.recovered.remove(key);
+    }
+
+    /// A key of ours is removed.
+    pub(super) fn remove_entry(&mut self, key: Id) {
+        self.entries.remove(key);
+        self.recovered.remove(key);
+    }
+
+    /// The value of a key that is ours.
+    pub(super) fn value_of(&self, key: Id) -> Option<&Bytes> {
+        self.entries.get(key).or_else(|| self.recovered.get(key))
     }
 }
 
