@@ -2,6 +2,8 @@
 
 pub mod decimal;
 pub mod dht;
+pub mod host;
 pub mod index;
+mod log_limit;
 pub mod overlay;
 pub mod ring;

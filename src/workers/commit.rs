@@ -13,6 +13,9 @@ pub trait Durable: Send + 'static {
     /// What the protocol is told of it.
     type Written: Send + 'static;
 
+    /// For the log: what a failing disk means to those who ask for writes.
+    const WHILE_FAILING: &'static str = "writes are refused";
+
     /// Appends what it changes in the store.
     fn changes(&self, changes: &mut Vec<Change>);
 
@@ -64,7 +67,7 @@ impl<S: Store + 'static, W: Durable> Work for Committer<S, W> {
     }
 }
 
-impl<S, W> Committer<S, W> {
+impl<S, W: Durable> Committer<S, W> {
     /// What to log of a commit: changes between working, failing with the store as before (a full disk, which may last
     /// for hours of commits) and failing for good.
     fn report(&mut self, result: &Result<(), StoreError>) -> Option<(log::Level, String)> {
@@ -72,10 +75,10 @@ impl<S, W> Committer<S, W> {
         let before = std::mem::replace(&mut self.failing, failing);
         match result {
             Err(e) if before != failing => {
-                Some((log::Level::Error, format!("writes are refused: {e}")))
+                Some((log::Level::Error, format!("{}: {e}", W::WHILE_FAILING)))
             }
             Ok(()) if before.is_some() => {
-                Some((log::Level::Warn, "writes are accepted again".to_owned()))
+                Some((log::Level::Warn, "the disk takes writes again".to_owned()))
             }
             _ => None,
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::commit::{Committer, Durable};
 use super::load::LoadError;
-use crate::proto::ring::tracker::{self, Known};
+use crate::proto::ring::tracker::{self, PersistedMember};
 use crate::proto::ring::wire::{Encoding, Strings};
 use crate::store::{Change, Store, Table};
 
@@ -15,7 +15,7 @@ const MEMBERS: Table = Table::new("ring-members");
 
 impl<S: Store> Committer<S, tracker::Write> {
     /// Takes over `store` and reads the members of a tracker's ring that are in it, in the order of their numbers.
-    pub fn load_members(mut store: S) -> Result<(Self, Vec<Known>), LoadError> {
+    pub fn load_members(mut store: S) -> Result<(Self, Vec<PersistedMember>), LoadError> {
         let mut members = Vec::new();
         let mut foreign = 0;
         store.load(
@@ -32,6 +32,7 @@ impl<S: Store> Committer<S, tracker::Write> {
 
 impl Durable for tracker::Write {
     type Written = tracker::Written;
+    const WHILE_FAILING: &'static str = "registrations are valid until a restart only";
 
     fn changes(&self, changes: &mut Vec<Change>) {
         changes.push(match &self.change {
@@ -42,15 +43,14 @@ impl Durable for tracker::Write {
         });
     }
 
-    fn written(self, _committed: bool) -> tracker::Written {
-        // The Committer has said it; the tracker goes on with what it has in memory.
-        self.written()
+    fn written(self, committed: bool) -> tracker::Written {
+        self.written(committed)
     }
 }
 
 /// ip (4 bytes), port (2, big-endian), encoding (1), handle. The encoding is the protocol of a pickle, with
 /// [`BYTE_STRINGS`] added where its strings are bytes, or one of the two below.
-fn member_bytes(member: &Known) -> Bytes {
+fn member_bytes(member: &PersistedMember) -> Bytes {
     let encoding = match member.encoding {
         Encoding::Pickle { protocol, strings } => match strings {
             Strings::Bytes => protocol | BYTE_STRINGS,
@@ -70,7 +70,7 @@ const BYTE_STRINGS: u8 = 0x80;
 const LITERAL: u8 = 0x40;
 const BARE: u8 = 0x41;
 
-fn member_from_bytes(key: &[u8], value: &[u8]) -> Option<Known> {
+fn member_from_bytes(key: &[u8], value: &[u8]) -> Option<PersistedMember> {
     let number = u64::from_be_bytes(key.try_into().ok()?);
     let (&ip, rest) = value.split_first_chunk::<4>()?;
     let (&port, rest) = rest.split_first_chunk::<2>()?;
@@ -88,7 +88,7 @@ fn member_from_bytes(key: &[u8], value: &[u8]) -> Option<Known> {
         },
     };
     let addr = SocketAddrV4::new(Ipv4Addr::from(ip), u16::from_be_bytes(port));
-    Some(Known {
+    Some(PersistedMember {
         number,
         handle: str::from_utf8(handle).ok()?.into(),
         addr,
@@ -111,13 +111,15 @@ mod tests {
             pickle(2, Strings::Unicode),
             pickle(5, Strings::Unicode),
         ];
-        let members = (0..).zip(encodings).map(|(number, encoding)| Known {
-            number: number * 1000,
-            handle: format!("z\u{fc}rich {number}").into(),
-            addr: SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 65_535),
-            encoding,
-        });
-        let members: Vec<Known> = members.collect();
+        let members = (0..)
+            .zip(encodings)
+            .map(|(number, encoding)| PersistedMember {
+                number: number * 1000,
+                handle: format!("z\u{fc}rich {number}").into(),
+                addr: SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 65_535),
+                encoding,
+            });
+        let members: Vec<PersistedMember> = members.collect();
         for member in &members {
             let key = member.number.to_be_bytes();
             let bytes = member_bytes(member);
@@ -127,7 +129,7 @@ mod tests {
             }
         }
         let mut store = Memory::new();
-        let put = |m: &Known| Change::put(MEMBERS, m.number.to_be_bytes(), member_bytes(m));
+        let put = |m: &PersistedMember| Change::put(MEMBERS, m.number.to_be_bytes(), member_bytes(m));
         let changes: Vec<Change> = members.iter().rev().map(put).collect();
         store.commit(&changes).expect("memory");
         let (_, loaded) = Committer::load_members(store).expect("memory");

@@ -18,7 +18,7 @@ use peerloop::net::{Bound, Reactor};
 use peerloop::proto::ring::client::{Answer as Told, Client, Question, Row};
 use peerloop::proto::ring::node::RingNode;
 use peerloop::proto::ring::peer::{self, Peer, Peers};
-use peerloop::proto::ring::tracker::{Config, Known, Tracker, Write};
+use peerloop::proto::ring::tracker::{Config, PersistedMember, Tracker, Write};
 use peerloop::proto::ring::wire::{HANDLE_BYTES_MAX, RegInitOrder};
 use peerloop::store::redb::Redb;
 use peerloop::workers::commit::Committer;
@@ -167,10 +167,10 @@ impl Command {
 impl TrackerArgs {
     fn run(self) -> Result<Answer> {
         let items = database::read(&self.db)?;
-        let (committer, known) = match &self.data {
+        let (committer, recovered) = match &self.data {
             Some(dir) => {
-                let (committer, known) = Committer::load_members(Redb::open(dir)?)?;
-                (Some(committer), known)
+                let (committer, recovered) = Committer::load_members(Redb::open(dir)?)?;
+                (Some(committer), recovered)
             }
             None => (None, Vec::new()),
         };
@@ -185,9 +185,13 @@ impl TrackerArgs {
             dial_from: dial_from(bound.addr()),
             ..Config::default()
         };
-        log::info!("{} items; {} peers known", items.len(), known.len());
+        log::info!(
+            "{} items; {} members recovered",
+            items.len(),
+            recovered.len()
+        );
         let listening = bound.addr();
-        let mut reactor = tracker(bound, config, items, known, committer)?;
+        let mut reactor = tracker(bound, config, items, recovered, committer)?;
         reactor.catch_signals()?;
         print::stdout(format!("listening {listening}\n").as_bytes())?;
         reactor.run()?;
@@ -200,7 +204,7 @@ pub(super) fn tracker(
     bound: Bound,
     config: Config,
     items: Vec<Box<str>>,
-    known: Vec<Known>,
+    recovered: Vec<PersistedMember>,
     committer: Option<Committer<Redb, Write>>,
 ) -> Result<Reactor<RingNode>> {
     let config = Config {
@@ -209,7 +213,7 @@ pub(super) fn tracker(
         ..config
     };
     let limits = config.fit(Limits::default());
-    let service = RingNode::Tracker(Tracker::new(config, items, known));
+    let service = RingNode::Tracker(Tracker::new(config, items, recovered));
     let mut reactor = Reactor::new(service, limits)?;
     if let Some(committer) = committer {
         reactor.start_worker(committer)?;

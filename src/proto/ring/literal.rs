@@ -13,8 +13,8 @@ use std::io::Write as _;
 
 use memchr::memchr;
 
+use super::encoding::{Encoding, Refusal};
 use super::value::{Builder, Kind, NESTING_MAX, Sequence, Tree};
-use super::wire::{Encoding, Refusal};
 
 pub(super) const NONE: &[u8] = b"None";
 

@@ -1,5 +1,7 @@
-//! A process of the ring on the engine: a tracker, or peers. One service, so that both live in one world of the
-//! simulator; each half of it only knows its own connections and timers.
+//! A node of the protocol on the engine: a tracker, or peers. It dispatches events and has no logic of its own.
+//!
+//! One service for both, so that both live in one world of the simulator. The machines ([`Tracker`], [`Peers`]) know nothing of
+//! it; they act through their `Host`, which is the engine's [`Hub`].
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
@@ -16,32 +18,50 @@ pub enum RingNode {
 /// What a connection is for.
 #[derive(Debug)]
 pub enum Conn {
-    /// Somebody came to the tracker.
-    Guest(tracker::Guest),
-    /// The tracker calls a peer.
-    Call(tracker::Call),
-    /// Somebody came to a peer.
-    Asker(peer::Asker),
-    /// A peer calls the tracker or its neighbour.
-    Out(peer::Out),
+    ToTracker(tracker::Inbound),
+    FromTracker(tracker::Outbound),
+    ToPeer(peer::Inbound),
+    FromPeer(peer::Outbound),
+    /// Nothing: it was accepted for a peer that is dead, and is being closed.
+    Refused,
 }
 
-/// The timers of both halves; the number is a member's slot or a peer's.
+impl From<tracker::Outbound> for Conn {
+    fn from(outbound: tracker::Outbound) -> Conn {
+        Conn::FromTracker(outbound)
+    }
+}
+
+impl From<peer::Outbound> for Conn {
+    fn from(outbound: peer::Outbound) -> Conn {
+        Conn::FromPeer(outbound)
+    }
+}
+
+/// The timers of both machines, flat so that they fit 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
-    /// Somebody's turn to be pinged.
-    Round,
-    /// A ping is due again, or its answer.
-    Ping(u32),
-    /// An UPDATE_NBR is due again, or its end.
-    Update(u32),
-    /// A peer's registration is due, or its answer, or a sign of life of the tracker.
-    Tracker(u32),
-    /// A peer's next question is due, or its answer.
-    Ask(u32),
-    /// Somebody who waits for an item has waited long enough.
-    Held(u32),
+    TrackerSchedule,
+    TrackerMember(u32),
+    Peer(u32),
 }
+
+impl From<tracker::Timer> for Timer {
+    fn from(timer: tracker::Timer) -> Timer {
+        match timer {
+            tracker::Timer::Schedule => Timer::TrackerSchedule,
+            tracker::Timer::Member(slot) => Timer::TrackerMember(slot),
+        }
+    }
+}
+
+impl From<peer::Timer> for Timer {
+    fn from(peer::Timer(index): peer::Timer) -> Timer {
+        Timer::Peer(index)
+    }
+}
+
+const _: () = assert!(size_of::<Timer>() <= 8);
 
 impl Service for RingNode {
     type Conn = Conn;
@@ -52,15 +72,26 @@ impl Service for RingNode {
 
     fn on_accept(&mut self, cx: &mut Cx<'_, RingNode>, listener: usize) -> Conn {
         match self {
-            RingNode::Tracker(_) => Conn::Guest(tracker::Guest::default()),
-            RingNode::Peers(peers) => Conn::Asker(peers.accept(cx, listener)),
+            RingNode::Tracker(_) => Conn::ToTracker(tracker::Inbound::default()),
+            RingNode::Peers(peers) => match peers.accept(listener) {
+                Some(inbound) => Conn::ToPeer(inbound),
+                None => {
+                    cx.close();
+                    Conn::Refused
+                }
+            },
         }
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, RingNode>, conn: &mut Conn) {
+        let id = cx.id();
         match (self, conn) {
-            (RingNode::Tracker(tracker), Conn::Call(call)) => tracker.reached(cx, call),
-            (RingNode::Peers(peers), Conn::Out(out)) => peers.reached(cx, out),
+            (RingNode::Tracker(tracker), Conn::FromTracker(outbound)) => {
+                tracker.reached(&mut **cx, id, outbound);
+            }
+            (RingNode::Peers(peers), Conn::FromPeer(outbound)) => {
+                peers.reached(&mut **cx, id, outbound);
+            }
             _ => {}
         }
     }
@@ -71,29 +102,51 @@ impl Service for RingNode {
         conn: &mut Conn,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
+        let (id, from) = (cx.id(), cx.peer());
+        let hub = &mut **cx;
         match (self, conn) {
-            (RingNode::Tracker(tracker), Conn::Guest(guest)) => tracker.serve(cx, guest, input),
-            (RingNode::Tracker(tracker), Conn::Call(call)) => tracker.answered(cx, call, input),
-            (RingNode::Peers(peers), Conn::Asker(asker)) => peers.serve(cx, asker, input),
-            (RingNode::Peers(peers), Conn::Out(out)) => peers.answered(cx, out, input),
-            _ => Err(Violation::us("a connection of the other half")),
+            (RingNode::Tracker(tracker), Conn::ToTracker(inbound)) => {
+                tracker.serve(hub, (id, from), inbound, input)
+            }
+            (RingNode::Tracker(tracker), Conn::FromTracker(outbound)) => {
+                tracker.answered(hub, id, outbound, input)
+            }
+            (RingNode::Peers(peers), Conn::ToPeer(inbound)) => {
+                peers.serve(hub, (id, from), inbound, input)
+            }
+            (RingNode::Peers(peers), Conn::FromPeer(outbound)) => {
+                peers.answered(hub, id, outbound, input)
+            }
+            _ => Err(Violation::us("a connection that is being closed")),
         }
     }
 
     fn on_end(&mut self, hub: &mut Hub<RingNode>, id: ConnId, conn: Conn, end: End) {
         match (self, conn) {
-            (RingNode::Tracker(tracker), Conn::Guest(guest)) => tracker.left(hub, id, &guest, end),
-            (RingNode::Tracker(tracker), Conn::Call(call)) => tracker.ended(hub, id, &call, end),
-            (RingNode::Peers(peers), Conn::Asker(asker)) => peers.left(id, &asker),
-            (RingNode::Peers(peers), Conn::Out(out)) => peers.ended(hub, id, &out, end),
+            (RingNode::Tracker(tracker), Conn::ToTracker(inbound)) => {
+                tracker.inbound_ended(hub, id, &inbound, end);
+            }
+            (RingNode::Tracker(tracker), Conn::FromTracker(outbound)) => {
+                tracker.outbound_ended(hub, id, &outbound, end);
+            }
+            (RingNode::Peers(peers), Conn::ToPeer(inbound)) => peers.inbound_ended(id, &inbound),
+            (RingNode::Peers(peers), Conn::FromPeer(outbound)) => {
+                peers.outbound_ended(hub, id, &outbound, end);
+            }
             _ => {}
         }
     }
 
     fn on_timer(&mut self, hub: &mut Hub<RingNode>, timer: Timer) {
-        match self {
-            RingNode::Tracker(tracker) => tracker.fired(hub, timer),
-            RingNode::Peers(peers) => peers.fired(hub, timer),
+        match (self, timer) {
+            (RingNode::Tracker(tracker), Timer::TrackerSchedule) => {
+                tracker.fired(hub, tracker::Timer::Schedule);
+            }
+            (RingNode::Tracker(tracker), Timer::TrackerMember(slot)) => {
+                tracker.fired(hub, tracker::Timer::Member(slot));
+            }
+            (RingNode::Peers(peers), Timer::Peer(index)) => peers.fired(hub, peer::Timer(index)),
+            _ => {}
         }
     }
 

@@ -19,7 +19,7 @@
 use std::borrow::Cow;
 use std::mem;
 
-use super::wire::Refusal;
+use super::encoding::Refusal;
 
 /// Memory that reading one message may take, beside the input itself: what the issue allows. It is reached at
 /// 1,024 values, where the table would double once more.

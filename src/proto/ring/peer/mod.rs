@@ -1,141 +1,78 @@
-//! Peers: each registers, serves what it has, and asks its neighbour for what it misses until it has everything.
+//! Peers: each registers, serves its items, and queries its neighbour for the missing ones until it has all.
 //!
-//! A service holds any number of them, by the number of their listener; one is the usual case, thousands are a stress run.
-//! The parts of a peer: what it serves is here, how it stands with the tracker in `standing.rs`, what it asks of its
-//! neighbour in `asking.rs`, in which order in `search.rs`, what it has in `items.rs`.
+//! ```text
+//!   tracker ◀── registration ──▶ REG_INIT: item to host, neighbour
+//!   tracker ──▶ UPDATE_NBR ────▶ neighbour_query ──▶ neighbour (the predecessor)
+//!                                     │ query_order: which item, when
+//!                                     ▼
+//!   successor ──▶ QUERY ──▶ items ─── hit ──▶ answer
+//!                             └────── miss ─▶ parked_queries ──▶ answer when the item comes
+//! ```
+//! A service hosts any number of peers, each at the listener of its number; one is the usual case, thousands a stress run.
 //!
-//! A QUERY for what is not there yet may be held: who comes back to an item on the same connection is told when it comes,
-//! at the latest after 2 s, and who is being served goes on being told that way. So an item goes round a ring of
-//! our peers as fast as the network does, where each would find it at its next try otherwise, and nobody is asked more
-//! often than every 2 s for what does not come. The first question on a connection, and who looks around upwards from
-//! an item that he was told is missing, are answered at once; so is everybody who has a connection for each question.
+//! A QUERY for a missing item may be parked: a peer that repeats a query for an item, on the same connection, is answered when
+//! the item comes, at the latest after 2 s; and while it is served that way, so are its queries for other items. So an
+//! item goes round a ring of our peers as fast as the network does, instead of at each peer's next try, and no peer is
+//! queried more often than every 2 s for what does not come. Answered at once are the first query on a connection,
+//! queries for higher items after a miss, and all queries of a peer that opens a connection for each.
 //!
-//! Not here: files, terminals, the end of the process.
+//! Not here: files, terminals, the end of the process, the engine ([`super::node`]).
+//!
+//! Invariants: a peer has at most one query and one registration open; it has one timer, which follows the earliest deadline
+//! of its parts; what is parked is at most 64 queries.
 
-mod asking;
-mod standing;
+mod config;
+mod inbound;
+mod items;
+mod neighbour_query;
+mod parked_queries;
+mod query_order;
+mod registration;
 
-use std::collections::VecDeque;
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Step, Tick, Ticks, TimerId, Violation};
+use crate::engine::{ConnId, End, Input, Limits, Step, Tick, Violation};
+use crate::proto::host::{Alarm, Unarmed};
+use crate::proto::log_limit::LogLimit;
 
-use super::items::Items;
-use super::node::{RingNode, Timer};
-use super::search::Search;
-use super::wire::{Encoding, Reader, Reply, Request};
+use super::wire::{Encoding, Neighbour, RegInit, Reply, Request};
 
-use asking::Link;
-use standing::Standing;
+pub use config::{Config, Host, Outbound, Timer};
+pub use inbound::Inbound;
+pub use items::{ITEMS_BYTES_MAX, Items};
+pub use neighbour_query::Predecessor;
 
-/// How long an answer may wait for its item. As long as the longest pause between two questions, so that who asks
-/// again after it asks all the time; and well below the 5 s after which anybody gives up on anybody here.
-pub(super) const HOLD: Ticks = Ticks::from_secs(2);
+use config::{Own, Target};
+use neighbour_query::NeighbourQueries;
+use parked_queries::{ParkedQueries, found};
+use registration::Registration;
 
-/// Questions that wait at one peer. One is the rule: its successor's.
-const HELD_MAX: usize = 64;
-
-/// Who a peer is.
-#[derive(Debug, Clone)]
-pub struct Config {
-    pub handle: Arc<str>,
-    /// Where it listens; the tracker is told the port.
-    pub addr: SocketAddrV4,
-    pub tracker: SocketAddrV4,
-    /// The local address of its own connections, where it matters: the tracker takes it for the peer's.
-    pub dial_from: Option<SocketAddrV4>,
-}
-
-/// The service.
+/// The peers of a service.
 #[derive(Default)]
 pub struct Peers {
     peers: Vec<Peer>,
     /// Connections accepted so far.
     accepted: u64,
+    unarmed: Unarmed<Timer>,
+    log_foreign_update: LogLimit,
 }
 
 /// One peer.
 pub struct Peer {
-    config: Config,
-    /// Its place among the peers of the service.
-    index: u32,
+    own: Own,
     alive: bool,
+    alarm: Alarm,
+    registration: Registration,
     items: Items,
-    held: VecDeque<Held>,
-    held_timer: Option<TimerId>,
-    // With the tracker: standing.rs.
-    standing: Standing,
-    tracker_timer: Option<TimerId>,
-    /// Registrations in a row that failed.
-    failures: u32,
-    has_registered: bool,
-    /// Since when the handle is somebody else's.
-    refused_since: Option<Tick>,
-    /// The last sign of life of the tracker, and the last PING.
-    heard: Tick,
-    pinged: Option<Tick>,
-    /// About how long the tracker takes from one PING to the next.
-    ping_gap: Ticks,
-    // With the neighbour: asking.rs.
-    neighbour: Option<Known>,
-    /// How many connections were accepted before the one that told of it; when that was the answer to a REGISTER,
-    /// before this was sent. The tracker sends one at a time, so an UPDATE_NBR on an older connection is an older one
-    /// that was late.
-    told_at: u64,
-    /// The same of a REGISTER that is under way.
-    registering_at: u64,
-    link: Link,
-    /// The neighbour closes after each answer.
-    single: bool,
-    /// The item that is asked for.
-    asked: Option<u32>,
-    ask_timer: Option<TimerId>,
-    search: Search,
-    queries: u64,
-}
-
-/// The neighbour.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    pub handle: Box<str>,
-    pub addr: SocketAddrV4,
-}
-
-/// A QUERY that is answered when its item comes.
-#[derive(Debug)]
-struct Held {
-    conn: ConnId,
-    encoding: Encoding,
-    seq: u32,
-    until: Tick,
-}
-
-/// Somebody who came to a peer.
-#[derive(Debug)]
-pub struct Asker {
-    reader: Reader,
-    peer: u32,
-    /// How many connections were accepted before it.
-    order: u64,
-    /// The last item that was asked for, and when.
-    last: Option<(u32, Tick)>,
-    /// It is told when an item comes.
-    waits: bool,
-}
-
-/// A connection of a peer to somebody else.
-#[derive(Debug)]
-pub struct Out {
-    reader: Reader,
-    peer: u32,
-    to: To,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum To {
-    Tracker,
-    Neighbour,
+    queries: NeighbourQueries,
+    parked: ParkedQueries,
+    /// How old the knowledge of the neighbour is: how many connections had been accepted before the UPDATE_NBR's own, or
+    /// before the REGISTER was sent whose answer named it. The tracker sends one such message at a time, so an UPDATE_NBR
+    /// on an older connection was overtaken.
+    neighbour_order: u64,
+    /// The same of a REGISTER under way.
+    registering_order: u64,
+    log_neighbour: LogLimit,
 }
 
 impl Peers {
@@ -151,12 +88,13 @@ impl Peers {
         }
     }
 
-    /// One more peer, which registers at once. Its listener has its number.
-    pub fn add(&mut self, hub: &mut Hub<RingNode>, config: Config) -> usize {
+    /// Adds a peer, which registers at once. Its listener is that of its number, which is returned.
+    pub fn add(&mut self, host: &mut dyn Host, config: Config) -> usize {
         let index = self.peers.len();
         let mut peer = Peer::new(config, index as u32);
-        peer.register(hub);
+        peer.registration.begin(host, &peer.own);
         self.peers.push(peer);
+        self.watch(host, index as u32);
         index
     }
 
@@ -164,10 +102,11 @@ impl Peers {
         &self.peers
     }
 
-    /// The peer dies, as far as others can tell: whoever comes is hung up on.
-    pub fn kill(&mut self, hub: &mut Hub<RingNode>, index: usize) {
+    /// The peer dies, as far as others can tell: every connection to it is closed.
+    pub fn kill(&mut self, host: &mut dyn Host, index: usize) {
         if let Some(peer) = self.peers.get_mut(index) {
-            peer.die(hub);
+            peer.die(host);
+            self.watch(host, index as u32);
         }
     }
 
@@ -176,155 +115,207 @@ impl Peers {
         peer.filter(|peer| peer.alive)
     }
 
-    pub(super) fn accept(&mut self, cx: &mut Cx<'_, RingNode>, listener: usize) -> Asker {
-        let peer = listener as u32;
-        if self.peer(peer).is_none() {
-            cx.close();
-        }
-        self.accepted += 1;
-        Asker {
-            reader: Reader::default(),
-            peer,
-            order: self.accepted,
-            last: None,
-            waits: false,
+    /// Has the timer of a peer follow its deadlines.
+    fn watch(&mut self, host: &mut dyn Host, index: u32) {
+        if let Some(peer) = self.peers.get_mut(index as usize) {
+            let due = peer.due();
+            peer.alarm
+                .follow(host, due, Timer(index), &mut self.unarmed);
         }
     }
 
+    /// A connection was accepted; `None`: its peer is dead, and it is to be closed.
+    pub(super) fn accept(&mut self, listener: usize) -> Option<Inbound> {
+        let index = u32::try_from(listener).ok()?;
+        self.peer(index)?;
+        self.accepted += 1;
+        Some(Inbound::new(index, self.accepted))
+    }
+
+    /// Serves a request that came from `from` on the connection `id`.
     pub(super) fn serve(
         &mut self,
-        cx: &mut Cx<'_, RingNode>,
-        asker: &mut Asker,
+        host: &mut dyn Host,
+        (id, from): (ConnId, SocketAddrV4),
+        inbound: &mut Inbound,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        let peer = self.peer(asker.peer).ok_or(Violation::us("it is dead"))?;
-        let Some(packet) = asker.reader.read(input)? else {
+        let index = inbound.peer;
+        let peer = self.peer(index).ok_or(Violation::us("it is dead"))?;
+        let Some(packet) = inbound.reader.read(input)? else {
             return Ok(Step::More);
         };
         let (used, encoding) = (packet.used, packet.encoding);
+        let from_tracker = from.ip() == peer.own.config.tracker.ip();
         match packet.request()? {
             Request::Echo { .. } => {
-                let handle = (&*peer.config.handle).into();
-                Request::Echo { handle }.put(encoding, cx.out());
+                let handle = (&*peer.own.config.handle).into();
+                if let Some(out) = host.output_of(id) {
+                    Request::Echo { handle }.put(encoding, out);
+                }
             }
             Request::Ping { .. } => {
-                let handle = (&*peer.config.handle).into();
-                Reply::Ping { handle }.put(encoding, cx.out());
-                peer.heard_ping(cx);
+                let handle = (&*peer.own.config.handle).into();
+                if let Some(out) = host.output_of(id) {
+                    Reply::Ping { handle }.put(encoding, out);
+                }
+                if from_tracker {
+                    peer.registration.pinged(host.now());
+                }
+            }
+            Request::UpdateNbr(_) if !from_tracker => {
+                let line = format_args!("{from} is not the tracker: UPDATE_NBR refused");
+                self.log_foreign_update.warn(host.now(), line);
+                return Err(Violation::peer("UPDATE_NBR from a stranger"));
             }
             Request::UpdateNbr(neighbour) => {
-                if cx.peer().ip() != peer.config.tracker.ip() {
-                    log::warn!("{} is not the tracker: UPDATE_NBR refused", cx.peer());
-                    return Err(Violation::peer("UPDATE_NBR from a stranger"));
+                peer.registration.heard(host.now());
+                if inbound.order > peer.neighbour_order {
+                    peer.neighbour_order = inbound.order;
+                    peer.set_neighbour(host, &neighbour);
                 }
-                peer.heard = cx.now();
-                if asker.order > peer.told_at {
-                    peer.told_at = asker.order;
-                    peer.set_neighbour(cx, &neighbour);
-                }
-                // There is no answer: that we close tells the tracker that it was taken.
-                cx.close();
+                // UPDATE_NBR has no answer: the close tells the tracker that it was read.
+                host.close_conn(id);
             }
-            Request::Query { seq } => return peer.query(cx, asker, seq, encoding, used),
+            Request::Query { seq } => {
+                let parked = peer.query(host, inbound, id, seq, encoding)?;
+                self.watch(host, index);
+                return Ok(if parked {
+                    Step::Wait(used)
+                } else {
+                    Step::Done(used)
+                });
+            }
             Request::Register { .. } | Request::Peers { .. } => {
                 return Err(Violation::peer("a request that is for trackers"));
             }
         }
+        self.watch(host, index);
         Ok(Step::Done(used))
     }
 
-    pub(super) fn left(&mut self, id: ConnId, asker: &Asker) {
-        if let Some(peer) = self.peer(asker.peer) {
-            peer.held.retain(|held| held.conn != id);
+    /// An accepted connection is over.
+    pub(super) fn inbound_ended(&mut self, id: ConnId, inbound: &Inbound) {
+        if let Some(peer) = self.peer(inbound.peer) {
+            peer.parked.forget(id);
         }
     }
 
-    pub(super) fn reached(&mut self, cx: &mut Cx<'_, RingNode>, out: &Out) {
+    /// A dial succeeded.
+    pub(super) fn reached(&mut self, host: &mut dyn Host, id: ConnId, outbound: &Outbound) {
         let accepted = self.accepted;
-        match (self.peer(out.peer), out.to) {
-            (None, _) => cx.close(),
-            (Some(peer), To::Tracker) => peer.tracker_reached(cx, accepted),
-            (Some(peer), To::Neighbour) => peer.neighbour_reached(cx),
+        let Some(peer) = self.peer(outbound.peer) else {
+            return host.close_conn(id);
+        };
+        match outbound.to {
+            Target::Tracker => {
+                peer.registering_order = accepted;
+                if let Some(out) = host.output_of(id) {
+                    peer.registration.reached(&peer.own, out);
+                }
+            }
+            Target::Neighbour => peer.queries.reached(host, id),
         }
     }
 
     pub(super) fn answered(
         &mut self,
-        cx: &mut Cx<'_, RingNode>,
-        out: &mut Out,
+        host: &mut dyn Host,
+        id: ConnId,
+        outbound: &mut Outbound,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        let peer = self.peer(out.peer).ok_or(Violation::us("it is dead"))?;
-        let Some(packet) = out.reader.read(input)? else {
+        let index = outbound.peer;
+        let peer = self.peer(index).ok_or(Violation::us("it is dead"))?;
+        let Some(packet) = outbound.reader.read(input)? else {
             return Ok(Step::More);
         };
         let used = packet.used;
         let reply = packet.reply()?;
-        match out.to {
-            To::Tracker => peer.tracker_answered(cx, reply)?,
-            To::Neighbour => peer.neighbour_answered(cx, reply)?,
+        let Peer {
+            own,
+            registration,
+            items,
+            queries,
+            ..
+        } = peer;
+        match outbound.to {
+            Target::Tracker => {
+                if let Some(init) = registration.answered(host, own, id, reply)? {
+                    peer.registered(host, &init);
+                }
+            }
+            Target::Neighbour => {
+                if let Some(seq) = queries.answered(host, own, items, id, reply)? {
+                    peer.answer_parked(host, seq);
+                }
+            }
         }
+        self.watch(host, index);
         Ok(Step::Done(used))
     }
 
-    pub(super) fn ended(&mut self, hub: &mut Hub<RingNode>, id: ConnId, out: &Out, end: End) {
-        match (self.peer(out.peer), out.to) {
-            (None, _) => {}
-            (Some(peer), To::Tracker) => peer.tracker_ended(hub, id, end),
-            (Some(peer), To::Neighbour) => peer.neighbour_ended(hub, id),
+    /// A connection that a peer opened, or did not get, is over.
+    pub(super) fn outbound_ended(
+        &mut self,
+        host: &mut dyn Host,
+        id: ConnId,
+        outbound: &Outbound,
+        end: End,
+    ) {
+        let Some(peer) = self.peer(outbound.peer) else {
+            return;
+        };
+        match outbound.to {
+            Target::Tracker => peer.registration.ended(host, &peer.own, id, end),
+            Target::Neighbour => peer.queries.ended(host, &peer.own, &peer.items, id),
+        }
+        self.watch(host, outbound.peer);
+    }
+
+    pub(super) fn fired(&mut self, host: &mut dyn Host, timer: Timer) {
+        self.fire(host, timer);
+        if let Some(timer) = self.unarmed.next() {
+            self.fire(host, timer);
         }
     }
 
-    pub(super) fn fired(&mut self, hub: &mut Hub<RingNode>, timer: Timer) {
-        let (Timer::Tracker(index) | Timer::Ask(index) | Timer::Held(index)) = timer else {
+    fn fire(&mut self, host: &mut dyn Host, Timer(index): Timer) {
+        let Some(peer) = self.peers.get_mut(index as usize) else {
             return;
         };
-        let Some(peer) = self.peer(index) else {
-            return;
-        };
-        match timer {
-            Timer::Tracker(_) => peer.tracker_fired(hub),
-            Timer::Ask(_) => peer.ask_fired(hub),
-            _ => peer.held_fired(hub),
+        peer.alarm.fired();
+        if peer.alive {
+            peer.registration.fired(host, &peer.own);
+            peer.queries.fired(host, &peer.own, &peer.items);
+            peer.parked.fired(host);
         }
+        self.watch(host, index);
     }
 }
 
 impl Peer {
     fn new(config: Config, index: u32) -> Peer {
         Peer {
-            config,
-            index,
+            own: Own { config, index },
             alive: true,
+            alarm: Alarm::default(),
+            registration: Registration::default(),
             items: Items::default(),
-            held: VecDeque::new(),
-            held_timer: None,
-            standing: Standing::Out,
-            tracker_timer: None,
-            failures: 0,
-            has_registered: false,
-            refused_since: None,
-            heard: Tick(0),
-            pinged: None,
-            ping_gap: standing::PING_GAP,
-            neighbour: None,
-            told_at: 0,
-            registering_at: 0,
-            link: Link::None,
-            single: false,
-            asked: None,
-            ask_timer: None,
-            search: Search::default(),
-            queries: 0,
+            queries: NeighbourQueries::default(),
+            parked: ParkedQueries::default(),
+            neighbour_order: 0,
+            registering_order: 0,
+            log_neighbour: LogLimit::default(),
         }
     }
 
     pub fn handle(&self) -> &str {
-        &self.config.handle
+        &self.own.config.handle
     }
 
     pub fn addr(&self) -> SocketAddrV4 {
-        self.config.addr
+        self.own.config.addr
     }
 
     pub fn items(&self) -> &Items {
@@ -335,125 +326,103 @@ impl Peer {
         self.alive
     }
 
-    pub fn neighbour(&self) -> Option<&Known> {
-        self.neighbour.as_ref()
+    pub fn neighbour(&self) -> Option<&Predecessor> {
+        self.queries.neighbour()
     }
 
     /// It was registered when it last heard of the tracker.
     pub fn is_registered(&self) -> bool {
-        matches!(self.standing, Standing::In)
+        self.registration.is_registered()
     }
 
-    /// The handle is somebody else's, and stayed so.
+    /// The tracker refused the handle, which is another peer's, for so long that the peer gave up.
     pub fn is_declined(&self) -> bool {
-        matches!(self.standing, Standing::Declined)
+        self.registration.is_declined()
     }
 
     /// QUERYs sent.
     pub fn queries(&self) -> u64 {
-        self.queries
+        self.queries.sent()
     }
 
-    fn die(&mut self, hub: &mut Hub<RingNode>) {
+    fn due(&self) -> Option<Tick> {
+        let due = [
+            self.registration.due(),
+            self.queries.due(),
+            self.parked.due(),
+        ];
+        due.into_iter().flatten().min().filter(|_| self.alive)
+    }
+
+    fn die(&mut self, host: &mut dyn Host) {
         self.alive = false;
-        let registering = match self.standing {
-            Standing::Registering(conn) => Some(conn),
-            _ => None,
-        };
-        let held = self.held.drain(..).map(|held| held.conn);
-        for conn in held.chain(registering).chain(self.link.conn()) {
-            hub.resume(conn);
-            hub.close_conn(conn);
+        let own = [self.registration.conn(), self.queries.conn()];
+        for conn in self.parked.drain().chain(own.into_iter().flatten()) {
+            host.resume(conn);
+            host.close_conn(conn);
         }
     }
 
+    /// The tracker gave the peer a place in the ring.
+    fn registered(&mut self, host: &mut dyn Host, init: &RegInit<'_>) {
+        self.items.begin(init.dbsize, init.item.as_ref());
+        if let Some(item) = &init.item {
+            self.answer_parked(host, item.seq);
+        }
+        if let Some(neighbour) = &init.nbr
+            && self.registering_order >= self.neighbour_order
+        {
+            self.neighbour_order = self.registering_order;
+            self.set_neighbour(host, neighbour);
+        }
+        self.queries.go_on(host, &self.own, &self.items);
+    }
+
+    fn set_neighbour(&mut self, host: &mut dyn Host, nbr: &Neighbour<'_>) {
+        if self
+            .queries
+            .set_neighbour(host, &self.own, &self.items, nbr)
+        {
+            let own = self.own.config.handle.escape_debug();
+            let handle = nbr.handle.escape_debug();
+            let line = format_args!("{own}: the neighbour is {handle} at {}", nbr.addr);
+            self.log_neighbour.info(host.now(), line);
+        }
+    }
+
+    /// Answers a query, or parks it; returns which.
     fn query(
         &mut self,
-        cx: &mut Cx<'_, RingNode>,
-        asker: &mut Asker,
+        host: &mut dyn Host,
+        inbound: &mut Inbound,
+        id: ConnId,
         seq: u32,
         encoding: Encoding,
-        used: usize,
-    ) -> Result<Step, Violation> {
+    ) -> Result<bool, Violation> {
         if self.items.is_beyond(seq) {
             return Err(Violation::peer("no item has this number"));
         }
-        let now = cx.now();
-        asker.turn(seq, now);
-        if let Some(data) = self.items.get(seq) {
-            found(seq, data).put(encoding, cx.out());
-            return Ok(Step::Done(used));
-        }
-        asker.waits &= self.held.len() < HELD_MAX;
-        if !asker.waits {
-            Reply::QueryResult(None).put(encoding, cx.out());
-            return Ok(Step::Done(used));
-        }
-        self.held.push_back(Held {
-            conn: cx.id(),
-            encoding,
-            seq,
-            until: now + HOLD,
-        });
-        self.arm_held(cx);
-        Ok(Step::Wait(used))
-    }
-
-    /// An item came: whoever waits for it is told.
-    fn tell_held(&mut self, hub: &mut Hub<RingNode>, seq: u32) {
-        let Some(data) = self.items.get(seq) else {
-            return;
-        };
-        self.held.retain(|held| {
-            let waits = held.seq != seq;
-            if !waits {
-                tell(hub, held, &found(seq, data));
+        let now = host.now();
+        let may_park = inbound.query(seq, now);
+        let data = self.items.get(seq);
+        if data.is_none() && may_park {
+            if !self.parked.is_full() {
+                self.parked.park(id, encoding, seq, now);
+                return Ok(true);
             }
-            waits
-        });
-    }
-
-    fn held_fired(&mut self, hub: &mut Hub<RingNode>) {
-        self.held_timer = None;
-        // All are held for the same time, so they are in the order of their ends.
-        let ended = self.held.iter().take_while(|held| held.until <= hub.now());
-        let ended = ended.count();
-        for held in self.held.drain(..ended) {
-            tell(hub, &held, &Reply::QueryResult(None));
+            inbound.refuse_parking();
         }
-        self.arm_held(hub);
+        if let Some(out) = host.output_of(id) {
+            let reply = data.map_or(Reply::QueryResult(None), |data| found(seq, data));
+            reply.put(encoding, out);
+        }
+        Ok(false)
     }
 
-    /// For the one that waits longest. Whoever is told earlier leaves a timer that finds nothing to do.
-    fn arm_held(&mut self, hub: &mut Hub<RingNode>) {
-        if let (None, Some(first)) = (self.held_timer, self.held.front()) {
-            let after = first.until.since(hub.now());
-            self.held_timer = hub.arm(after, Timer::Held(self.index));
+    /// An item came: the queries that are parked for it are answered.
+    fn answer_parked(&mut self, host: &mut dyn Host, seq: u32) {
+        if let Some(data) = self.items.get(seq) {
+            self.parked.answer(host, seq, data);
         }
     }
-}
-
-impl Asker {
-    /// Notes a question, and whether the asker waits for the item.
-    fn turn(&mut self, seq: u32, now: Tick) {
-        let (came_back, goes_on) = match self.last {
-            // Who was told so after a whole HOLD that nothing came is looking around.
-            Some((last, at)) => (seq <= last, self.waits && now.since(at) < HOLD),
-            None => (false, false),
-        };
-        self.waits = came_back || goes_on;
-        self.last = Some((seq, now));
-    }
-}
-
-fn tell(hub: &mut Hub<RingNode>, held: &Held, reply: &Reply<'_>) {
-    if let Some(out) = hub.output_of(held.conn) {
-        reply.put(held.encoding, out);
-    }
-    hub.resume(held.conn);
-}
-
-fn found(seq: u32, data: &str) -> Reply<'_> {
-    let data = data.into();
-    Reply::QueryResult(Some(super::wire::Item { seq, data }))
 }

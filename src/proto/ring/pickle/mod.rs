@@ -17,6 +17,7 @@
 //! Python 2's `str` himself it is `str` again, as long as it is ASCII: what is not, Python 3 would refuse, and Python 2
 //! reads Unicode as well.
 
+mod opcodes;
 #[cfg(test)]
 mod tests;
 
@@ -24,103 +25,15 @@ use std::io::Write as _;
 
 use memchr::memchr;
 
+use super::encoding::{Encoding, MESSAGE_BYTES_MAX, Refusal, Strings};
 use super::literal::{self, Escapes};
 use super::value::{Builder, Kind, Link, NESTING_MAX, Sequence, Tree};
-use super::wire::{Encoding, MESSAGE_BYTES_MAX, Refusal, Strings};
 
-/// The highest protocol there is (Python 3.8).
-pub(super) const PROTOCOL_MAX: u8 = 5;
+use opcodes::{Argument, FRAME, STOP, argument, unknown};
+pub(super) use opcodes::{LIST, MARK, NONE, PROTO, PROTOCOL_MAX, TUPLE, call, is_opcode};
 
 /// Memo slots. A pickler numbers what it puts from 0 or 1, and a message with more values is too large anyway.
 const MEMO_SLOTS_MAX: u64 = 1024;
-
-pub(super) const PROTO: u8 = 0x80;
-pub(super) const MARK: u8 = b'(';
-pub(super) const TUPLE: u8 = b't';
-pub(super) const LIST: u8 = b'l';
-pub(super) const NONE: u8 = b'N';
-const STOP: u8 = b'.';
-const FRAME: u8 = 0x95;
-
-/// What follows an opcode.
-#[derive(Debug, Clone, Copy)]
-enum Argument {
-    None,
-    /// So many bytes.
-    Fixed(usize),
-    /// All up to a line feed.
-    Line,
-    /// A little-endian length of so many bytes, and then so many bytes.
-    Counted(usize),
-}
-
-/// What follows opcode `op`, if we know it.
-fn argument(op: u8) -> Result<Argument, Refusal> {
-    Ok(match op {
-        b'(' | b')' | b'.' | b'N' | b']' | b'a' | b'e' | b'l' | b't' | 0x85..=0x89 | 0x94 => {
-            Argument::None
-        }
-        b'K' | b'q' | b'h' | PROTO => Argument::Fixed(1),
-        b'M' => Argument::Fixed(2),
-        b'J' | b'r' | b'j' => Argument::Fixed(4),
-        b'G' | FRAME => Argument::Fixed(8),
-        b'F' | b'I' | b'L' | b'S' | b'V' | b'g' | b'p' => Argument::Line,
-        b'U' | b'C' | 0x8a | 0x8c => Argument::Counted(1),
-        b'T' | b'X' | b'B' | 0x8b => Argument::Counted(4),
-        0x8d | 0x8e => Argument::Counted(8),
-        _ => return Err(unknown(op)),
-    })
-}
-
-/// What opcode `op` would do that we do not, and whether that imports or calls something; `None` for no opcode at all.
-const fn refusal(op: u8) -> Option<(&'static str, bool)> {
-    Some(match op {
-        b'c' => ("pickle opcode GLOBAL, which imports a name", true),
-        0x93 => ("pickle opcode STACK_GLOBAL, which imports a name", true),
-        b'i' => ("pickle opcode INST, which makes an object", true),
-        b'o' => ("pickle opcode OBJ, which makes an object", true),
-        b'R' => ("pickle opcode REDUCE, which calls a function", true),
-        b'b' => ("pickle opcode BUILD, which changes an object", true),
-        0x81 => ("pickle opcode NEWOBJ, which makes an object", true),
-        0x92 => ("pickle opcode NEWOBJ_EX, which makes an object", true),
-        0x82 => ("pickle opcode EXT1, which imports a name", true),
-        0x83 => ("pickle opcode EXT2, which imports a name", true),
-        0x84 => ("pickle opcode EXT4, which imports a name", true),
-        b'P' => ("pickle opcode PERSID, which calls a function", true),
-        b'Q' => ("pickle opcode BINPERSID, which calls a function", true),
-        b'd' => ("pickle opcode DICT", false),
-        b'}' => ("pickle opcode EMPTY_DICT", false),
-        b's' => ("pickle opcode SETITEM", false),
-        b'u' => ("pickle opcode SETITEMS", false),
-        0x8f => ("pickle opcode EMPTY_SET", false),
-        0x90 => ("pickle opcode ADDITEMS", false),
-        0x91 => ("pickle opcode FROZENSET", false),
-        0x96 => ("pickle opcode BYTEARRAY8", false),
-        0x97 => ("pickle opcode NEXT_BUFFER", false),
-        0x98 => ("pickle opcode READONLY_BUFFER", false),
-        b'0' => ("pickle opcode POP", false),
-        b'1' => ("pickle opcode POP_MARK", false),
-        b'2' => ("pickle opcode DUP", false),
-        _ => return None,
-    })
-}
-
-fn unknown(op: u8) -> Refusal {
-    match refusal(op) {
-        Some((what, _)) => Refusal::Opcode(what),
-        None => Refusal::Malformed("pickle opcode that does not exist"),
-    }
-}
-
-/// Whether a pickle may have `op` at all, executed by us or not.
-pub(super) fn is_opcode(op: u8) -> bool {
-    argument(op).is_ok() || refusal(op).is_some()
-}
-
-/// What `op` would import or call.
-pub(super) fn call(op: u8) -> Option<&'static str> {
-    refusal(op).and_then(|(what, calls)| calls.then_some(what))
-}
 
 /// An opcode, what follows it, and where the next one is.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@ use crate::sim::{NodeId, Span, World};
 
 use super::node::RingNode;
 use super::peer::{Config as PeerConfig, Peer, Peers};
-use super::tracker::{Change, Config, Known, Tracker, Write, Written};
+use super::tracker::{Change, Config, PersistedMember, Tracker, Write, Written};
 
 type Ring = World<RingNode>;
 
@@ -91,7 +91,7 @@ fn neighbour_of(world: &Ring, id: NodeId) -> String {
 }
 
 /// What a durable tracker's worker has committed.
-type Disk = Arc<Mutex<BTreeMap<u64, Known>>>;
+type Disk = Arc<Mutex<BTreeMap<u64, PersistedMember>>>;
 
 /// Commits to a map that outlives the tracker.
 struct Commits(Disk);
@@ -107,12 +107,12 @@ impl Work for Commits {
                 Change::Add(known) => _ = disk.insert(known.number, known.clone()),
                 Change::Remove(number) => _ = disk.remove(number),
             }
-            done.push(write.written());
+            done.push(write.written(true));
         }
     }
 }
 
-fn known(disk: &Disk) -> Vec<Known> {
+fn known(disk: &Disk) -> Vec<PersistedMember> {
     let disk = disk.lock().expect("no test panics in here");
     disk.values().cloned().collect()
 }

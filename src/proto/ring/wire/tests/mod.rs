@@ -2,7 +2,7 @@
 
 mod limits;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde_json::Value as Json;
 

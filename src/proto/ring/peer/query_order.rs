@@ -1,68 +1,69 @@
-//! In which order a peer asks its neighbour for the items that it misses, and when again.
+//! The order in which a peer queries its neighbour for the missing items, and the pauses between queries.
 //!
-//! The lowest missing item comes first, and while there is one answer after the other there is no pause. When the
-//! neighbour does not have it, some of the others are asked for, so that one item which nobody has does not keep the rest
-//! from spreading; then the lowest again, a while after it was last asked for: 100 ms at first, doubling to 2 s, and
-//! from the start again with every item that comes and every new neighbour. The longer nothing comes, the fewer of
-//! the others are tried: a ring that cannot complete is quiet.
+//! The lowest missing item comes first; there is no pause while queries hit. After a miss of the lowest, some of the others
+//! are queried, so that an item which nobody has does not keep the rest from spreading. The lowest is queried again
+//! after a pause: 100 ms at first, doubling to 2 s, and 100 ms again after every item that comes and every new neighbour. The
+//! longer nothing comes, the fewer of the others are tried: a ring that cannot complete is quiet.
+//!
+//! Pure: no network, and time is an argument.
 
 use crate::engine::{Tick, Ticks};
 
 use super::items::Items;
 
-/// Between two questions for the same item ("Peer" in the specification).
+/// The pause between two queries for the same item.
 const BACKOFF_MIN: Ticks = Ticks::from_millis(100);
 const BACKOFF_MAX: Ticks = Ticks::from_secs(2);
 
 /// Doublings until [`BACKOFF_MAX`].
 const STEPS_MAX: u8 = 5;
 
-/// Misses among the other items before it is the lowest one's turn again, after the first pause; halved with each longer one.
+/// Misses among the other items before the lowest is queried again, during the first pause; halved with each longer one.
 /// 64 cost a neighbour about a millisecond.
 const MISSES_MAX: u32 = 64;
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    Ask(u32),
+    Query(u32),
     Wait(Tick),
     /// Nothing is missing, or nothing is known to be.
     Nothing,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Search {
-    look: Look,
+pub(super) struct QueryOrder {
+    scan: Scan,
     /// Pauses in a row in which nothing came.
     step: u8,
-    /// When the lowest item was last asked for.
+    /// When the lowest item was last queried.
     asked_at: Tick,
-    /// It is not asked for again before this.
+    /// The lowest is not queried again before this.
     not_before: Tick,
-    /// Where to look around next.
+    /// Where to go on among the others.
     cursor: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-enum Look {
+enum Scan {
     #[default]
     Lowest,
-    Around {
+    Others {
         from: u32,
         misses_left: u32,
     },
 }
 
-impl Search {
+impl QueryOrder {
     pub(super) fn next(&mut self, now: Tick, items: &Items) -> Next {
         let Some(lowest) = items.missing_from(0) else {
             return Next::Nothing;
         };
-        if let Look::Around { from, misses_left } = self.look {
+        if let Scan::Others { from, misses_left } = self.scan {
             let missing = items.missing_from(from.max(lowest + 1));
             match missing.filter(|_| misses_left > 0) {
-                Some(seq) => return Next::Ask(seq),
-                None => self.look = Look::Lowest,
+                Some(seq) => return Next::Query(seq),
+                None => self.scan = Scan::Lowest,
             }
             self.cursor = missing.unwrap_or(0);
         }
@@ -70,15 +71,15 @@ impl Search {
             return Next::Wait(self.not_before);
         }
         self.asked_at = now;
-        Next::Ask(lowest)
+        Next::Query(lowest)
     }
 
     /// The neighbour had it.
     pub(super) fn hit(&mut self, seq: u32) {
         self.step = 0;
-        match &mut self.look {
-            Look::Lowest => self.not_before = Tick(0),
-            Look::Around { from, misses_left } => {
+        match &mut self.scan {
+            Scan::Lowest => self.not_before = Tick(0),
+            Scan::Others { from, misses_left } => {
                 *from = seq.saturating_add(1);
                 *misses_left = MISSES_MAX;
                 self.not_before = self.asked_at + BACKOFF_MIN;
@@ -88,15 +89,15 @@ impl Search {
 
     /// The neighbour did not have it.
     pub(super) fn missed(&mut self, seq: u32) {
-        match &mut self.look {
-            Look::Lowest => {
-                self.look = Look::Around {
+        match &mut self.scan {
+            Scan::Lowest => {
+                self.scan = Scan::Others {
                     from: self.cursor,
                     misses_left: MISSES_MAX >> self.step,
                 };
                 self.not_before = self.asked_at + self.pause();
             }
-            Look::Around { from, misses_left } => {
+            Scan::Others { from, misses_left } => {
                 *from = seq.saturating_add(1);
                 *misses_left = misses_left.saturating_sub(1);
             }
@@ -105,7 +106,7 @@ impl Search {
 
     /// The neighbour did not answer.
     pub(super) fn failed(&mut self, now: Tick) {
-        self.look = Look::Lowest;
+        self.scan = Scan::Lowest;
         self.not_before = now + self.pause();
     }
 
@@ -118,8 +119,8 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Item;
     use super::*;
+    use crate::proto::ring::wire::Item;
 
     fn items(total: u32, have: &[u32]) -> Items {
         let mut items = Items::default();
@@ -133,9 +134,9 @@ mod tests {
 
     #[test]
     fn the_lowest_comes_first_and_hits_have_no_pause() {
-        let (mut search, mut items) = (Search::default(), items(5, &[2]));
+        let (mut search, mut items) = (QueryOrder::default(), items(5, &[2]));
         for seq in [0, 1, 3, 4] {
-            assert_eq!(search.next(Tick(7), &items), Next::Ask(seq));
+            assert_eq!(search.next(Tick(7), &items), Next::Query(seq));
             let data = "x".into();
             items.insert(&Item { seq, data });
             search.hit(seq);
@@ -145,10 +146,10 @@ mod tests {
 
     #[test]
     fn a_miss_is_asked_again_after_100_ms_doubling_to_2_s() {
-        let (mut search, items) = (Search::default(), items(1, &[]));
+        let (mut search, items) = (QueryOrder::default(), items(1, &[]));
         let (mut now, mut pauses) = (Tick(0), Vec::new());
         for _ in 0..8 {
-            assert_eq!(search.next(now, &items), Next::Ask(0));
+            assert_eq!(search.next(now, &items), Next::Query(0));
             search.missed(0);
             let Next::Wait(at) = search.next(now, &items) else {
                 panic!("no pause");
@@ -157,24 +158,24 @@ mod tests {
             now = at;
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 200, 200, 200]);
-        assert_eq!(search.next(now, &items), Next::Ask(0));
+        assert_eq!(search.next(now, &items), Next::Query(0));
         search.failed(now);
         assert_eq!(search.next(now, &items), Next::Wait(now + Ticks(200)));
         search.hit(0);
-        assert_eq!(search.next(now, &items), Next::Ask(0));
+        assert_eq!(search.next(now, &items), Next::Query(0));
         search.missed(0);
         assert_eq!(search.next(now, &items), Next::Wait(now + Ticks(10)));
     }
 
     #[test]
     fn the_others_are_looked_at_in_turn() {
-        let (mut search, mut items) = (Search::default(), items(200, &[]));
+        let (mut search, mut items) = (QueryOrder::default(), items(200, &[]));
         let mut asked = Vec::new();
         let mut now = Tick(0);
         for _ in 0..4 {
             loop {
                 match search.next(now, &items) {
-                    Next::Ask(seq) => {
+                    Next::Query(seq) => {
                         asked.push(seq);
                         search.missed(seq);
                     }
@@ -189,12 +190,12 @@ mod tests {
             .collect();
         assert_eq!(asked, want);
         // An item that comes while looking around wakes the search up.
-        assert_eq!(search.next(now, &items), Next::Ask(0));
+        assert_eq!(search.next(now, &items), Next::Query(0));
         search.missed(0);
-        assert_eq!(search.next(now, &items), Next::Ask(121));
+        assert_eq!(search.next(now, &items), Next::Query(121));
         let data = "x".into();
         items.insert(&Item { seq: 121, data });
         search.hit(121);
-        assert_eq!(search.next(now, &items), Next::Ask(122));
+        assert_eq!(search.next(now, &items), Next::Query(122));
     }
 }

@@ -1,12 +1,13 @@
-//! Who is in the ring, and who stands before whom.
+//! The members of the ring, in order.
 //!
-//! Members stand in the order of their numbers, which is the order in which they registered; the neighbour of one is the
-//! one before it, of the first the last. A member that a restarted tracker knows from its disk has a place and is not in
-//! the ring before it has answered ([`Members::admit`]). No network, no time: the [`super::tracker`] acts on what changes.
+//! Members stand in the order of their numbers, which is the order in which they registered. The neighbour of a member is its
+//! predecessor, of the first one the last. A member recovered from the disk has a number, and is not in the ring before it
+//! has answered ([`Members::admit`]).
 //!
-//! Everything is O(log members); nothing here looks at all of them, but [`Members::ring_from`] on demand.
+//! For: lookups by slot, handle and place. Not for: network or time.
 //!
-//! Invariants: handles are unique, and so are numbers, which the tracker gives out; who is in the ring is a member.
+//! Invariants: handles are unique, and so are numbers, which the ring gives out; who is in the ring is a member. Everything
+//! is O(log members), but [`Members::ring_from`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddrV4;
@@ -15,11 +16,11 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::wire::Encoding;
+use crate::proto::ring::wire::{Encoding, Neighbour};
 
 /// A registered peer, as all but the tracker's own bookkeeping (`T`) sees it.
 #[derive(Debug)]
-pub struct Member<T> {
+pub(super) struct Member<T> {
     pub handle: Arc<str>,
     /// Where it listens.
     pub addr: SocketAddrV4,
@@ -28,6 +29,15 @@ pub struct Member<T> {
     /// How many registered before it.
     pub number: u64,
     pub contact: T,
+}
+
+impl<T> Member<T> {
+    pub(super) fn as_neighbour(&self) -> Neighbour<'_> {
+        Neighbour {
+            handle: (&*self.handle).into(),
+            addr: self.addr,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +66,11 @@ impl<T> Members<T> {
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Member<T>> {
         self.members.get_mut(slot as usize)
+    }
+
+    /// Whether the member in this slot is that with this number.
+    pub(super) fn has(&self, slot: u32, number: u64) -> bool {
+        self.get(slot).is_some_and(|member| member.number == number)
     }
 
     pub(super) fn by_handle(&self, handle: &str) -> Option<u32> {

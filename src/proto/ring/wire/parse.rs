@@ -1,15 +1,18 @@
-//! What a tuple means: its fields, read by what each has to be.
+//! Parses a whole tuple into a [`Request`] or a [`Reply`].
+//!
+//! For: the fields of a message, each read by the type it must have. Not for: finding where a message ends (`framing.rs`).
 
 use std::borrow::Cow;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::super::encoding::Encoding;
 use super::super::literal;
 use super::super::value::{Link, Tree, Value};
-use super::reader::Packet;
-use super::{
-    BadRequest, Encoding, HANDLE_BYTES_MAX, Item, Neighbour, PAGE_PEERS_MAX, RegInit, RegInitOrder,
-    Reply, Request,
+use super::framing::Packet;
+use super::message::{
+    BadRequest, HANDLE_BYTES_MAX, Item, Neighbour, PAGE_PEERS_MAX, RegInit, RegInitOrder, Reply,
+    Request,
 };
 
 impl<'a> Packet<'a> {

@@ -1,8 +1,11 @@
-//! Where a message begins and ends.
+//! Where a message begins and ends, and in which encoding it is.
+//!
+//! For: cutting the bytes of a connection into messages, in O(n) however they dribble in. Not for: what a message says
+//! (`parse.rs`).
 
+use super::super::encoding::{Encoding, MESSAGE_BYTES_MAX, Refusal};
 use super::super::value::Tree;
 use super::super::{literal, pickle};
-use super::{Encoding, MESSAGE_BYTES_MAX, Refusal};
 use crate::engine::Input;
 
 /// Reads the messages of one connection. What it remembers of a message that is not complete is a position.

@@ -1,9 +1,10 @@
-//! Messages as bytes, in every encoding.
+//! Writes a [`Request`] or a [`Reply`] in any encoding.
 
 use std::mem;
 
+use super::super::encoding::Encoding;
 use super::super::{literal, pickle};
-use super::{Encoding, Item, Neighbour, RegInit, RegInitOrder, Reply, Request};
+use super::message::{Item, Neighbour, RegInit, RegInitOrder, Reply, Request};
 
 impl Request<'_> {
     /// Appends the message.

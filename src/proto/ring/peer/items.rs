@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::wire::Item;
+use crate::proto::ring::wire::Item;
 
 /// What the items of a peer may take in all: the largest database of our tracker, and as much again for keeping it.
 pub const ITEMS_BYTES_MAX: usize = 128 << 20;

@@ -1,20 +1,25 @@
-//! When it is whose turn to be pinged: everybody once an interval, and the pings spread over it.
+//! When each member is pinged: once an interval, and the pings spread over it.
 //!
-//! A queue in the order of the last turns. Its head has its turn as fast as the number of members asks for, so `n` members
+//! A queue in the order of the last pings. Its head is pinged as fast as the number of members asks for, so `n` members
 //! make `n` pings an interval at an even pace, however many registered at once; and at the latest an interval after its
-//! last turn, so that nobody is forgotten while the ring grows or shrinks. Who is gone is passed over.
+//! last ping, so that nobody is forgotten while the ring grows or shrinks. Members that are gone are passed over.
 //!
-//! Invariants: the queue is in the order of `due`; a member stands in it once.
+//! Invariants: the queue is in the order of `due`; a member stands in it once; it has at most
+//! `2 * members + GONE_MIN` turns.
 
 use std::collections::VecDeque;
 
 use crate::engine::{Tick, Ticks};
 
-/// Turns taken at once, however many are due: what a tracker that restarts pings in a tick, 6,400 a second.
-pub(super) const TURNS_AT_ONCE_MAX: u32 = 64;
+/// Pings sent at once, however many are due: what a tracker that restarts sends in a tick, 6,400 a second.
+
+pub(super) const PINGS_AT_ONCE_MAX: u32 = 64;
+
+/// Turns of members that are gone which the queue may have whatever the number of members.
+const GONE_MIN: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Rounds {
+pub(super) struct PingSchedule {
     interval: Ticks,
     queue: VecDeque<Turn>,
     /// Saved up, in ticks times members: a turn costs an interval of them.
@@ -32,9 +37,9 @@ pub(super) struct Turn {
     due: Tick,
 }
 
-impl Rounds {
-    pub(super) fn new(interval: Ticks) -> Rounds {
-        Rounds {
+impl PingSchedule {
+    pub(super) fn new(interval: Ticks) -> PingSchedule {
+        PingSchedule {
             interval: Ticks(interval.0.max(1)),
             queue: VecDeque::new(),
             credit: 0,
@@ -61,6 +66,13 @@ impl Rounds {
         let credit_max = self.interval.0.max(members as u64);
         self.credit = self.credit.saturating_add(earned).min(credit_max * 2);
         self.since = now;
+    }
+
+    /// Forgets turns of members that are gone, when they are many: amortised O(1) a removal. After it there are `members`.
+    pub(super) fn forget(&mut self, members: usize, is_there: impl Fn(&Turn) -> bool) {
+        if self.queue.len() > 2 * members + GONE_MIN {
+            self.queue.retain(is_there);
+        }
     }
 
     /// Whose turn it is, if it is anybody's. `is_there` says which turns still count.
@@ -91,29 +103,29 @@ impl Rounds {
 mod tests {
     use super::*;
 
-    /// Runs the rounds of `joined` members, who registered in these ticks, and tells in which ticks each was pinged.
+    /// Runs the schedule of `joined` members, who registered in these ticks, and tells in which ticks each was pinged.
     fn run(interval: u64, joined: &[u64], until: u64) -> Vec<Vec<u64>> {
-        let mut rounds = Rounds::new(Ticks(interval));
+        let mut schedule = PingSchedule::new(Ticks(interval));
         let mut pinged = vec![Vec::new(); joined.len()];
         let (mut members, mut wake) = (0, None);
         for tick in 0..until {
             let now = Tick(tick);
             for (slot, _) in joined.iter().enumerate().filter(|(_, at)| **at == tick) {
-                rounds.earn(now, members);
+                schedule.earn(now, members);
                 members += 1;
-                rounds.push(now, slot as u32, slot as u64);
-                wake = rounds.next_at(now, members);
+                schedule.push(now, slot as u32, slot as u64);
+                wake = schedule.next_at(now, members);
             }
             if wake.is_some_and(|at| at <= now) {
-                rounds.earn(now, members);
-                for _ in 0..TURNS_AT_ONCE_MAX {
-                    let Some(turn) = rounds.next(now, |_| true) else {
+                schedule.earn(now, members);
+                for _ in 0..PINGS_AT_ONCE_MAX {
+                    let Some(turn) = schedule.next(now, |_| true) else {
                         break;
                     };
                     pinged[turn.slot as usize].push(tick);
-                    rounds.push(now, turn.slot, turn.number);
+                    schedule.push(now, turn.slot, turn.number);
                 }
-                wake = rounds.next_at(now, members);
+                wake = schedule.next_at(now, members);
             }
         }
         pinged
@@ -155,17 +167,36 @@ mod tests {
         }
     }
 
+    /// Members that register and are removed within one interval, behind one that stays.
+    #[test]
+    fn members_that_are_gone_do_not_fill_the_queue() {
+        let mut schedule = PingSchedule::new(Ticks::from_secs(86_400));
+        schedule.push(Tick(0), 0, 0);
+        for number in 1..10_000 {
+            schedule.push(Tick(number), 1, number);
+            schedule.forget(1, |turn| turn.number == 0);
+            assert!(schedule.queue.len() <= 2 + GONE_MIN, "{number}");
+        }
+        assert_eq!(
+            schedule.queue.len() as u64,
+            1 + 9_999 % (GONE_MIN as u64 + 2)
+        );
+    }
+
     #[test]
     fn who_is_gone_costs_nothing_and_who_is_due_is_first() {
-        let mut rounds = Rounds::new(Ticks(100));
-        rounds.push_due(Tick(0), 3, 3);
-        rounds.push(Tick(0), 1, 1);
-        rounds.push(Tick(0), 2, 2);
+        let mut schedule = PingSchedule::new(Ticks(100));
+        schedule.push_due(Tick(0), 3, 3);
+        schedule.push(Tick(0), 1, 1);
+        schedule.push(Tick(0), 2, 2);
         let slot = |turn: Option<Turn>| turn.map(|turn| turn.slot);
-        assert_eq!(rounds.next_at(Tick(0), 3), Some(Tick(1)));
-        assert_eq!(slot(rounds.next(Tick(1), |_| true)), Some(3));
-        assert_eq!(slot(rounds.next(Tick(1), |_| true)), None);
-        assert_eq!(slot(rounds.next(Tick(100), |turn| turn.slot != 1)), Some(2));
-        assert_eq!(rounds.next_at(Tick(100), 0), None);
+        assert_eq!(schedule.next_at(Tick(0), 3), Some(Tick(1)));
+        assert_eq!(slot(schedule.next(Tick(1), |_| true)), Some(3));
+        assert_eq!(slot(schedule.next(Tick(1), |_| true)), None);
+        assert_eq!(
+            slot(schedule.next(Tick(100), |turn| turn.slot != 1)),
+            Some(2)
+        );
+        assert_eq!(schedule.next_at(Tick(100), 0), None);
     }
 }

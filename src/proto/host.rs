@@ -1,0 +1,137 @@
+//! What a protocol's machine may ask of the node that hosts it: the narrow side of the engine's [`Hub`].
+//!
+//! For: machines that name neither the node nor its service. They take a `&mut dyn Host`, so the node imports them and they
+//! import nothing of it, and a test can host one machine alone. Not for: connections that the machine is called for, whose
+//! input and identity are arguments of the call.
+//!
+//! ```text
+//!  engine ──▶ node (Service): dispatch ──▶ machine (state, deadlines)
+//!    ▲                                        │
+//!    └───────────── Hub, seen as Host ◀───────┘
+//! ```
+//! A machine holds no timers. It says when it is due ([`Alarm`] has the rest), and what is due then it sees when it is called.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
+
+use rand::rngs::StdRng;
+
+use crate::engine::{ConnId, Hub, Service, Tick, TimerId};
+
+/// The host of a machine that opens connections of type `C` and has timers of type `T`. Each method is that of the
+/// [`Hub`] with the same name, but `arm`, which takes a point in time.
+pub trait Host<C, T> {
+    fn now(&self) -> Tick;
+    fn rng(&mut self) -> &mut StdRng;
+    fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: C) -> ConnId;
+    fn output_of(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
+    fn is_blocked(&self, conn: ConnId) -> bool;
+    fn resume(&mut self, conn: ConnId);
+    fn close_conn(&mut self, conn: ConnId);
+    fn arm(&mut self, at: Tick, timer: T) -> Option<TimerId>;
+    fn cancel(&mut self, timer: TimerId);
+    fn stop(&mut self);
+}
+
+impl<S, C, T> Host<C, T> for Hub<S>
+where
+    S: Service<Conn: From<C>, Timer: From<T>>,
+{
+    fn now(&self) -> Tick {
+        Hub::now(self)
+    }
+
+    fn rng(&mut self) -> &mut StdRng {
+        Hub::rng(self)
+    }
+
+    fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: C) -> ConnId {
+        Hub::dial(self, to, from, conn.into())
+    }
+
+    fn output_of(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
+        Hub::output_of(self, conn)
+    }
+
+    fn is_blocked(&self, conn: ConnId) -> bool {
+        Hub::is_blocked(self, conn)
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        Hub::resume(self, conn);
+    }
+
+    fn close_conn(&mut self, conn: ConnId) {
+        Hub::close_conn(self, conn);
+    }
+
+    fn arm(&mut self, at: Tick, timer: T) -> Option<TimerId> {
+        Hub::arm(self, at.since(Hub::now(self)), timer.into())
+    }
+
+    fn cancel(&mut self, timer: TimerId) {
+        Hub::cancel(self, timer);
+    }
+
+    fn stop(&mut self) {
+        Hub::stop(self);
+    }
+}
+
+/// The one timer of a machine, which follows the machine's deadline.
+///
+/// A deadline that moves later leaves the timer alone: it fires early once, the machine finds nothing due, and the timer
+/// follows again. So there is never a second chain of timers.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    armed: Option<(TimerId, Tick)>,
+}
+
+impl Alarm {
+    /// Has `timer` fire at `due` or earlier; disarms it for `None`. At the engine's limit of timers it goes to `unarmed`.
+    pub(super) fn follow<C, T: Copy + Ord>(
+        &mut self,
+        host: &mut (impl Host<C, T> + ?Sized),
+        due: Option<Tick>,
+        timer: T,
+        unarmed: &mut Unarmed<T>,
+    ) {
+        match (self.armed, due) {
+            (Some((_, at)), Some(due)) if at <= due => return,
+            (Some((timer, _)), _) => host.cancel(timer),
+            (None, _) => {}
+        }
+        self.armed = due.and_then(|due| Some((host.arm(due, timer)?, due)));
+        if due.is_some() && self.armed.is_none() {
+            unarmed.timers.insert(timer);
+        }
+    }
+
+    /// The timer fired.
+    pub(super) fn fired(&mut self) {
+        self.armed = None;
+    }
+}
+
+/// Timers that the engine refused to arm, at its limit; each once.
+///
+/// Whoever handles a timer of the service that fired handles [`Unarmed::next`] in the same way after it: the one that fired
+/// has made room. To a machine with nothing due, that is a call without effect.
+#[derive(Debug)]
+pub(super) struct Unarmed<T> {
+    timers: BTreeSet<T>,
+}
+
+impl<T> Default for Unarmed<T> {
+    fn default() -> Unarmed<T> {
+        Unarmed {
+            timers: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T: Ord> Unarmed<T> {
+    pub(super) fn next(&mut self) -> Option<T> {
+        self.timers.pop_first()
+    }
+}
