@@ -27,6 +27,9 @@ pub trait Service: Sized {
     /// What comes back from the worker, once for every job, in the order of the jobs.
     type Done: Send + 'static;
 
+    /// The node starts: called once, in its first turn, before anything else.
+    fn on_start(&mut self, _hub: &mut Hub<Self>) {}
+
     /// A peer connected to the driver's listener number `listener`. Protocols in which the acceptor
     /// speaks first write here.
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Self::Conn;

@@ -13,6 +13,8 @@ mod files;
 mod listener;
 mod signals;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::io;

@@ -1,0 +1,3 @@
+//! The reactor with small services on real sockets.
+
+mod starts;
