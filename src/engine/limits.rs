@@ -45,6 +45,9 @@ pub struct Limits {
     pub notes_max: usize,
     /// Jobs handed to the worker and not done; one more is refused, which the service answers.
     pub jobs_max: usize,
+    /// Finished jobs of one worker that are taken in one turn; the rest comes in the next ones. 1024 results cost the
+    /// connections about a millisecond.
+    pub jobs_done_per_turn: usize,
     /// Timers that services armed; one more is refused.
     pub timers_max: usize,
     /// A dialled peer must accept within this.
@@ -92,6 +95,7 @@ impl Default for Limits {
             pool_buffer_bytes_max: 16 * KIB,
             notes_max: 65_536,
             jobs_max: 65_536,
+            jobs_done_per_turn: 1024,
             timers_max: 4_000_000,
             dial: Ticks::from_secs(3),
             idle: Ticks::from_secs(60),
@@ -127,6 +131,10 @@ impl Limits {
         assert!(
             self.accepts_per_turn > 0 && self.conns_max > 0,
             "a node has connections"
+        );
+        assert!(
+            self.jobs_done_per_turn > 0,
+            "what is done is told sooner or later"
         );
         assert!(self.pace_bytes_per_sec > 0, "the least pace is a pace");
         // The last slots name what is no connection in a driver's tokens.

@@ -106,7 +106,8 @@ impl<S: Service> Node<S> {
             && hub.ended.is_empty()
             && hub.notes.is_empty()
             && hub.soon.is_empty()
-            && hub.dials.is_empty())
+            && hub.dials.is_empty()
+            && hub.jobs.is_empty())
     }
 
     /// When the driver must run a turn even if nothing happens.

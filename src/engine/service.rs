@@ -24,7 +24,8 @@ pub trait Service: Sized {
     type Timer: Copy;
     /// Work for the worker thread: a durable write, a hash.
     type Job: Send + 'static;
-    /// What comes back from the worker, once for every job, in the order of the jobs.
+    /// What comes back from the worker, once for every job. In the order of the jobs that one worker does; a driver
+    /// may have several, each for some of the jobs or several for the same, and their results come in any order.
     type Done: Send + 'static;
 
     /// The node starts: called once, in its first turn, before anything else.

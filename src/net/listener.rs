@@ -1,10 +1,11 @@
 //! A listening socket that accepts in batches and knows when to pause.
 //!
 //! The poll reports an edge once, so a listener remembers that connections may wait (`ready`) until an accept
-//! says that none do. When descriptors run out it pauses: until a connection closes, or for
-//! [`PAUSE`], whichever is first; trying again at once would only spin. When the node is full it waits
-//! for a close; the kernel's backlog holds who comes meanwhile.
+//! says that none do. When descriptors run out, or accept fails for a reason that may last, it pauses: until a
+//! connection closes, or for [`PAUSE`], whichever is first; trying again at once would only spin. When the node is full
+//! it waits for a close; the kernel's backlog holds the connections that come meanwhile.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 
@@ -20,9 +21,15 @@ use super::sockets::Sockets;
 /// Connections that the kernel holds until they are accepted; it lowers this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// Pause after the kernel refused a descriptor, when no close ends it before: often enough to go unnoticed,
+/// Pause after accept failed for a reason that may last, when no close ends it before: often enough to go unnoticed,
 /// seldom enough to cost nothing.
 const PAUSE: Ticks = Ticks::from_millis(100);
+
+/// Connections lost in a row while they were accepted; one more, and the reason may last.
+const LOST_IN_A_ROW_MAX: u32 = 1000;
+
+/// A listener's failures are logged this often, whatever causes them.
+const LOG_EVERY: Ticks = Ticks::from_secs(10);
 
 /// An address that is bound and listened on; a reactor accepts from it. Binding first gives the port when any was
 /// asked for, which a service may need to know before it exists.
@@ -78,8 +85,10 @@ pub(super) struct Listener {
     /// Connections may wait.
     ready: bool,
     paused_until: Option<Tick>,
-    /// Descriptors ran out and nothing was accepted since: said once, not ten times a second.
-    starved: bool,
+    /// Connections lost since the last that was accepted.
+    lost: u32,
+    /// The next failure is logged when it comes after this.
+    quiet_until: Tick,
 }
 
 impl Listener {
@@ -90,7 +99,8 @@ impl Listener {
             socket,
             ready: false,
             paused_until: None,
-            starved: false,
+            lost: 0,
+            quiet_until: Tick::default(),
         })
     }
 
@@ -129,43 +139,90 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok((stream, SocketAddr::V4(peer))) => {
-                    self.starved = false;
+                    self.lost = 0;
                     let id = node.accepted(peer, number);
                     if let Err(e) = sockets.insert(id, stream) {
-                        log::warn!("cannot watch the connection of {peer}: {e}");
+                        self.warn(now, format_args!("cannot watch a connection: {e}"));
                         node.with(|_, hub| hub.close_conn(id));
                     }
                 }
                 Ok((_, SocketAddr::V6(_))) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
-                Err(e) if out_of_resources(&e) => {
-                    if !self.starved {
-                        log::warn!("accepting pauses: {e}");
-                    }
-                    self.starved = true;
+                Err(e) if is_of_one_connection(&e) && self.lost < LOST_IN_A_ROW_MAX => {
+                    self.lost += 1;
+                    log::debug!("accept: {e}");
+                }
+                Err(e) => {
+                    self.warn(now, format_args!("accepting pauses: {e}"));
                     node.count_accept_pause();
                     self.paused_until = Some(now + PAUSE);
                 }
-                // ECONNABORTED, EINTR and the network errors that Linux passes on: that connection is lost,
-                // the next one is not.
-                Err(e) => log::debug!("accept: {e}"),
             }
+        }
+    }
+
+    fn warn(&mut self, now: Tick, what: fmt::Arguments<'_>) {
+        if now >= self.quiet_until {
+            log::warn!("{what}");
+            self.quiet_until = now + LOG_EVERY;
         }
     }
 }
 
-fn out_of_resources(e: &io::Error) -> bool {
+/// The failure took one connection out of the backlog, or none: the next accept may work. These are the errors that
+/// accept(2) names for that, the network errors that Linux passes on included.
+fn is_of_one_connection(e: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(e),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        Some(
+            Errno::INTR
+                | Errno::CONNABORTED
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::TIMEDOUT
+        )
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Shutdown};
+    use std::time::Duration;
+
+    use crate::engine::Limits;
+    use crate::net::Reactor;
+    use crate::net::tests::Quiet;
 
     use super::*;
+
+    /// A listener that was shut down is ready for ever, and each accept fails with EINVAL.
+    #[test]
+    fn an_accept_error_that_lasts_pauses_the_listener() {
+        let mut reactor = Reactor::new(Quiet::default(), Limits::default()).unwrap();
+        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let same = bound.socket.try_clone().unwrap();
+        reactor.accept_from(bound).unwrap();
+        same.shutdown(Shutdown::Both).unwrap();
+        reactor.turn(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(reactor.node().stats().accept_pauses, 1);
+        let sleep = reactor.timeout().expect("accepting is tried again");
+        assert!(!sleep.is_zero(), "the loop spins");
+        reactor.turn(None).unwrap();
+        assert_eq!(reactor.node().stats().accept_pauses, 2);
+    }
+
+    #[test]
+    fn errors_of_one_connection_do_not_stop_the_others() {
+        let lost = |errno: Errno| is_of_one_connection(&errno.into());
+        assert!([Errno::INTR, Errno::CONNABORTED, Errno::HOSTUNREACH].map(lost) == [true; 3]);
+        assert!([Errno::MFILE, Errno::NFILE, Errno::PERM, Errno::INVAL].map(lost) == [false; 4]);
+    }
 
     #[test]
     fn dialled_from_and_not_listened_on_twice() {
