@@ -99,7 +99,9 @@ impl<S: Service> Node<S> {
     /// Something is left that needs no event: the driver polls without sleeping.
     pub fn has_work(&self) -> bool {
         let hub = &self.hub;
-        !(hub.ready.is_empty()
+        let started = hub.stats.turns > 0;
+        !(started
+            && hub.ready.is_empty()
             && hub.dirty.is_empty()
             && hub.ended.is_empty()
             && hub.notes.is_empty()
@@ -113,10 +115,13 @@ impl<S: Service> Node<S> {
         self.hub.wheel.next_deadline()
     }
 
-    /// Says which tick it is. A clock that steps back is ignored.
+    /// Says which tick it is. A clock that steps back is ignored. The first time, the service starts.
     pub fn begin(&mut self, now: Tick) {
         self.hub.now = self.hub.now.max(now);
         self.hub.stats.turns += 1;
+        if self.hub.stats.turns == 1 {
+            self.service.on_start(&mut self.hub);
+        }
     }
 
     /// A peer connected to listener number `listener`. The driver asks [`Node::has_room`] first.

@@ -28,6 +28,9 @@ pub trait Service: Sized {
     /// may have several, each for some of the jobs or several for the same, and their results come in any order.
     type Done: Send + 'static;
 
+    /// The node starts: called once, in its first turn, before anything else.
+    fn on_start(&mut self, _hub: &mut Hub<Self>) {}
+
     /// A peer connected to the driver's listener number `listener`. Protocols in which the acceptor
     /// speaks first write here.
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Self::Conn;

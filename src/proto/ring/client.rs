@@ -74,10 +74,6 @@ impl Client {
         }
     }
 
-    pub fn begin(&mut self, hub: &mut Hub<Client>) {
-        hub.dial(self.to, None, Reader::default());
-    }
-
     pub fn into_result(self) -> Result<Answer, Failure> {
         self.result
     }
@@ -136,6 +132,10 @@ impl Service for Client {
     type Timer = ();
     type Job = NoJob;
     type Done = NoJob;
+
+    fn on_start(&mut self, hub: &mut Hub<Client>) {
+        hub.dial(self.to, None, Reader::default());
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Client>, _listener: usize) -> Reader {
         cx.close();

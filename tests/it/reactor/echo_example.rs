@@ -62,6 +62,11 @@ fn the_example_answers_each_line_in_upper_case() {
         .expect("LAST\n")
         .expect_closed();
     other.send([b'x'; 2000]).expect_closed();
+    // Also when its end is in the same read.
+    let mut long = server.connect();
+    long.expect("hello\n")
+        .send([&[b'x'; 1025][..], b"\n"].concat())
+        .expect_closed();
     let many = noise(1, 300_000)
         .escape_ascii()
         .to_string()
