@@ -7,6 +7,7 @@ mod demo;
 mod dht;
 mod index;
 mod load;
+mod options;
 mod overlay;
 mod print;
 mod prompt;
@@ -16,7 +17,7 @@ mod stress;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 
 use peerloop::net::survive_file_size_limit;
@@ -81,7 +82,8 @@ enum Answer {
 
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = options::negative_values(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     init_log(cli.verbose);
     if let Err(e) = survive_file_size_limit() {
         log::warn!("a file that reaches its size limit will end the program: {e}");

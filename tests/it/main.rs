@@ -15,6 +15,7 @@ mod limits;
 mod load;
 #[path = "../../benches/memory/mod.rs"]
 mod memory;
+mod options;
 mod overlay;
 mod overlay_crowd;
 mod plain_peer;

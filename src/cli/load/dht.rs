@@ -15,6 +15,7 @@ use peerloop::proto::dht::wire::{self, Malformed, Request};
 
 use super::generator::{Heard, Plan, Talk, Until};
 use super::{Common, load, run_to_end};
+use crate::cli::options::within;
 use crate::cli::{Answer, dht};
 
 /// Keys whose requests are kept written: more would cost more memory than time.
@@ -35,10 +36,10 @@ pub(in crate::cli) struct DhtArgs {
     #[arg(long, value_enum, default_value_t = Command::Get)]
     command: Command,
     /// Entries that are asked for in turn; GET and CONTAINS store them first
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = within::<u64>(1..=10_000_000))]
     keys: u64,
     /// Bytes of each value
-    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=64 << 20))]
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = within::<u64>(0..=64 << 20))]
     value_bytes: u64,
     /// Do not store the entries first: they are there from an earlier run
     #[arg(long)]

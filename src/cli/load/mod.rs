@@ -21,6 +21,7 @@ use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 
 use super::addr::resolve;
+use super::options::within;
 use super::{Answer, print};
 use generator::{Generator, Plan, Talk, Until};
 use measured::What;
@@ -55,19 +56,19 @@ struct Common {
     #[arg(value_name = "IP:PORT", value_parser = resolve)]
     addr: SocketAddrV4,
     /// Connections
-    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = within::<u32>(1..=1_000_000))]
     connections: u32,
     /// Requests under way on each connection
-    #[arg(short, long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(short, long, value_name = "D", default_value_t = 1, value_parser = within::<u32>(1..=4096))]
     depth: u32,
     /// Requests a second in all, whatever the answers do (open loop); without it each answer makes room for the next request (closed loop)
-    #[arg(short, long, value_name = "R", value_parser = rate)]
+    #[arg(short, long, value_name = "R", value_parser = within::<f64>(0.001..=1e8))]
     rate: Option<f64>,
     /// How long it is measured
-    #[arg(short, long, value_name = "S", default_value_t = 5.0, value_parser = length)]
+    #[arg(short, long, value_name = "S", default_value_t = 5.0, value_parser = within::<f64>(0.01..=86_400.0))]
     seconds: f64,
     /// Load before it is measured
-    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = length)]
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = within::<f64>(0.0..=86_400.0))]
     warm_up: f64,
     /// Print one JSON object
     #[arg(long)]
@@ -75,26 +76,6 @@ struct Common {
     /// Draw latency by percentile, and the rate over time, into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-}
-
-fn rate(text: &str) -> Result<f64> {
-    const RATE_MAX: f64 = 1e8;
-    let rate: f64 = text.parse()?;
-    ensure!(
-        rate > 0.0 && rate <= RATE_MAX,
-        "expected a number above 0, up to {RATE_MAX}"
-    );
-    Ok(rate)
-}
-
-fn length(text: &str) -> Result<f64> {
-    const SECONDS_MAX: f64 = 86_400.0;
-    let seconds: f64 = text.parse()?;
-    ensure!(
-        (0.0..=SECONDS_MAX).contains(&seconds),
-        "expected seconds, up to {SECONDS_MAX}"
-    );
-    Ok(seconds)
 }
 
 impl Command {

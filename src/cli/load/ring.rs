@@ -12,6 +12,7 @@ use peerloop::proto::ring::wire::{Encoding, Reader, Reply, Request};
 use super::generator::{Heard, Talk};
 use super::{Common, load};
 use crate::cli::Answer;
+use crate::cli::options::within;
 
 /// Who asks, as ECHO says it.
 const HANDLE: &str = "load";
@@ -24,7 +25,7 @@ pub(in crate::cli) struct RingArgs {
     #[arg(long, value_enum, default_value_t = Message::Echo)]
     message: Message,
     /// QUERY asks for the items from 0 up to this one in turn
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<u32>(1..=u32::MAX))]
     items: u32,
     /// How it is written
     #[arg(long, value_enum, default_value_t = Written::Pickle)]

@@ -5,13 +5,14 @@ pub(in crate::cli) mod ring;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use rand::RngExt;
 use serde::Serialize;
 
 use peerloop::proto::dht::workload::Workload;
 
+use crate::cli::options::within;
 use crate::cli::{Answer, print};
 
 use super::{Interrupt, Latency, pause};
@@ -24,16 +25,16 @@ const LOST_SHOWN_MAX: usize = 10;
 #[derive(Args)]
 pub(in crate::cli) struct DhtArgs {
     /// Nodes at the start; with --churn there are between half and twice as many
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = within::<u32>(1..=256))]
     nodes: u32,
     /// Clients, each with one operation under way on keys of its own
-    #[arg(long, value_name = "C", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "C", default_value_t = 32, value_parser = within::<u32>(1..=4096))]
     clients: u32,
     /// Joins and leaves a second, e.g. 2 or 0.5
-    #[arg(long, value_name = "R", default_value = "1", value_parser = rate)]
+    #[arg(long, value_name = "R", default_value = "1", value_parser = within::<f64>(0.0..=100.0))]
     churn: f64,
     /// How long the clients write and read
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = within::<u64>(1..=86_400))]
     seconds: u64,
     /// Run each node as a process of its own; without it each is a thread, which starts faster
     #[arg(long)]
@@ -41,17 +42,6 @@ pub(in crate::cli) struct DhtArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// Events a second.
-fn rate(text: &str) -> Result<f64> {
-    const RATE_MAX: f64 = 100.0;
-    let rate: f64 = text.parse()?;
-    ensure!(
-        (0.0..=RATE_MAX).contains(&rate),
-        "expected a number from 0 to {RATE_MAX}"
-    );
-    Ok(rate)
 }
 
 /// What `--json` prints; times in milliseconds.

@@ -22,30 +22,31 @@ use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 use load::{Load, Shares, Task};
 
 use super::{Latency, histogram_us};
+use crate::cli::options::within;
 use crate::cli::{Answer, print};
 
 #[derive(Args)]
 pub(in crate::cli) struct IndexArgs {
     /// Peers that register and log in
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=19_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = within::<u32>(1..=19_000))]
     peers: u32,
     /// Files of each
-    #[arg(long, value_name = "F", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "F", default_value_t = 100, value_parser = within::<u32>(1..=100_000))]
     files: u32,
     /// Searches of each kind: one at a time on each connection, and pipelined
-    #[arg(long, value_name = "S", default_value_t = 10_000)]
+    #[arg(long, value_name = "S", default_value_t = 10_000, value_parser = within::<u32>(0..=1_000_000_000))]
     searches: u32,
     /// Connections that search
-    #[arg(long, value_name = "C", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "C", default_value_t = 50, value_parser = within::<u32>(1..=10_000))]
     connections: u32,
     /// Searches under way on each, where they are pipelined
-    #[arg(long, value_name = "D", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "D", default_value_t = 16, value_parser = within::<u32>(1..=1000))]
     depth: u32,
     /// Memory of a password's hash; less makes many peers quick to register
-    #[arg(long, value_name = "KIB", default_value_t = COST.memory_kib, value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    #[arg(long, value_name = "KIB", default_value_t = COST.memory_kib, value_parser = within::<u32>(8..=1 << 20))]
     hash_memory: u32,
     /// Passes over it
-    #[arg(long, value_name = "N", default_value_t = COST.passes, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = COST.passes, value_parser = within::<u32>(1..=100))]
     hash_passes: u32,
     /// Print one JSON object
     #[arg(long)]
