@@ -3,6 +3,7 @@
 //! stdout is data, stderr is logs and messages. Exit codes: 0 done, 1 "no" (not found), 2 usage or error.
 
 mod addr;
+mod background;
 mod demo;
 mod dht;
 mod index;
@@ -78,6 +79,12 @@ enum Answer {
     Yes,
     /// Not found, declined.
     No,
+}
+
+impl Answer {
+    fn yes_if(yes: bool) -> Answer {
+        if yes { Answer::Yes } else { Answer::No }
+    }
 }
 
 /// Parses, runs, reports.

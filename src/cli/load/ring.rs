@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use peerloop::engine::Input;
 use peerloop::proto::ring::wire::{Encoding, Reader, Reply, Request};
 
-use super::generator::{Heard, Talk};
+use super::connections::{Heard, Talker};
 use super::{Common, load};
 use crate::cli::Answer;
 use crate::cli::options::within;
@@ -77,14 +77,17 @@ struct RingTalk {
     once: bool,
 }
 
-impl Talk for RingTalk {
+impl Talker for RingTalk {
+    type Request = ();
     type Reading = Reader;
 
     fn is_once(&self) -> bool {
         self.once
     }
 
-    fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
+    fn next(&mut self) {}
+
+    fn write(&mut self, (): &mut (), out: &mut Vec<u8>) -> Option<Bytes> {
         let request = match self.message {
             Message::Echo => Request::Echo {
                 handle: Cow::Borrowed(HANDLE),
@@ -102,7 +105,12 @@ impl Talk for RingTalk {
         None
     }
 
-    fn answer(&mut self, reader: &mut Reader, input: Input<'_>) -> Result<Heard, &'static str> {
+    fn answer(
+        &mut self,
+        (): &mut (),
+        reader: &mut Reader,
+        input: Input<'_>,
+    ) -> Result<Heard, &'static str> {
         let Some(packet) = reader.read(input).map_err(|refusal| refusal.what())? else {
             return Ok(Heard::More);
         };

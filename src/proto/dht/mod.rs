@@ -17,7 +17,6 @@
 //! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
 //! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
 //! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
-//! - [`workload`]: clients that write and read without end and remember what must be there, for stress runs.
 
 mod absorb;
 mod bring;
@@ -45,4 +44,3 @@ mod tests;
 pub mod transfer;
 mod turns;
 pub mod wire;
-pub mod workload;
