@@ -10,6 +10,7 @@ mod layers;
 mod load;
 #[path = "../../benches/memory/mod.rs"]
 mod memory;
+mod options;
 mod overlay;
 mod reactor;
 mod ring;

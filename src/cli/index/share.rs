@@ -24,6 +24,7 @@ use peerloop::workers::files::Reader;
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
 use super::download::byte_bar;
+use crate::cli::options::within;
 use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
@@ -57,10 +58,10 @@ pub(in crate::cli) struct ShareArgs {
     #[arg(long)]
     open: bool,
     /// Peers that are sent to at once; the others wait for their turn
-    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX)]
+    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX, value_parser = within::<usize>(1..=65_536))]
     uploads: usize,
     /// Most connections at once; the file limit less 32 when that is lower
-    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    #[arg(long, value_name = "N", default_value_t = 15_000, value_parser = within::<usize>(1..=1_000_000))]
     connections_max: usize,
     /// Print what happens, after the first line, as one JSON object a line
     #[arg(long)]
@@ -96,10 +97,10 @@ impl ShareArgs {
             port: bound.addr().port(),
             keep_alive: Ticks::from_secs(self.keep_alive),
             open: self.open,
-            slots: self.uploads.max(1),
+            slots: self.uploads,
         };
         let limits = serve::limits(Limits {
-            conns_max: self.connections_max.max(1),
+            conns_max: self.connections_max,
             ..Limits::default()
         });
         let listening = bound.addr();

@@ -21,7 +21,6 @@
 //! The asking side:
 //! - [`operation`]: one GET, INSERT, ... through all its hops; pure. [`client`]: operations on the connections of a service.
 //! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
-//! - [`workload`]: clients that write and read without end and check what they read, for stress runs.
 
 mod address_policy;
 pub mod client;
@@ -51,4 +50,3 @@ pub mod stat;
 #[cfg(test)]
 mod tests;
 pub mod wire;
-pub mod workload;

@@ -455,10 +455,10 @@ fn children(parent: u32) -> Vec<u32> {
 #[test]
 fn options_out_of_range_say_what_is_wanted() {
     for (option, value, wanted) in [
-        ("--nodes", "0", "1..=256"),
-        ("--clients", "none", "invalid digit"),
+        ("--nodes", "0", "from 1 to 256"),
+        ("--clients", "none", "from 1 to 4096"),
         ("--churn", "-1", "from 0 to 100"),
-        ("--seconds", "0", "1..=86400"),
+        ("--seconds", "0", "from 1 to 86400"),
     ] {
         let option_value = format!("{option}={value}");
         let ended = run(&mut peerloop(&["stress", "dht", &option_value]), "");

@@ -1,4 +1,4 @@
-//! What a load run measured, and how it is told.
+//! What a load measured: histograms of the latency, of the whole run and over time, and the summary that is printed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,8 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
-
-use super::generator::Until;
 
 /// Longest latency that is told from a longer one: ten minutes.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
@@ -22,8 +20,8 @@ const INTERVAL_MIN_NS: u64 = 100_000_000;
 /// Percentiles that are told, and the points of the plot.
 const PERCENTILES: [f64; 9] = [0.0, 25.0, 50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
-/// Latencies and rates of the measured part of a run; times are nanoseconds since its generator was made.
-pub(super) struct Measured {
+/// Latencies and rates of the measured part of a run; times are nanoseconds since its driver was made.
+pub(in crate::cli) struct Measurement {
     latency: Histogram<u64>,
     since: u64,
     until: Option<u64>,
@@ -45,21 +43,18 @@ pub(super) struct Interval {
     pub(super) p99_us: f64,
 }
 
-impl Measured {
-    pub(super) fn new(until: Until) -> Result<Measured> {
-        let interval_ns = match until {
-            Until::Elapsed(length) => length.as_nanos() as u64 / INTERVALS_MAX,
-            Until::Requests(_) => 0,
-        };
-        let histogram = || Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3);
-        Ok(Measured {
-            latency: histogram()?,
+impl Measurement {
+    /// Of a run that is to take so long.
+    pub(super) fn new(length: Duration) -> Result<Measurement> {
+        let interval_ns = length.as_nanos() as u64 / INTERVALS_MAX;
+        Ok(Measurement {
+            latency: histogram_ns()?,
             since: 0,
             until: None,
             in_time: 0,
             refused: 0,
             interval_ns: interval_ns.max(INTERVAL_MIN_NS),
-            interval_latency: histogram()?,
+            interval_latency: histogram_ns()?,
             intervals: Vec::new(),
         })
     }
@@ -107,11 +102,15 @@ impl Measured {
         (self.in_time, self.intervals.last())
     }
 
-    pub(super) fn answers(&self) -> u64 {
+    pub(in crate::cli) fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
+
+    pub(in crate::cli) fn answers(&self) -> u64 {
         self.latency.len()
     }
 
-    pub(super) fn refused(&self) -> u64 {
+    pub(in crate::cli) fn refused(&self) -> u64 {
         self.refused
     }
 
@@ -128,7 +127,7 @@ impl Measured {
 
     pub(super) fn summary(
         &self,
-        what: &What,
+        what: What,
         errors: &BTreeMap<String, u64>,
         unanswered: u64,
     ) -> Summary {
@@ -136,7 +135,7 @@ impl Measured {
         let at = |percent| micros(self.latency.value_at_percentile(percent));
         let [min, p25, p50, p75, p90, p99, p99_9, p99_99, max] = PERCENTILES.map(at);
         Summary {
-            what: what.clone(),
+            what,
             seconds: took,
             answers: self.answers(),
             rate: if took > 0.0 {
@@ -162,6 +161,11 @@ impl Measured {
             over_time: self.intervals.clone(),
         }
     }
+}
+
+/// A histogram of latencies in nanoseconds.
+pub(in crate::cli) fn histogram_ns() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)?)
 }
 
 fn seconds(ns: u64) -> f64 {

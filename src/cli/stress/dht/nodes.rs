@@ -1,27 +1,25 @@
-//! A ring of DHT nodes on loopback: in this process, or each in one of its own.
+//! The nodes of a DHT on loopback: in this process, or each in one of its own.
 //!
 //! In this process a node is a reactor on a thread of its own, the same code and the same sockets as `dht node`.
 //! That is the default because a node starts in a millisecond and costs a thread, so that some tens of them and
 //! many joins a second fit a small machine. Processes show what threads cannot: signals, start and exit.
 
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 
 use peerloop::engine::Limits;
-use peerloop::net::{Bound, Caller, Handle, Reactor};
+use peerloop::net::{Bound, Reactor};
 use peerloop::proto::dht::client::Task;
 use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 
+use crate::cli::background::{Background, LOOPBACK, Program};
 use crate::cli::dht;
 use crate::cli::stress::pause;
 
@@ -31,69 +29,59 @@ const CONTACTS_MAX: usize = 3;
 /// No join or leave takes longer, unless something is wrong: a node that leaves gives up by itself after 30 s.
 const SETTLE_WITHIN: Duration = Duration::from_secs(35);
 
-/// A node that we started and that ends with this value.
-pub(in crate::cli) struct Node {
-    pub(in crate::cli) addr: SocketAddrV4,
+/// A node that we started. It ends with this value, at once and without a word to the others.
+struct Node {
+    addr: SocketAddrV4,
     body: Body,
     /// The members that it was told of.
     contacts: Vec<SocketAddrV4>,
 }
 
 enum Body {
-    Thread {
-        handle: Handle,
-        caller: Caller<DhtNode>,
-        thread: Option<JoinHandle<Result<()>>>,
-    },
-    Process(Child),
+    /// `None` once it has ended.
+    Thread(Option<Background<DhtNode, ()>>),
+    Process(Program),
 }
 
 impl Node {
-    fn start(processes: bool, contacts: &[SocketAddrV4]) -> Result<Node> {
-        if processes {
-            Node::process(contacts)
+    fn start(processes: bool, contacts: Vec<SocketAddrV4>) -> Result<Node> {
+        let (addr, body) = if processes {
+            let program = Node::process(&contacts)?;
+            (program.addr, Body::Process(program))
         } else {
-            Node::thread(contacts)
-        }
-    }
-
-    fn thread(contacts: &[SocketAddrV4]) -> Result<Node> {
-        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-        let addr = bound.addr();
-        let config = Config::new(addr);
-        let limits = config.fit(Limits::default());
-        let mut reactor = Reactor::new(DhtNode::new(config, Entries::default()), limits)?;
-        reactor.accept_from(bound)?;
-        let contacts = contacts.to_vec();
-        if !contacts.is_empty() {
-            let contacts = contacts.clone();
-            reactor.node().with(|node, hub| node.join(hub, contacts));
-        }
-        let (handle, caller) = (reactor.handle(), reactor.caller());
-        let thread = std::thread::Builder::new()
-            .name(format!("node {}", addr.port()))
-            .spawn(move || {
-                reactor.run()?;
-                ensure!(
-                    !reactor.into_service().join_failed(),
-                    "the ring did not let {addr} join"
-                );
-                Ok(())
-            })?;
+            let (addr, thread) = Node::thread(contacts.clone())?;
+            (addr, Body::Thread(Some(thread)))
+        };
         Ok(Node {
             addr,
+            body,
             contacts,
-            body: Body::Thread {
-                handle,
-                caller,
-                thread: Some(thread),
-            },
         })
     }
 
-    fn process(contacts: &[SocketAddrV4]) -> Result<Node> {
-        let program = std::env::current_exe().context("where is this program?")?;
-        let mut command = Command::new(program);
+    fn thread(contacts: Vec<SocketAddrV4>) -> Result<(SocketAddrV4, Background<DhtNode, ()>)> {
+        let bound = Bound::bind(LOOPBACK)?;
+        let addr = bound.addr();
+        let make = move || {
+            let config = Config::new(addr);
+            let limits = config.fit(Limits::default());
+            let mut reactor = Reactor::new(DhtNode::new(config, Entries::default()), limits)?;
+            reactor.accept_from(bound)?;
+            if !contacts.is_empty() {
+                reactor.node().with(|node, hub| node.join(hub, contacts));
+            }
+            Ok(reactor)
+        };
+        let end = move |node: DhtNode| {
+            ensure!(!node.join_failed(), "the ring did not let {addr} join");
+            Ok(())
+        };
+        let name = format!("node {}", addr.port());
+        Ok((addr, Background::start(&name, make, end)?))
+    }
+
+    fn process(contacts: &[SocketAddrV4]) -> Result<Program> {
+        let mut command = Program::command()?;
         command.args(["dht", "node", "--listen", "127.0.0.1:0"]);
         for contact in contacts {
             command.arg("--join").arg(contact.to_string());
@@ -102,34 +90,14 @@ impl Node {
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "error");
         }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take();
-        // From here on it is ours to kill.
-        let unknown = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let mut node = Node {
-            addr: unknown,
-            body: Body::Process(child),
-            contacts: contacts.to_vec(),
-        };
-        let mut line = String::new();
-        BufReader::new(stdout.context("no pipe")?).read_line(&mut line)?;
-        let addr = line
-            .trim_end()
-            .strip_prefix("listening ")
-            .and_then(|addr| addr.parse().ok());
-        node.addr =
-            addr.with_context(|| format!("a node said {line:?} in place of its address"))?;
-        Ok(node)
+        Program::start(&mut command)
     }
 
     /// Asks it to leave, as SIGTERM does.
     fn leave(&mut self) -> Result<()> {
-        match &mut self.body {
-            Body::Thread { handle, .. } => handle.shutdown(),
-            Body::Process(child) => kill_process(Pid::from_child(child), Signal::TERM)?,
+        match &self.body {
+            Body::Thread(thread) => thread.iter().for_each(Background::shutdown),
+            Body::Process(program) => kill_process(Pid::from_child(&program.child), Signal::TERM)?,
         }
         Ok(())
     }
@@ -137,14 +105,11 @@ impl Node {
     /// Whether it came to its end; an error when that was a bad one.
     fn has_ended(&mut self) -> Result<bool> {
         match &mut self.body {
-            Body::Thread { thread, .. } => match thread.take_if(|thread| thread.is_finished()) {
-                Some(thread) => {
-                    thread.join().map_err(|_| anyhow!("the node panicked"))??;
-                    Ok(true)
-                }
+            Body::Thread(thread) => match thread.take_if(|thread| thread.has_ended()) {
+                Some(thread) => thread.join().map(|()| true),
                 None => Ok(thread.is_none()),
             },
-            Body::Process(child) => match child.try_wait()? {
+            Body::Process(program) => match program.child.try_wait()? {
                 Some(status) if !status.success() => bail!("the node's process ended: {status}"),
                 status => Ok(status.is_some()),
             },
@@ -168,25 +133,6 @@ impl Node {
     }
 }
 
-/// Ends it at once. The ring is not told: this is for a ring that goes as a whole.
-impl Drop for Node {
-    fn drop(&mut self) {
-        match &mut self.body {
-            Body::Thread { caller, thread, .. } => {
-                let _ = caller.call(|_, hub| hub.stop());
-                if let Some(thread) = thread.take() {
-                    let _ = thread.join();
-                }
-            }
-            // By its id, which is its until we have waited for it.
-            Body::Process(child) => {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-        }
-    }
-}
-
 /// How many nodes have done something, and how long they took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::cli) struct Tally {
@@ -207,7 +153,7 @@ impl Tally {
 }
 
 /// The nodes of a run. Members first join, are then members, and may leave.
-pub(in crate::cli) struct Ring {
+pub(in crate::cli) struct Nodes {
     processes: bool,
     members: Vec<Node>,
     joining: Vec<(Node, Instant)>,
@@ -217,15 +163,15 @@ pub(in crate::cli) struct Ring {
     pub(in crate::cli) leaves: Tally,
 }
 
-impl Ring {
+impl Nodes {
     /// A ring of `count`, all of them members.
     pub(in crate::cli) fn start(
         count: usize,
         processes: bool,
         go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Ring> {
-        let first = Node::start(processes, &[]).context("cannot start a node")?;
-        let mut ring = Ring {
+    ) -> Result<Nodes> {
+        let first = Node::start(processes, Vec::new()).context("cannot start a node")?;
+        let mut nodes = Nodes {
             processes,
             members: vec![first],
             joining: Vec::new(),
@@ -233,13 +179,16 @@ impl Ring {
             joins: Tally::default(),
             leaves: Tally::default(),
         };
-        while ring.members.len() < count {
-            ring.join()?;
-            ring.settle(go_on)?;
-            ensure!(ring.joins.failed == 0, "a node could not join; see the log");
+        while nodes.members.len() < count {
+            nodes.join()?;
+            nodes.settle(go_on)?;
+            ensure!(
+                nodes.joins.failed == 0,
+                "a node could not join; see the log"
+            );
         }
-        ring.joins = Tally::default();
-        Ok(ring)
+        nodes.joins = Tally::default();
+        Ok(nodes)
     }
 
     pub(in crate::cli) fn members(&self) -> usize {
@@ -260,7 +209,7 @@ impl Ring {
         let contacts: Vec<_> = (0..CONTACTS_MAX.min(self.members.len()))
             .map(|_| self.members[rand::rng().random_range(0..self.members.len())].addr)
             .collect();
-        let node = Node::start(self.processes, &contacts).context("cannot start a node")?;
+        let node = Node::start(self.processes, contacts).context("cannot start a node")?;
         self.joining.push((node, Instant::now()));
         Ok(())
     }
