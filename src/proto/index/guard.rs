@@ -276,6 +276,50 @@ mod tests {
         assert!(quota.counts.is_empty());
     }
 
+    /// A key that counts how often it is compared.
+    #[derive(Debug, Clone, Copy, Eq)]
+    struct Counted(u32);
+
+    thread_local! {
+        static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Counted) -> bool {
+            COMPARISONS.set(COMPARISONS.get() + 1);
+            self.0 == other.0
+        }
+    }
+
+    impl std::hash::Hash for Counted {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    /// Whoever is refused is refused again and again: a refusal looks at the events of one key, not at all of them.
+    #[test]
+    fn a_refusal_costs_the_same_however_many_events_are_remembered() {
+        let mut quota = Quota::new(2, Ticks::from_secs(10));
+        for n in 0..KEYS_MAX as u32 - 2 {
+            quota.count(at(0), Counted(n));
+        }
+        quota.count(at(1), Counted(u32::MAX));
+        quota.count(at(1), Counted(u32::MAX));
+        COMPARISONS.set(0);
+        for _ in 0..10 {
+            let left = quota.used_up(at(2), Counted(u32::MAX));
+            assert_eq!(left, Some(Ticks::from_secs(9)));
+        }
+        assert!(COMPARISONS.get() < 100, "{}", COMPARISONS.get());
+    }
+
+    #[test]
+    fn a_quota_of_nothing_allows_nothing() {
+        let mut quota = Quota::new(0, Ticks::from_secs(10));
+        assert_eq!(quota.used_up(at(0), 'a'), Some(Ticks::from_secs(10)));
+    }
+
     #[test]
     fn five_wrong_ones_lock_for_a_minute() {
         let mut lockout = Lockout::new(5, Ticks::from_secs(60), Ticks::from_secs(60));

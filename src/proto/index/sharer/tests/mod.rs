@@ -71,6 +71,17 @@ fn noise(bytes: usize) -> Vec<u8> {
 impl Lab {
     /// Shares files of these sizes.
     fn new(seed: u64, open: bool, slots: usize, sizes: &[usize]) -> Lab {
+        let limits = serve::limits(Limits::default());
+        Lab::with_limits(seed, open, slots, sizes, limits)
+    }
+
+    fn with_limits(
+        seed: u64,
+        open: bool,
+        slots: usize,
+        sizes: &[usize],
+        limits: Limits,
+    ) -> Lab {
         let mut world = World::new(seed);
         let index = world.listen(SERVER);
         let (tell, news) = channel();
@@ -87,7 +98,6 @@ impl Lab {
             open,
             slots,
         };
-        let limits = serve::limits(Limits::default());
         let id = world.add(OURS, Sharer::new(config, tell), limits);
         let disk = Disk::default();
         *disk.0.lock().unwrap() = sizes.iter().map(|bytes| Some(noise(*bytes))).collect();

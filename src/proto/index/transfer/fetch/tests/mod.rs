@@ -492,6 +492,50 @@ fn a_full_disk_ends_it() {
     assert_eq!(lab.run().result, Err(Failure::Disk(fault)));
 }
 
+/// What a holder leaves unfinished is given back with it, however many there are.
+#[test]
+fn holders_that_break_off_leave_no_memory_behind() {
+    let holders = 24;
+    let mut lab = Lab::new(8, holders * MIB, &vec![Nature::Dies(0); holders]);
+    lab.world.with(lab.id, |fetcher, hub| fetcher.begin(hub));
+    for _ in 0..2000 {
+        lab.world.run_for(Ticks(1));
+        lab.serve();
+    }
+    let fetcher = lab.world.service(lab.id);
+    let tried = fetcher.holders.iter().filter(|h| h.losses > 0).count();
+    assert!(tried > AT_ONCE_MAX + STORES_MAX, "{tried}");
+    let receiving = fetcher.holders.iter().map(|h| &h.bytes);
+    let held: usize = receiving.chain(&fetcher.spare).map(Vec::capacity).sum();
+    assert!(held <= (AT_ONCE_MAX + STORES_MAX) * MIB, "{held}");
+}
+
+/// Without a timer nothing would ever dial a lost holder again.
+#[test]
+fn a_download_that_cannot_be_timed_ends() {
+    let mut world = World::new(1);
+    let _listener = world.listen(addr(0));
+    let wanted = Wanted {
+        sha1: Sha1([0; 20]),
+        size_bytes: 1,
+        requester: PeerId::from_bits(7),
+        sources: vec![Source {
+            addr: addr(0),
+            id: PeerId::from_bits(100),
+        }],
+    };
+    let server = (SERVER, Patience::default());
+    let fetcher = Fetcher::new(wanted, &[false], server, None, Arc::default());
+    let limits = Limits {
+        timers_max: 0,
+        ..limits(Limits::default())
+    };
+    let id = world.add(OURS, fetcher, limits);
+    world.with(id, |fetcher, hub| fetcher.begin(hub));
+    world.run_for(Ticks::from_secs(100));
+    assert!(!world.is_up(id));
+}
+
 #[test]
 fn an_interrupt_ends_it() {
     let mut lab = Lab::new(8, MIB, &[Nature::Silent]);
