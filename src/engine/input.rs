@@ -12,6 +12,7 @@ pub struct Input<'a> {
 
 /// What a service made of its input. `n` is the number of bytes consumed from the front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// The message is not complete; call again when there are more bytes.
     More,

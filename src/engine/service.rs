@@ -89,6 +89,7 @@ pub enum NoJob {}
 
 /// Whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Blame {
     /// The peer broke the protocol.
     Peer,
@@ -101,6 +102,7 @@ pub enum Blame {
 /// Why a service refuses to go on with a connection. What it has written by then, the answers to earlier
 /// messages or a refusal, is delivered before the connection closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
     pub blame: Blame,
     /// For the log: what was wrong, without the peer's bytes.
@@ -132,6 +134,7 @@ impl Violation {
 
 /// Which deadline ended a connection. Each is a field of [`super::Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Deadline {
     /// The dialled peer did not accept in time.
     Dial,
@@ -145,6 +148,7 @@ pub enum Deadline {
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// The peer closed, and has been sent everything.
     Eof,

@@ -146,7 +146,7 @@ where
 }
 
 /// Argon2id of a password; `None` when there is no memory for it.
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub fn argon2id(job: &record::Hash) -> Option<record::Digest> {
     use argon2::{Algorithm, Argon2, Params, Version};
     let record::Cost { memory_kib, passes } = job.cost;

@@ -25,7 +25,7 @@
 
 pub mod commit;
 pub mod dht;
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub mod files;
 pub mod index;
 pub mod load;

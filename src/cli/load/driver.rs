@@ -259,5 +259,6 @@ pub(in crate::cli) fn describe(end: End) -> String {
         End::Violation(violation) => violation.what.into(),
         End::Timeout(deadline) => format!("timeout: {deadline:?}"),
         End::Limit(limit) => format!("limit: {limit}"),
+        other => format!("{other:?}"),
     }
 }

@@ -46,6 +46,7 @@ pub struct Lines {
 
 /// A whole line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Line<'a> {
     /// Without its end.
     pub text: &'a [u8],
@@ -80,6 +81,7 @@ impl Lines {
 
 /// How a frame's length is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Prefix {
     U16Be,
     U16Le,
@@ -148,6 +150,7 @@ pub struct Frames {
 
 /// A whole frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Frame<'a> {
     pub header: &'a [u8],
     pub payload: &'a [u8],

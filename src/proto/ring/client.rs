@@ -43,6 +43,7 @@ pub struct Row {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("cannot reach {0}: {1}")]
     Unreachable(SocketAddrV4, ErrorKind),

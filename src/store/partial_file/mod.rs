@@ -61,6 +61,7 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Why an operation on a partial file failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PartialFileError {
     #[error("another download of the same file into this directory is under way")]
     InUse,

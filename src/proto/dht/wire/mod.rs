@@ -70,6 +70,7 @@ pub enum NextNode {
 /// A peer broke the protocol: no continuation of its bytes is legal. The connection is closed
 /// without touching an entry ("Bad input" in the specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Malformed {
     /// The peer sent a word that is no command, e.g. the `TEST` some send to see whether we are
     /// alive. Not an attack; close quietly.

@@ -497,7 +497,6 @@ fn a_full_disk_ends_it() {
 fn holders_that_break_off_leave_no_memory_behind() {
     let holders = 24;
     let mut lab = Lab::new(8, holders * MIB, &vec![Nature::Dies(0); holders]);
-    lab.world.with(lab.id, |fetcher, hub| fetcher.begin(hub));
     for _ in 0..2000 {
         lab.world.run_for(Ticks(1));
         lab.serve();
@@ -531,7 +530,6 @@ fn a_download_that_cannot_be_timed_ends() {
         ..limits(Limits::default())
     };
     let id = world.add(OURS, fetcher, limits);
-    world.with(id, |fetcher, hub| fetcher.begin(hub));
     world.run_for(Ticks::from_secs(100));
     assert!(!world.is_up(id));
 }
