@@ -212,7 +212,7 @@ impl Port {
             Watch::Linger => limits.linger,
             Watch::None => return None,
         };
-        (allowed != Ticks::NEVER).then(|| self.since + allowed)
+        (allowed != Ticks::NEVER).then(|| self.since.deadline(allowed))
     }
 
     /// Bytes moved in the direction that `watch` looks at. At the least pace they buy time, but never more

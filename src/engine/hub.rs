@@ -46,7 +46,7 @@ pub struct Hub<S: Service> {
     /// Put off until the service calls of this turn are over.
     pub(super) notes: VecDeque<(ConnId, S::Note)>,
     pub(super) dials: VecDeque<Dial<S::Conn>>,
-    /// Timers for the next turn. As many as the service has pieces of work.
+    /// Timers for the next turn; they count as armed.
     pub(super) soon: VecDeque<S::Timer>,
     pub(super) jobs: VecDeque<S::Job>,
     pub(super) jobs_under_way: usize,
@@ -167,7 +167,8 @@ impl<S: Service> Hub<S> {
         self.end(id, End::Closed);
     }
 
-    /// The answer that a [`super::Step::Wait`] waited for is written: input is served again.
+    /// The answer that a [`super::Step::Wait`] waits for is written: input is served again. Also from inside the
+    /// [`Service::on_input`] that is about to return that `Wait`, which then does not wait.
     pub fn resume(&mut self, id: ConnId) {
         if let Some(port) = self.port_mut(id) {
             port.waiting = false;
@@ -177,9 +178,12 @@ impl<S: Service> Hub<S> {
 
     /// Hands `note` to the service half of connection `id`, after the service calls of this turn. Notes
     /// that are sent while notes are delivered wait for the next turn.
+    ///
+    /// No note is lost unseen: at the limit the connection ends as [`End::Limit`], and its half learns that.
     pub fn notify(&mut self, id: ConnId, note: S::Note) {
         if self.notes.len() == self.limits.notes_max {
             self.stats.notes_refused += 1;
+            self.end(id, End::Limit("notes_max"));
         } else {
             self.notes.push_back((id, note));
         }
@@ -201,20 +205,36 @@ impl<S: Service> Hub<S> {
         id
     }
 
-    /// Arms a timer that fires in `after`, at the earliest in the next turn. `None` at the limit.
+    /// Arms a timer that fires once `after` has passed, and at most one tick later. `None` at the limit.
+    #[must_use]
     pub fn arm(&mut self, after: Ticks, timer: S::Timer) -> Option<TimerId> {
-        if self.service_timers == self.limits.timers_max {
-            self.stats.timers_refused += 1;
+        if !self.takes_timer() {
             return None;
         }
-        self.service_timers += 1;
-        Some(self.wheel.arm(self.now + after, Alarm::Service(timer)))
+        let at = self.now.deadline(after);
+        Some(self.wheel.arm(at, Alarm::Service(timer)))
     }
 
     /// Fires `timer` in the next turn, which comes without sleep: for long work that is done in pieces, so that
-    /// the connections are served between them.
-    pub fn soon(&mut self, timer: S::Timer) {
-        self.soon.push_back(timer);
+    /// the connections are served between them. False at the limit, which is that of [`Hub::arm`].
+    #[must_use]
+    pub fn soon(&mut self, timer: S::Timer) -> bool {
+        let taken = self.takes_timer();
+        if taken {
+            self.soon.push_back(timer);
+        }
+        taken
+    }
+
+    /// Counts one more timer of the service, or that it was refused.
+    fn takes_timer(&mut self) -> bool {
+        let room = self.service_timers < self.limits.timers_max;
+        if room {
+            self.service_timers += 1;
+        } else {
+            self.stats.timers_refused += 1;
+        }
+        room
     }
 
     /// Disarms a timer; one that fired already is a no-op.

@@ -44,7 +44,7 @@ pub struct Limits {
     pub pool_buffers_max: usize,
     /// Buffers that grew beyond this are given back to the allocator instead.
     pub pool_buffer_bytes_max: usize,
-    /// Notes queued and not delivered; one more is dropped and counted.
+    /// Notes queued and not delivered; one more is dropped and counted, and ends the connection that it was for.
     pub notes_max: usize,
     /// Jobs handed to the worker and not done; one more is refused, which the service answers.
     pub jobs_max: usize,
@@ -53,6 +53,9 @@ pub struct Limits {
     pub jobs_done_per_turn: usize,
     /// Timers that services armed; one more is refused.
     pub timers_max: usize,
+    /// Due timers that fire in one turn, connections' deadlines included; the rest fires in the next ones. 1024 cost the
+    /// connections about a millisecond.
+    pub timers_per_turn: usize,
     /// A dialled peer must accept within this.
     pub dial: Ticks,
     /// A connection between two messages may be silent for this long. [`Ticks::NEVER`]: for ever, and then it has no
@@ -100,6 +103,7 @@ impl Default for Limits {
             jobs_max: 65_536,
             jobs_done_per_turn: 1024,
             timers_max: 4_000_000,
+            timers_per_turn: 1024,
             dial: Ticks::from_secs(3),
             idle: Ticks::from_secs(60),
             keepalive: Ticks::NEVER,
@@ -136,8 +140,8 @@ impl Limits {
             "a node has connections"
         );
         assert!(
-            self.jobs_done_per_turn > 0,
-            "what is done is told sooner or later"
+            self.jobs_done_per_turn > 0 && self.timers_per_turn > 0,
+            "what is done or due is told sooner or later"
         );
         assert!(self.pace_bytes_per_sec > 0, "the least pace is a pace");
         // The last slots name what is no connection in a driver's tokens.

@@ -1,5 +1,8 @@
 //! Time as the engine sees it: whole ticks of 10 ms since the driver started.
 //!
+//! A driver says the tick that has begun, so what happens in it happens up to one tick later than it says:
+//! [`Tick::deadline`] makes up for that.
+//!
 //! The engine reads no clock. A driver (the reactor, the simulator) says at the start of each turn which
 //! tick it is; everything that happens in the turn happens at that tick. A [`Tick`] is a point in time
 //! and a [`Ticks`] a length of it, so that the two cannot be mixed up.
@@ -20,6 +23,12 @@ pub struct Tick(pub u64);
 pub struct Ticks(pub u64);
 
 impl Tick {
+    /// The first tick at which `after` has certainly passed since something in this tick, which has begun already: a
+    /// timeout never ends early, and at most one tick late.
+    pub fn deadline(self, after: Ticks) -> Tick {
+        self + after + Ticks(1)
+    }
+
     /// The length of time from `earlier` to `self`; zero when `earlier` is the later one.
     pub fn since(self, earlier: Tick) -> Ticks {
         Ticks(self.0.saturating_sub(earlier.0))

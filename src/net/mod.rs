@@ -182,8 +182,9 @@ impl<S: Service> Reactor<S> {
         self.calls.caller(&self.waker)
     }
 
-    /// The engine and the service, between turns.
+    /// The engine and the service, between turns; at the time that it is now, not that of the last turn.
     pub fn node(&mut self) -> &mut Node<S> {
+        self.node.begin(self.clock.now());
         &mut self.node
     }
 
