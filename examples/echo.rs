@@ -8,6 +8,7 @@ use std::net::SocketAddrV4;
 use peerloop::engine::{Cx, Input, Limits, NoJob, Service, Step, Ticks, Violation};
 use peerloop::net::Reactor;
 
+/// Without its newline.
 const LINE_BYTES_MAX: usize = 1024;
 
 struct Echo;
@@ -31,13 +32,13 @@ impl Service for Echo {
     ) -> Result<Step, Violation> {
         let fresh = &input.bytes[input.seen..];
         match fresh.iter().position(|&byte| byte == b'\n') {
-            Some(at) => {
+            Some(at) if input.seen + at <= LINE_BYTES_MAX => {
                 let line = &input.bytes[..=input.seen + at];
                 cx.out().extend(line.iter().map(u8::to_ascii_uppercase));
                 Ok(Step::Done(line.len()))
             }
-            None if input.bytes.len() > LINE_BYTES_MAX => Err(Violation::peer("line too long")),
-            None => Ok(Step::More),
+            None if input.bytes.len() <= LINE_BYTES_MAX => Ok(Step::More),
+            _ => Err(Violation::peer("line too long")),
         }
     }
 }
