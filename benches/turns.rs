@@ -89,8 +89,7 @@ impl World {
             "{FILES} files of {PEERS} peers in {:.1?}\n",
             start.elapsed()
         );
-        let mut node = Node::new(server, limits, 1, Tick(0));
-        node.with(|server, hub| server.begin(hub));
+        let node = Node::new(server, limits, 1, Tick(0));
         let mut world = World {
             node,
             memory: Memory(Vec::new()),

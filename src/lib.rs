@@ -9,20 +9,33 @@
 //!   sim         drives the engine in memory                virtual clock, injected faults
 //!   store       where entries outlive the process          files
 //! ```
-//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`.
-//! `cargo check --lib --no-default-features` builds everything but the reactor, the embedded database and the
-//! program; a test walks the imports.
+//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`; a test
+//! walks the imports. Features, all on by default:
 //!
-//! Somebody's own protocol is an [`engine::Service`] given to a [`net::Reactor`]: `examples/echo.rs` is a whole
-//! server in under 60 lines.
+//! | feature     | adds                                                          | dependencies                       |
+//! |-------------|---------------------------------------------------------------|------------------------------------|
+//! | (none)      | `engine`, `sim`: no I/O at all                                | bytes, log, memchr, rand, slab, thiserror |
+//! | `net`       | the reactor                                                   | mio, socket2, nix, rustix, signal-hook    |
+//! | `protocols` | the house's protocols (`proto`, `app`, `store` in memory), no I/O | indexmap, ruint, sha1          |
+//! | `storage`   | the embedded database, files, password hashes                 | redb, rustix, argon2               |
+//! | `cli`       | the program                                                   | clap and others                    |
+//!
+//! Somebody's own protocol is an [`engine::Service`] given to a [`net::Reactor`], with
+//! `default-features = false, features = ["net"]`: `examples/echo.rs` is a whole server in under 60 lines.
+//! [`engine::framing`] finds its messages.
 //!
 //! Invariants of the whole: nothing that a peer sends blocks, crashes or bloats the process; every queue has a
 //! named limit ([`engine::Limits`]); the same seed and events give the same run of everything but `net`.
 
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "protocols")]
 pub mod app;
 pub mod engine;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "protocols")]
 pub mod proto;
 pub mod sim;
+#[cfg(feature = "protocols")]
 pub mod store;

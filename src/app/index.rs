@@ -21,6 +21,7 @@ const CLOCK: Table = Table::new("index-clock");
 
 /// Why the data of an earlier run cannot be taken up.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum LoadError {
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -152,7 +153,7 @@ where
 }
 
 /// Argon2id of a password; `None` when there is no memory for it.
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub fn argon2id(job: &record::Hash) -> Option<record::Digest> {
     use argon2::{Algorithm, Argon2, Params, Version};
     let record::Cost { memory_kib, passes } = job.cost;

@@ -18,7 +18,7 @@ use crate::proto::ring::tracker::{self, Known};
 use crate::proto::ring::wire::{Encoding, Strings};
 use crate::store::{Change, Store, StoreError, Table};
 
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub mod transfer;
 
 /// Where the entries of a DHT node are kept: key = the 20 bytes of the id, big-endian, so that the

@@ -13,6 +13,7 @@ pub struct Input<'a> {
 /// What a service made of its input. `n` is the number of bytes consumed from the front; a connection on which it is more
 /// than there were ends, as a fault of ours. `Took` and `Done` of 0 are the same as `More`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// The message is not complete; call again when there are more bytes.
     More,

@@ -4,6 +4,9 @@ use super::Ticks;
 use super::time::TICK_MS;
 
 /// The limits of one node. Reaching one is a counted event with a defined result; nothing grows past it.
+///
+/// Written as `Limits { idle, ..Limits::default() }`, which a further limit does not break. (For that syntax it is not
+/// `#[non_exhaustive]`: outside of the crate that would forbid it.)
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections at once, dialled ones included. The driver lowers it to what the file limit allows; at the

@@ -20,6 +20,7 @@
 //! - a connection that the peer can stall has a timer, armed no later than its true deadline.
 
 mod conn;
+pub mod framing;
 mod hub;
 mod input;
 mod limits;

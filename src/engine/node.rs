@@ -20,6 +20,7 @@ pub struct Node<S: Service> {
     /// The services' halves of the connections, by slot. `None` once [`Service::on_end`] has it.
     halves: Vec<Option<S::Conn>>,
     hub: Hub<S>,
+    started: bool,
     /// The one read buffer of all connections.
     scratch: Box<[u8]>,
     /// Connections that end with this turn.
@@ -43,6 +44,7 @@ impl<S: Service> Node<S> {
             service,
             halves: Vec::new(),
             hub: Hub::new(limits, seed, now),
+            started: false,
             scratch,
             reaped: Vec::new(),
             spare_dirty: Vec::new(),
@@ -99,7 +101,8 @@ impl<S: Service> Node<S> {
     /// Something is left that needs no event: the driver polls without sleeping.
     pub fn has_work(&self) -> bool {
         let hub = &self.hub;
-        !(hub.ready.is_empty()
+        !(self.started
+            && hub.ready.is_empty()
             && !hub.wheel.has_due()
             && hub.dirty.is_empty()
             && hub.ended.is_empty()
@@ -114,9 +117,13 @@ impl<S: Service> Node<S> {
         self.hub.wheel.next_deadline()
     }
 
-    /// Says which tick it is, any number of times before a turn. A clock that steps back is ignored.
+    /// Says which tick it is, any number of times before a turn. A clock that steps back is ignored. The first time, the
+    /// service starts.
     pub fn begin(&mut self, now: Tick) {
         self.hub.now = self.hub.now.max(now);
+        if !std::mem::replace(&mut self.started, true) {
+            self.service.on_start(&mut self.hub);
+        }
     }
 
     /// A peer connected to listener number `listener`. The driver asks [`Node::has_room`] first.

@@ -28,6 +28,9 @@ pub trait Service: Sized {
     /// may have several, each for some of the jobs or several for the same, and their results come in any order.
     type Done: Send + 'static;
 
+    /// The node starts: called once, in its first turn, before anything else.
+    fn on_start(&mut self, _hub: &mut Hub<Self>) {}
+
     /// A peer connected to the driver's listener number `listener`. Protocols in which the acceptor
     /// speaks first write here.
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Self::Conn;
@@ -86,6 +89,7 @@ pub enum NoJob {}
 
 /// Whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Blame {
     /// The peer broke the protocol.
     Peer,
@@ -98,6 +102,7 @@ pub enum Blame {
 /// Why a service refuses to go on with a connection. What it has written by then, the answers to earlier
 /// messages or a refusal, is delivered before the connection closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
     pub blame: Blame,
     /// For the log: what was wrong, without the peer's bytes.
@@ -129,6 +134,7 @@ impl Violation {
 
 /// Which deadline ended a connection. Each is a field of [`super::Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Deadline {
     /// The dialled peer did not accept in time.
     Dial,
@@ -142,6 +148,7 @@ pub enum Deadline {
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// The peer closed, and has been sent everything.
     Eof,

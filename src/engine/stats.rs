@@ -4,6 +4,7 @@ use super::service::{Blame, Deadline, End};
 
 /// Counters since the start, and what there is now where it says so. Plain numbers, written by the engine only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     pub turns: u64,
     pub accepted: u64,

@@ -240,11 +240,14 @@ impl<S: Service> World<S> {
         self.node(id).service()
     }
 
-    /// Acts on a service from outside, at this moment; a turn follows.
+    /// Acts on a service from outside, at this moment; a turn follows. Between [`World::add`] and the node's first turn
+    /// it acts on a service that has not started.
     pub fn with<R>(&mut self, id: NodeId, act: impl FnOnce(&mut S, &mut Hub<S>) -> R) -> R {
         let now = self.now();
         let node = &mut self.hosts[id.0].node;
-        node.begin(now);
+        if node.stats().turns > 0 {
+            node.begin(now);
+        }
         let result = node.with(act);
         self.net.wake(id.0);
         result

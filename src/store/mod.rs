@@ -6,7 +6,7 @@
 //! protocol's own memory, which is filled from [`Store::load`] at the start.
 //!
 //! [`memory::Memory`] serves the simulator, tests and nodes without `--data`;
-//! `redb::Redb` (feature `net`) is the durable one. Beside them, for files that peers share: `shared` is the directory
+//! `redb::Redb` (feature `storage`) is the durable one. Beside them, for files that peers share: `shared` is the directory
 //! they come from, `part` a file that is being downloaded.
 //!
 //! What it does not do: it knows no protocol, gives no single reads, no ranges and no snapshots,
@@ -27,11 +27,11 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 pub mod memory;
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub mod part;
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub mod redb;
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
 pub mod shared;
 
 /// Keeps tables of entries, changed in atomic groups.

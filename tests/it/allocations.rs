@@ -344,9 +344,7 @@ fn index_world() -> World<IndexServer> {
         ..ServerConfig::default()
     };
     let limits = config.fit(Limits::default());
-    let mut world = World::of(IndexServer::new(config, stored), limits);
-    world.node.with(|server, hub| server.begin(hub));
-    world
+    World::of(IndexServer::new(config, stored), limits)
 }
 
 fn frame(kind: u16, text: &str) -> Vec<u8> {

@@ -55,17 +55,16 @@ fn the_example_answers_each_line_in_upper_case() {
         .send("a\n\nb\r\n")
         .expect("A\n\nB\r\n");
     one.send("ning\n").expect("GOOD MORNING\n");
-    one.send([&[b'x'; 1024][..], b"\n"].concat())
-        .expect([&[b'X'; 1024][..], b"\n"].concat());
+    one.send([&[b'x'; 1023][..], b"\n"].concat())
+        .expect([&[b'X'; 1023][..], b"\n"].concat());
     one.send("last\nwords")
         .finish()
         .expect("LAST\n")
         .expect_closed();
     other.send([b'x'; 2000]).expect_closed();
-    let mut whole = server.connect();
-    whole.expect("hello\n");
-    // Too long, and all of it in one read.
-    whole
+    // Also when its end is in the same read.
+    let mut long = server.connect();
+    long.expect("hello\n")
         .send([&[b'x'; 1025][..], b"\n"].concat())
         .expect_closed();
     let many = noise(1, 300_000)

@@ -102,7 +102,6 @@ pub fn leave(mut server: Server) {
 pub fn ask(contact: SocketAddrV4, tasks: Vec<Task>) -> Vec<Result<Outcome, Failure>> {
     let client = Client::new(contact, tasks, Bounds::default(), 4);
     let mut reactor = Reactor::new(client, Limits::default()).expect("reactor");
-    reactor.node().with(|client, hub| client.begin(hub));
     reactor.run().expect("run");
     let results = reactor.into_service().into_results();
     results

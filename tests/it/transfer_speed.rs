@@ -158,7 +158,6 @@ fn ours(holder: SocketAddrV4, sha1: fields::Sha1, to: &Path) -> Duration {
     let mut reactor = Reactor::new(fetcher, limits).expect("reactor");
     let writer = Writer::new(part, "ours".into(), true);
     reactor.start_worker(writer).expect("worker");
-    reactor.node().with(|fetcher, hub| fetcher.begin(hub));
     reactor.run().expect("run");
     let took = start.elapsed();
     let report = reactor.into_service().into_report();

@@ -160,7 +160,6 @@ fn start_server(data: &Path) -> Result<Running> {
         reactor.start_worker_for(Job::is_write, Jobs::new(Some(store), argon2id))?;
         let hashes = Jobs::<Memory, _>::new(None, argon2id);
         reactor.start_worker_for(Job::is_hash, hashes)?;
-        reactor.node().with(|server, hub| server.begin(hub));
         reactor.accept_from(bound)?;
         Ok(reactor)
     })
@@ -259,7 +258,6 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
     );
     let mut reactor = Reactor::new(fetcher, fetch::limits(Limits::default()))?;
     reactor.start_worker(Writer::new(part, file.name.clone(), false))?;
-    reactor.node().with(|fetcher, hub| fetcher.begin(hub));
     reactor.run()?;
     let report = reactor.into_service().into_report();
     report.result?;

@@ -342,7 +342,6 @@ pub(super) fn run_tasks(
     at_once_max: usize,
 ) -> Result<Vec<Option<Result<Outcome, peerloop::proto::dht::operation::Failure>>>> {
     let mut reactor = Reactor::new(Client::new(contact, tasks, bounds, at_once_max), limits)?;
-    reactor.node().with(|client, hub| client.begin(hub));
     reactor.run()?;
     Ok(reactor.into_service().into_results())
 }

@@ -274,7 +274,6 @@ impl DownloadArgs {
         let mut reactor = Reactor::new(fetcher, limits)?;
         reactor.start_worker(Writer::new(part, name.to_owned(), self.force))?;
         reactor.catch_signals()?;
-        reactor.node().with(|fetcher, hub| fetcher.begin(hub));
         let bar = Bar::start(name, size_bytes, progress)?;
         let result = reactor.run();
         drop(bar);

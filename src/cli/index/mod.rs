@@ -92,13 +92,10 @@ impl ServerAt {
 
     /// The same, for who tells a refusal from an error.
     pub(super) fn try_ask(&self, call: Call) -> Result<Result<Told, Failure>> {
-        let batch = Batch::new(self.addr, self.patience());
+        let batch = Batch::new(self.addr, self.patience(), vec![call]);
         let mut reactor = Reactor::new(batch, client_limits())?;
         // Once a download in the shell has caught signals, they would be lost otherwise.
         reactor.catch_signals()?;
-        reactor
-            .node()
-            .with(|batch, hub| batch.begin(hub, vec![call]));
         reactor.run()?;
         let results = reactor.into_service().into_results();
         let result = results.into_iter().next().flatten();

@@ -135,7 +135,6 @@ impl ServerArgs {
             let hashes = Jobs::<Memory, _>::new(None, argon2id);
             reactor.start_worker_for(Job::is_hash, hashes)?;
         }
-        reactor.node().with(|server, hub| server.begin(hub));
         reactor.accept_from(bound)?;
         reactor.catch_signals()?;
         print::stdout(format!("listening {listening}\n").as_bytes())?;

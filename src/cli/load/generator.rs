@@ -486,5 +486,6 @@ fn said(end: End) -> String {
         End::Violation(violation) => violation.what.into(),
         End::Timeout(deadline) => format!("timeout: {deadline:?}"),
         End::Limit(limit) => format!("limit: {limit}"),
+        other => format!("{other:?}"),
     }
 }

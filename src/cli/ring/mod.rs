@@ -195,7 +195,7 @@ impl TrackerArgs {
     }
 }
 
-/// A reactor with a tracker that has begun.
+/// A reactor with a tracker.
 pub(super) fn tracker(
     bound: Bound,
     config: Config,
@@ -215,11 +215,6 @@ pub(super) fn tracker(
         reactor.start_worker(committer)?;
     }
     reactor.accept_from(bound)?;
-    reactor.node().with(|node, hub| {
-        if let RingNode::Tracker(tracker) = node {
-            tracker.start(hub);
-        }
-    });
     Ok(reactor)
 }
 
@@ -371,7 +366,6 @@ impl Asking {
             ..Limits::default()
         };
         let mut reactor = Reactor::new(Client::new(to, question), limits)?;
-        reactor.node().with(|client, hub| client.begin(hub));
         reactor.run()?;
         let told = reactor.into_service().into_result()?;
         let answer = match &told {

@@ -146,14 +146,6 @@ impl<M: Meter> Workload<M> {
         }
     }
 
-    /// Starts every client.
-    pub fn begin(&mut self, hub: &mut Hub<Self>) {
-        self.salt = hub.rng().random();
-        for client in 0..self.clients {
-            self.go_on(hub, client);
-        }
-    }
-
     /// From now on operations begin at one of these; an empty list changes nothing.
     pub fn set_contacts(&mut self, contacts: Vec<SocketAddrV4>) {
         if !contacts.is_empty() {
@@ -377,6 +369,14 @@ impl<M: Meter> Service for Workload<M> {
     type Timer = OpId;
     type Job = NoJob;
     type Done = ();
+
+    /// Starts every client.
+    fn on_start(&mut self, hub: &mut Hub<Self>) {
+        self.salt = hub.rng().random();
+        for client in 0..self.clients {
+            self.go_on(hub, client);
+        }
+    }
 
     fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
         unreachable!("the driver of a load listens nowhere")

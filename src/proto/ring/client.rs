@@ -43,6 +43,7 @@ pub struct Row {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("cannot reach {0}: {1}")]
     Unreachable(SocketAddrV4, ErrorKind),
@@ -72,10 +73,6 @@ impl Client {
             peers: Vec::new(),
             result: Err(Failure::Interrupted),
         }
-    }
-
-    pub fn begin(&mut self, hub: &mut Hub<Client>) {
-        hub.dial(self.to, None, Reader::default());
     }
 
     pub fn into_result(self) -> Result<Answer, Failure> {
@@ -136,6 +133,10 @@ impl Service for Client {
     type Timer = ();
     type Job = NoJob;
     type Done = NoJob;
+
+    fn on_start(&mut self, hub: &mut Hub<Client>) {
+        hub.dial(self.to, None, Reader::default());
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Client>, _listener: usize) -> Reader {
         cx.close();

@@ -50,6 +50,12 @@ impl Service for RingNode {
     type Job = Write;
     type Done = Written;
 
+    fn on_start(&mut self, hub: &mut Hub<RingNode>) {
+        if let RingNode::Tracker(tracker) = self {
+            tracker.start(hub);
+        }
+    }
+
     fn on_accept(&mut self, cx: &mut Cx<'_, RingNode>, listener: usize) -> Conn {
         match self {
             RingNode::Tracker(_) => Conn::Guest(tracker::Guest::default()),

@@ -9,6 +9,7 @@ const PIECE: usize = 8 * 1024;
 
 #[derive(Default)]
 pub(super) struct Lines {
+    pub(super) starts: usize,
     /// Halves handed to the engine, and the ends of those that came back.
     pub(super) opened: usize,
     pub(super) ends: Vec<End>,
@@ -53,7 +54,12 @@ impl Service for Lines {
     type Job = ConnId;
     type Done = ConnId;
 
+    fn on_start(&mut self, _hub: &mut Hub<Lines>) {
+        self.starts += 1;
+    }
+
     fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Conn {
+        assert_eq!(self.starts, 1, "a service starts first, and once");
         self.opened += 1;
         self.accepted.push(cx.id());
         Conn::Line

@@ -51,6 +51,7 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// What cannot be done with a part.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PartError {
     #[error("another download of the same file into this directory is under way")]
     InUse,

@@ -108,7 +108,6 @@ impl Load {
             ..limits
         };
         let mut reactor = Reactor::new(workload, limits)?;
-        reactor.node().with(|workload, hub| workload.begin(hub));
         let caller = reactor.caller();
         let thread = std::thread::Builder::new()
             .name("clients".into())

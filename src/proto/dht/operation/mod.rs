@@ -69,6 +69,7 @@ pub enum Outcome {
 
 /// Why an operation was given up, or a try of it failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("cannot reach the node at {addr}: {kind}")]
     Unreachable { addr: SocketAddrV4, kind: ErrorKind },

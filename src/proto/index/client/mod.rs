@@ -63,6 +63,7 @@ pub enum SessionTimer {
 
 /// Why a call was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("the index server says: {0}")]
     Refused(Refusal),

@@ -201,8 +201,8 @@ impl Tracker {
         tracker
     }
 
-    /// Begins to ping. Once, before anything else.
-    pub fn start(&mut self, hub: &mut Hub<RingNode>) {
+    /// Begins to ping.
+    pub(super) fn start(&mut self, hub: &mut Hub<RingNode>) {
         self.plan_round(hub);
     }
 

@@ -139,7 +139,6 @@ impl Lab {
         let server = world.add(SERVER, server, limits);
         let machine = Machine::default();
         world.set_worker(server, machine.clone(), delay);
-        world.with(server, |server, hub| server.begin(hub));
         Lab {
             world,
             server,
@@ -153,8 +152,6 @@ impl Lab {
         let stored = self.machine.disk().stored();
         let server = IndexServer::new(self.config.clone(), stored);
         self.world.restart(self.server, server);
-        self.world
-            .with(self.server, |server, hub| server.begin(hub));
     }
 
     fn crash(&mut self) {

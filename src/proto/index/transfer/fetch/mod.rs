@@ -151,17 +151,6 @@ impl Fetcher {
         fetcher
     }
 
-    /// Starts.
-    pub fn begin(&mut self, hub: &mut Hub<Fetcher>) {
-        match self.stay.clone() {
-            Some(stay) => {
-                hub.arm(self.patience.call, Timer::Begin);
-                client::stay_online(self, hub, stay);
-            }
-            None => self.go(hub),
-        }
-    }
-
     pub fn into_report(self) -> Report {
         let deeds = self.holders.into_iter().map(|h| h.deeds);
         Report {
@@ -360,6 +349,16 @@ impl Service for Fetcher {
     type Timer = Timer;
     type Job = Job;
     type Done = Done;
+
+    fn on_start(&mut self, hub: &mut Hub<Fetcher>) {
+        match self.stay.clone() {
+            Some(stay) => {
+                hub.arm(self.patience.call, Timer::Begin);
+                client::stay_online(self, hub, stay);
+            }
+            None => self.go(hub),
+        }
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
         // Nobody is to connect here.

@@ -62,6 +62,7 @@ pub struct DiskFault(pub String);
 
 /// Why a holder is not asked any more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Why {
     #[error("it sent wrong bytes")]
     WrongBytes,
@@ -91,6 +92,7 @@ pub struct Deeds {
 
 /// Why there is no file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("no holder is left that sends the file")]
     NoHolder,

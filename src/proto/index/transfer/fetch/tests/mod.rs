@@ -224,7 +224,6 @@ impl Lab {
     #[track_caller]
     fn run(mut self) -> Report {
         self.disk.state.lock().unwrap().full_after = self.full_after;
-        self.world.with(self.id, |fetcher, hub| fetcher.begin(hub));
         let began = self.world.now();
         while self.world.is_up(self.id) {
             self.world.run_for(Ticks(1));
@@ -496,7 +495,6 @@ fn a_full_disk_ends_it() {
 #[test]
 fn an_interrupt_ends_it() {
     let mut lab = Lab::new(8, MIB, &[Nature::Silent]);
-    lab.world.with(lab.id, |fetcher, hub| fetcher.begin(hub));
     lab.world.run_for(Ticks(50));
     lab.world.shutdown(lab.id);
     lab.world.run_for(Ticks::from_secs(4));

@@ -1,5 +1,7 @@
 //! The reactor and its worker threads: what fails there, and what comes all at once.
 
+mod starts;
+
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
