@@ -37,6 +37,10 @@ pub struct Limits {
     /// Queued output at which a connection is closed: what a service may write in one go (its largest
     /// message) on top of the high-water mark.
     pub output_bytes_max: usize,
+    /// Memory of all output queues together that peers have not read, what is queued by reference excepted (the service
+    /// that holds it counts it). Beyond it, a connection whose queue still grows is closed. The default is 2048 peers at
+    /// their high-water mark.
+    pub queued_bytes_max: usize,
     /// Values of at least this many bytes are queued by reference, smaller ones are copied: below a page
     /// or so the copy is cheaper than one more slice in the write.
     pub shared_bytes_min: usize,
@@ -96,6 +100,7 @@ impl Default for Limits {
             output_bytes_high: 256 * KIB,
             output_bytes_low: 64 * KIB,
             output_bytes_max: MIB,
+            queued_bytes_max: 512 * MIB,
             shared_bytes_min: 4 * KIB,
             pool_buffers_max: 1024,
             pool_buffer_bytes_max: 16 * KIB,

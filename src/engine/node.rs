@@ -188,6 +188,7 @@ impl<S: Service> Node<S> {
         self.tell_ended();
         self.flush_dirty(io);
         self.reap(io);
+        self.hub.stats.queued_bytes = self.hub.queues.owned_bytes() as u64;
     }
 
     fn serve_ready(&mut self, io: &mut impl Transport) {
@@ -225,7 +226,9 @@ impl<S: Service> Node<S> {
                 .stash
                 .as_ref()
                 .map_or(0, |stash| stash.len());
-            let room = share.bytes.min(self.hub.limits.input_bytes_max - kept);
+            let room = share
+                .bytes
+                .min(self.hub.limits.input_bytes_max.saturating_sub(kept));
             if room == 0 {
                 self.hub.end(id, End::Limit("input_bytes_max"));
                 break;
@@ -461,6 +464,7 @@ impl<S: Service> Node<S> {
             let slot = id.slot();
             self.hub.ports[slot].on_dirty_list = false;
             self.flush(id, io);
+            self.count_left(id);
             let port = &self.hub.ports[slot];
             match port.phase {
                 Phase::Closing if port.output.is_empty() => self.finish(id, io),
@@ -518,6 +522,20 @@ impl<S: Service> Node<S> {
             Err(e) if e.kind() == ErrorKind::Interrupted => self.hub.mark_dirty(slot),
             Err(e) if port.phase == Phase::Open => self.hub.end(id, End::Broken(e.kind())),
             Err(_) => self.doom(slot),
+        }
+    }
+
+    /// Counts what a flush left in the queue, if anything.
+    fn count_left(&mut self, id: ConnId) {
+        let Hub {
+            ports,
+            queues,
+            limits,
+            ..
+        } = &mut self.hub;
+        let grew = ports[id.slot()].output.count(queues);
+        if grew && queues.owned_bytes() > limits.queued_bytes_max {
+            self.hub.end(id, End::Limit("queued_bytes_max"));
         }
     }
 

@@ -27,12 +27,16 @@ pub(super) struct Sockets {
 /// Asked so often, at a third of the time that is waited for the first one, before a peer counts as gone.
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// The longest time that Linux takes for either (MAX_TCP_KEEPIDLE); a longer one would be refused.
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
 /// The kernel's settings for [`Limits::keepalive`]; it counts in whole seconds.
 pub(super) fn keepalive(limits: &Limits) -> Option<TcpKeepalive> {
     let after = (limits.keepalive != Ticks::NEVER).then(|| limits.keepalive.as_duration())?;
+    let after = after.clamp(Duration::from_secs(1), KEEPALIVE_MAX);
     let interval = (after / KEEPALIVE_RETRIES).max(Duration::from_secs(1));
     let settings = TcpKeepalive::new()
-        .with_time(after.max(Duration::from_secs(1)))
+        .with_time(after)
         .with_interval(interval)
         .with_retries(KEEPALIVE_RETRIES);
     Some(settings)
@@ -151,6 +155,11 @@ mod tests {
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let mut limits = Limits::default();
         assert!(keepalive(&limits).is_none());
+        for extreme in [Ticks(0), Ticks(u64::MAX - 1)] {
+            limits.keepalive = extreme;
+            let bound = Bound::bind(any).unwrap();
+            bound.keep_alive(&keepalive(&limits).unwrap()).unwrap();
+        }
         limits.keepalive = Ticks::from_secs(60);
         let settings = keepalive(&limits).unwrap();
         let poll = Poll::new().unwrap();

@@ -125,8 +125,7 @@ impl DhtNode {
             staging: Staging::default(),
         });
         if repeated {
-            // Not now: what is read of its input is not settled yet.
-            cx.notify(conn, Note::Read);
+            cx.resume(conn);
         } else {
             self.ask_next(cx, key, Tag::WhoLeaves(conn));
         }

@@ -362,3 +362,39 @@ fn deadlines_are_never_early_and_at_most_a_tick_late() {
     }
     assert!(phases.len() > 5, "all over the tick: {phases:?}");
 }
+
+/// Each slow reader is within its own limits; together they would hold more than the node gives.
+#[test]
+fn output_that_nobody_reads_is_bounded_over_all_connections() {
+    let limits = Limits {
+        queued_bytes_max: 2 << 20,
+        ..Limits::default()
+    };
+    let bound = limits.queued_bytes_max as u64 + 2 * limits.output_bytes_high as u64;
+    let (mut world, id) = one_server(4, limits);
+    let mut peers = Vec::new();
+    for _ in 0..20 {
+        let peer = world.connect(addr(1));
+        world.peer(peer).stop_reading();
+        world.peer(peer).send(b"big 1000000\n");
+        world.run_for(Ticks(10));
+        let queued = world.node(id).stats().queued_bytes;
+        assert!(queued <= bound, "{queued} bytes");
+        peers.push(peer);
+    }
+    let ended = world.service(id).ends.len();
+    assert_eq!(
+        world.service(id).ends,
+        vec![End::Limit("queued_bytes_max"); ended]
+    );
+    assert!((5..=16).contains(&ended), "{ended} of 20");
+    assert!(world.node(id).stats().queued_bytes > 1 << 20);
+    let mut served = 0;
+    for peer in peers {
+        world.peer(peer).read_again();
+        world.run_for(secs(1));
+        served += usize::from(world.peer(peer).received().len() == 1_000_000);
+    }
+    assert_eq!(served, 20 - ended, "the others get everything");
+    assert_eq!(world.node(id).stats().queued_bytes, 0);
+}

@@ -105,8 +105,6 @@ pub enum Note {
     Go,
     /// Your turn did not come, or the answer is no: `0`.
     Refused,
-    /// What you sent meanwhile is read now.
-    Read,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -445,10 +443,6 @@ impl Service for DhtNode {
 
     fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
         match (conn, note) {
-            (Conn::Peer(Expect::Leaver), Note::Read) => {
-                let id = cx.id();
-                cx.resume(id);
-            }
             (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_over_some(cx),
             (Conn::Leave, Note::Go) => self.leave_some(cx),
             (Conn::Peer(expect @ Expect::Turn(_)), Note::Go) => self.turn_came(cx, expect),

@@ -538,10 +538,10 @@ fn a_port_in_time_wait() {
     let any_port = SocketAddrV4::new(*addr(1).ip(), 0);
     let dials = [
         (0, addr(1)),
-        (20, addr(1)),
-        (120, addr(1)),
-        (420, addr(1)),
-        (420, any_port),
+        (21, addr(1)),
+        (122, addr(1)),
+        (423, addr(1)),
+        (423, any_port),
     ];
     assert_eq!(
         io.dials,
