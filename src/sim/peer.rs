@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::link::{EndRef, Owner};
 use super::net::Net;
@@ -101,7 +101,7 @@ impl Net {
         PeerId(self.peers.len() - 1)
     }
 
-    pub(super) fn connect_peer(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> PeerId {
+    pub(super) fn connect_peer(&mut self, from: SocketAddr, to: SocketAddr) -> PeerId {
         let id = self.add_peer(None);
         let end = self.connect(Owner::Peer(id.0), from, to);
         self.peers[id.0].end = Some(end);

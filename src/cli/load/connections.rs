@@ -213,7 +213,7 @@ impl<T: Talker> Connections<T> {
             .then(|| SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 1 + source as u8), 0));
         let reading = T::Reading::default();
         self.dialling += 1;
-        let conn = hub.dial(self.addr, from, Conn { slot, reading });
+        let conn = hub.dial(self.addr, from.map(Into::into), Conn { slot, reading });
         self.slots[slot as usize].conn = Some(conn);
     }
 

@@ -23,12 +23,14 @@ pub(super) struct Quiet {
     done: Vec<u32>,
     /// Stops the node when so many results are there.
     stops_at: usize,
+    /// Which timers fired, and when.
+    fired: Vec<(usize, Instant)>,
 }
 
 impl Service for Quiet {
     type Conn = ();
     type Note = ();
-    type Timer = ();
+    type Timer = usize;
     type Job = u32;
     type Done = u32;
 
@@ -41,6 +43,10 @@ impl Service for Quiet {
         input: Input<'_>,
     ) -> Result<Step, Violation> {
         Ok(Step::Done(input.bytes.len()))
+    }
+
+    fn on_timer(&mut self, _: &mut Hub<Self>, timer: usize) {
+        self.fired.push((timer, Instant::now()));
     }
 
     fn on_done(&mut self, hub: &mut Hub<Self>, done: u32) {
@@ -87,8 +93,8 @@ impl Work for Held {
 
 fn reactor(stops_at: usize, limits: Limits) -> Reactor<Quiet> {
     let quiet = Quiet {
-        done: Vec::new(),
         stops_at,
+        ..Quiet::default()
     };
     Reactor::new(quiet, limits).unwrap()
 }
@@ -164,6 +170,35 @@ fn finished_jobs_are_taken_in_turns_and_in_order() {
         turns
     });
     assert!(turns >= JOBS / 7);
+}
+
+/// By the clock on the wall, wherever in a tick the timer is armed, and however long ago the last turn was.
+#[test]
+fn timers_are_never_early() {
+    let mut reactor = reactor(usize::MAX, Limits::default());
+    let mut armed = Vec::new();
+    for number in 0..200 {
+        let asked = Ticks(number as u64 % 5);
+        armed.push((asked, Instant::now()));
+        let timer = reactor.node().with(|_, hub| hub.arm(asked, number));
+        assert!(timer.is_some());
+        // Another place in the tick for the next one; not each time a turn.
+        let until = Instant::now() + Duration::from_micros(1700);
+        while Instant::now() < until {
+            if number % 3 == 0 {
+                let left = until.saturating_duration_since(Instant::now());
+                reactor.turn(Some(left)).unwrap();
+            }
+        }
+    }
+    while reactor.node().service().fired.len() < armed.len() {
+        reactor.turn(None).unwrap();
+    }
+    for (number, at) in reactor.into_service().fired {
+        let (asked, since) = armed[number];
+        let took = at - since;
+        assert!(took >= asked.as_duration(), "{asked:?} took {took:?}");
+    }
 }
 
 /// Says to another process of the next test that it is the node.

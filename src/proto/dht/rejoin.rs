@@ -82,7 +82,7 @@ impl DhtNode {
         *expect = Expect::Lock(Box::new(Request::Connect(joiner)));
         self.lock_holder = LockHolder::Rejoin(Rejoin {
             conn,
-            own_ip: cx.peer().ip() == next.addr.ip(),
+            own_ip: cx.peer_v4().ip() == next.addr.ip(),
             phase: Phase::Probe,
             steps: 0,
             skipped: 0,

@@ -19,6 +19,8 @@ pub(super) struct Lines {
     pub(super) refused: usize,
     pub(super) stamped: usize,
     pub(super) last_wait: Option<ConnId>,
+    /// The timers that fired.
+    pub(super) fired: Vec<ConnId>,
 }
 
 pub(super) enum Conn {
@@ -29,6 +31,8 @@ pub(super) enum Conn {
     Answer(usize),
     /// We dialled.
     Client,
+    /// Says how many bytes it is given, and takes them.
+    Count,
 }
 
 /// The worker of [`Lines`].
@@ -82,6 +86,13 @@ impl Service for Lines {
             *conn = Conn::Line;
             return Ok(Step::Done(n));
         }
+        if let Conn::Count = conn {
+            let n = input.bytes.len();
+            cx.out()
+                .extend_from_slice(format!("given {n}\n").as_bytes());
+            *conn = Conn::Line;
+            return Ok(Step::Done(n));
+        }
         assert!(
             !matches!(conn, Conn::Answer(_)),
             "no input while an answer is produced"
@@ -116,6 +127,7 @@ impl Service for Lines {
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Lines>, id: ConnId) {
+        self.fired.push(id);
         if let Some(out) = hub.output_of(id) {
             out.extend_from_slice(b"waited\n");
         }
@@ -164,6 +176,22 @@ impl Lines {
                     .expect("below the limit of timers");
                 return Ok(Step::Wait(used));
             }
+            "ready" => {
+                cx.resume(id);
+                return Ok(Step::Wait(used));
+            }
+            "none" => {
+                *conn = Conn::Count;
+                return Ok(match rest {
+                    "take" => Step::Took(0),
+                    "wait" => {
+                        let timer = cx.arm(Ticks(1), id);
+                        timer.map_or(Step::More, |_| Step::Wait(0))
+                    }
+                    _ => Step::Done(0),
+                });
+            }
+            "over" => return Ok(Step::Done(used + 1)),
             "notes" => (0..number).for_each(|n| cx.notify(id, n as u32)),
             "jobs" => {
                 for _ in 0..number {

@@ -106,8 +106,6 @@ pub enum Note {
     Go,
     /// Your turn did not come, or the answer is no: `0`.
     Refused,
-    /// What you sent meanwhile is read now.
-    Read,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,6 +369,8 @@ impl Sink for Cx<'_, DhtNode> {
 }
 
 impl Service for DhtNode {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = Note;
     type Timer = Timer;
@@ -444,10 +444,6 @@ impl Service for DhtNode {
 
     fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
         match (conn, note) {
-            (Conn::Peer(Expect::Leaver), Note::Read) => {
-                let id = cx.id();
-                cx.resume(id);
-            }
             (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_off_some(cx),
             (Conn::Leave, Note::Go) => self.leave_some(cx),
             (Conn::Peer(expect @ Expect::Lock(_)), Note::Go) => self.lock_offered(cx, expect),
