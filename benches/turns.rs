@@ -65,9 +65,9 @@ impl World {
         let start = Instant::now();
         let mut stored = Stored::default();
         let place = Place {
-            ip: Ipv4Addr::LOCALHOST,
+            ip: Ipv4Addr::LOCALHOST.into(),
             port: 9999,
-            from: Ipv4Addr::LOCALHOST,
+            from: Ipv4Addr::LOCALHOST.into(),
         };
         for peer in 0..PEERS {
             let record = Record {

@@ -26,6 +26,7 @@ mod input;
 mod limits;
 mod node;
 mod output;
+mod peers;
 mod service;
 mod stats;
 pub mod time;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::conn::{ConnId, Phase, Port, Watch};
 use super::hub::{Alarm, Cx, Dial, Hub};
@@ -127,8 +127,8 @@ impl<S: Service> Node<S> {
     }
 
     /// A peer connected to listener number `listener`. The driver asks [`Node::has_room`] first.
-    pub fn accepted(&mut self, peer: SocketAddrV4, listener: usize) -> ConnId {
-        let id = self.hub.open(peer, Phase::Open);
+    pub fn accepted(&mut self, peer: impl Into<SocketAddr>, listener: usize) -> ConnId {
+        let id = self.hub.open(peer.into(), Phase::Open);
         self.hub.stats.accepted += 1;
         self.hub.ports[id.slot()].writable = true;
         let conn = self.service.on_accept(&mut self.hub.cx(id), listener);
@@ -430,7 +430,7 @@ impl<S: Service> Node<S> {
             if port.phase != Phase::Dialling {
                 continue;
             }
-            let to = port.peer;
+            let to = self.hub.peers.get(port.peer);
             if let Err(e) = io.dial(id, to, from) {
                 self.hub.end(id, End::Unreachable(e.kind()));
             } else {
@@ -447,8 +447,8 @@ impl<S: Service> Node<S> {
             };
             let slot = id.slot();
             let port = &mut self.hub.ports[slot];
-            log::debug!("{id} {} ended: {end:?}", port.peer);
             port.told = true;
+            log::debug!("{id} {} ended: {end:?}", self.hub.peers.get(port.peer));
             let conn = self.halves[slot]
                 .take()
                 .expect("a connection ends once, after it was placed");
@@ -588,11 +588,13 @@ impl<S: Service> Node<S> {
                 "a service is told before its connection goes"
             );
             let Port {
+                peer,
                 alarm,
                 stash,
                 mut output,
                 ..
             } = self.hub.ports.remove(slot);
+            self.hub.peers.remove(peer);
             if let Some(alarm) = alarm {
                 self.hub.wheel.cancel(alarm);
             }

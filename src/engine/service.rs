@@ -15,6 +15,10 @@ use super::{ConnId, Cx, Hub, Input, Step};
 
 /// A protocol on the engine.
 pub trait Service: Sized {
+    /// The protocol has no way to say an address of IPv6. Drivers then refuse it listeners that such peers could reach,
+    /// and it may ask for [`Cx::peer_v4`].
+    const IPV4_ONLY: bool = false;
+
     /// The protocol half of a connection: what is expected next on it. Counts towards the memory of an
     /// idle connection, so large states belong in a box.
     type Conn;

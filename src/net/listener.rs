@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
@@ -33,25 +33,65 @@ const LOG_EVERY: Ticks = Ticks::from_secs(10);
 
 /// An address that is bound and listened on; a reactor accepts from it. Binding first gives the port when any was
 /// asked for, which a service may need to know before it exists.
-pub struct Bound {
+///
+/// Its address is of the type that was asked for: who has to have IPv4 binds a [`SocketAddrV4`].
+pub struct Bound<A = SocketAddr> {
     socket: Socket,
-    addr: SocketAddrV4,
+    addr: A,
 }
 
-impl Bound {
-    /// Binds `addr` (port 0: any free one).
-    pub fn bind(addr: SocketAddrV4) -> io::Result<Bound> {
+/// A type of address: any, or of one family.
+pub trait Address: Copy + Into<SocketAddr> + sealed::Sealed {
+    /// `addr`, when it is of this type.
+    fn of(addr: SocketAddr) -> Option<Self>;
+}
+
+impl Address for SocketAddr {
+    fn of(addr: SocketAddr) -> Option<SocketAddr> {
+        Some(addr)
+    }
+}
+
+impl Address for SocketAddrV4 {
+    fn of(addr: SocketAddr) -> Option<SocketAddrV4> {
+        match addr {
+            SocketAddr::V4(addr) => Some(addr),
+            SocketAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Address for SocketAddrV6 {
+    fn of(addr: SocketAddr) -> Option<SocketAddrV6> {
+        match addr {
+            SocketAddr::V4(_) => None,
+            SocketAddr::V6(addr) => Some(addr),
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for std::net::SocketAddr {}
+    impl Sealed for std::net::SocketAddrV4 {}
+    impl Sealed for std::net::SocketAddrV6 {}
+}
+
+impl<A: Address> Bound<A> {
+    /// Binds `addr` (port 0: any free one). On `[::]`, IPv4 is listened on too if the system has it so.
+    pub fn bind(addr: A) -> io::Result<Bound<A>> {
         Bound::with(addr, false)
     }
 
     /// The same, and the port can be dialled from too ([`crate::engine::Hub::dial`] with this address): for
     /// protocols in which a peer is known by the address that its connections come from.
-    pub fn bind_to_dial_from(addr: SocketAddrV4) -> io::Result<Bound> {
+    pub fn bind_to_dial_from(addr: A) -> io::Result<Bound<A>> {
         Bound::with(addr, true)
     }
 
-    fn with(addr: SocketAddrV4, shares_port: bool) -> io::Result<Bound> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    fn with(addr: A, shares_port: bool) -> io::Result<Bound<A>> {
+        let addr: SocketAddr = addr.into();
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         // Inherited by what is accepted, which saves a call for each.
@@ -60,8 +100,10 @@ impl Bound {
         socket.listen(BACKLOG)?;
         // Not before: a second listener on the port would be let in, and get some of the connections.
         socket.set_reuse_port(shares_port)?;
-        let bound = socket.local_addr()?.as_socket_ipv4();
-        let addr = bound.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let bound = socket.local_addr()?.as_socket();
+        let addr = bound
+            .and_then(A::of)
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Bound { socket, addr })
     }
 
@@ -75,7 +117,7 @@ impl Bound {
     }
 
     /// The address, with the port that was got.
-    pub fn addr(&self) -> SocketAddrV4 {
+    pub fn addr(&self) -> A {
         self.addr
     }
 }
@@ -92,7 +134,11 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn register(bound: Bound, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(super) fn register<A: Address>(
+        bound: Bound<A>,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
         let mut socket = TcpListener::from_std(bound.into_socket().into());
         registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Listener {
@@ -138,7 +184,7 @@ impl Listener {
                 return;
             }
             match self.socket.accept() {
-                Ok((stream, SocketAddr::V4(peer))) => {
+                Ok((stream, peer)) => {
                     self.lost = 0;
                     let id = node.accepted(peer, number);
                     if let Err(e) = sockets.insert(id, stream) {
@@ -146,7 +192,6 @@ impl Listener {
                         node.with(|_, hub| hub.close_conn(id));
                     }
                 }
-                Ok((_, SocketAddr::V6(_))) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
                 Err(e) if is_of_one_connection(&e) && self.lost < LOST_IN_A_ROW_MAX => {
                     self.lost += 1;

@@ -21,7 +21,7 @@ mod worker;
 compile_error!("a poll token holds a connection's slot and generation, which takes 64 bits");
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ use worker::Worker;
 
 pub use calls::{Caller, Stopped};
 pub use files::{raise_file_limit, survive_file_size_limit};
-pub use listener::Bound;
+pub use listener::{Address, Bound};
 
 /// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256
 /// they are still in the second-level cache then.
@@ -124,7 +124,17 @@ impl<S: Service> Reactor<S> {
     }
 
     /// Accepts from `bound`. Listeners are numbered from 0.
-    pub fn accept_from(&mut self, bound: Bound) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the service is [`Service::IPV4_ONLY`] and `bound` is not.
+    pub fn accept_from<A: Address>(&mut self, bound: Bound<A>) -> io::Result<()> {
+        let addr: SocketAddr = bound.addr().into();
+        if S::IPV4_ONLY && addr.is_ipv6() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                format!("{addr}: the protocol has addresses of IPv4 only"),
+            ));
+        }
         if let Some(settings) = sockets::keepalive(self.node.limits()) {
             bound.keep_alive(&settings)?;
         }
@@ -135,7 +145,7 @@ impl<S: Service> Reactor<S> {
     }
 
     /// Listens on `addr` (port 0: any free one) and returns the address it got.
-    pub fn listen(&mut self, addr: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    pub fn listen<A: Address>(&mut self, addr: A) -> io::Result<A> {
         let bound = Bound::bind(addr)?;
         let addr = bound.addr();
         self.accept_from(bound)?;

@@ -4,7 +4,7 @@
 //! ready, so there is no further epoll_ctl. Closing the descriptor ends the registration.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddrV4};
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -89,8 +89,8 @@ impl Transport for Sockets {
         }
     }
 
-    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    fn dial(&mut self, id: ConnId, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if let Some(settings) = &self.keepalive {
@@ -140,7 +140,7 @@ impl Transport for Sockets {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 
     use mio::Poll;
     use socket2::SockRef;
@@ -170,7 +170,9 @@ mod tests {
         let addr = bound.addr();
         let listener: TcpListener = bound.into_socket().into();
         listener.set_nonblocking(false).unwrap();
-        sockets.dial(ConnId::from_token(0), addr, None).unwrap();
+        sockets
+            .dial(ConnId::from_token(0), addr.into(), None)
+            .unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let dialled = sockets.stream(0).unwrap();
         for socket in [SockRef::from(&accepted), SockRef::from(&*dialled)] {

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -37,7 +37,7 @@ const SYN_TIMEOUT_US: u64 = 127_000_000;
 /// What the network knows of a host.
 #[derive(Debug)]
 pub(super) struct Door {
-    pub(super) addr: SocketAddrV4,
+    pub(super) addr: SocketAddr,
     pub(super) up: bool,
     /// Down, and answers nobody.
     pub(super) silent: bool,
@@ -73,7 +73,7 @@ pub(super) struct Net {
     heap: BinaryHeap<Reverse<Event>>,
     order: u64,
     serial: u64,
-    listening: BTreeMap<SocketAddrV4, Listening>,
+    listening: BTreeMap<SocketAddr, Listening>,
 }
 
 impl Net {
@@ -141,15 +141,20 @@ impl Net {
             .filter(|link| link.serial == end.serial)
     }
 
-    /// The address that another machine would use for `door`'s next dial.
-    pub(super) fn ephemeral(&mut self, host: usize) -> SocketAddrV4 {
+    /// The address that a kernel would give `host`'s next dial, which goes to `to`.
+    pub(super) fn ephemeral(&mut self, host: usize, to: SocketAddr) -> SocketAddr {
         let door = &mut self.doors[host];
         let port = door.next_port;
         door.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
-        SocketAddrV4::new(*door.addr.ip(), port)
+        let ip = match (door.addr.ip(), to) {
+            (IpAddr::V4(ip), SocketAddr::V6(_)) => in_ipv6(ip).into(),
+            (IpAddr::V6(_), SocketAddr::V4(_)) => Ipv4Addr::from_bits(OF_IPV6 | host as u32).into(),
+            (ip, _) => ip,
+        };
+        SocketAddr::new(ip, port)
     }
 
-    pub(super) fn add_door(&mut self, addr: SocketAddrV4) -> usize {
+    pub(super) fn add_door(&mut self, addr: SocketAddr) -> usize {
         self.doors.push(Door {
             addr,
             up: true,
@@ -165,18 +170,18 @@ impl Net {
         self.doors.len() - 1
     }
 
-    pub(super) fn listen_host(&mut self, addr: SocketAddrV4, host: usize, number: usize) {
+    pub(super) fn listen_host(&mut self, addr: SocketAddr, host: usize, number: usize) {
         let before = self.listening.insert(addr, Listening::Host(host, number));
         assert!(before.is_none(), "{addr} is in use");
     }
 
-    pub(super) fn listen_script(&mut self, addr: SocketAddrV4, script: usize) {
+    pub(super) fn listen_script(&mut self, addr: SocketAddr, script: usize) {
         let before = self.listening.insert(addr, Listening::Script(script));
         assert!(before.is_none(), "{addr} is in use");
     }
 
     /// Begins a connection.
-    pub(super) fn connect(&mut self, owner: Owner, from: SocketAddrV4, to: SocketAddrV4) -> EndRef {
+    pub(super) fn connect(&mut self, owner: Owner, from: SocketAddr, to: SocketAddr) -> EndRef {
         self.serial += 1;
         let window = self.faults.window_bytes;
         let mut link = Link::new(self.serial, [owner, Owner::Gone], [from, to], window);
@@ -201,7 +206,7 @@ impl Net {
     }
 
     /// The kernel at `from` has a connection with `to` on these ports, whoever dialled it; so not a second one.
-    pub(super) fn is_taken(&self, from: SocketAddrV4, to: SocketAddrV4) -> bool {
+    pub(super) fn is_taken(&self, from: SocketAddr, to: SocketAddr) -> bool {
         self.links.iter().any(|(_, link)| {
             let dialled = link.addrs == [from, to] && link.owners[0] != Owner::Gone;
             let accepted = link.addrs == [to, from] && link.owners[1] != Owner::Gone;
@@ -560,5 +565,16 @@ impl Net {
         self.cut_off(host, false);
     }
 }
+
+/// The address in IPv6 of who has this one in IPv4.
+pub(super) fn in_ipv6(ip: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(OF_IPV4 | u128::from(ip.to_bits()))
+}
+
+/// 2001:db8:4::/96: hosts and peers that have an address of IPv4 and dial one of IPv6.
+const OF_IPV4: u128 = 0x2001_0db8_0004 << 80;
+
+/// 172.16.0.0/12: hosts that have an address of IPv6 and dial one of IPv4.
+const OF_IPV6: u32 = 0xac10_0000;
 
 const FIRST_EPHEMERAL_PORT: u16 = 32_768;

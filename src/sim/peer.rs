@@ -4,7 +4,7 @@
 //! stop, and closes only when told to (or once both directions have ended). It knows no protocol.
 
 use std::io::{ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::link::{EndRef, Owner};
 use super::net::Net;
@@ -16,7 +16,7 @@ impl Net {
         PeerId(self.peers.len() - 1)
     }
 
-    pub(super) fn connect_peer(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> PeerId {
+    pub(super) fn connect_peer(&mut self, from: SocketAddr, to: SocketAddr) -> PeerId {
         let id = self.add_peer(None);
         let end = self.connect(Owner::Peer(id.0), from, to);
         self.peers[id.0].end = Some(end);

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use bytes::Bytes;
 
@@ -258,7 +258,7 @@ impl Transport for Strangers {
         Ok(n)
     }
 
-    fn dial(&mut self, _: ConnId, _: SocketAddrV4, _: Option<SocketAddrV4>) -> io::Result<()> {
+    fn dial(&mut self, _: ConnId, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
 
@@ -327,9 +327,9 @@ fn index_world() -> World<IndexServer> {
         },
         login_at: 0,
         place: Some(Place {
-            ip: Ipv4Addr::LOCALHOST,
+            ip: Ipv4Addr::LOCALHOST.into(),
             port: 9999,
-            from: Ipv4Addr::LOCALHOST,
+            from: Ipv4Addr::LOCALHOST.into(),
         }),
     };
     let mut stored = Stored::default();

@@ -91,7 +91,7 @@ fn holder(dir: &Path) -> (Holder, fields::Sha1) {
         let (news, _) = std::sync::mpsc::channel();
         let config = Config {
             // Nobody is there; the sharer goes on without.
-            server: LOOPBACK,
+            server: LOOPBACK.into(),
             who: Arc::new(Credentials {
                 user: "u".into(),
                 password: "p".into(),
@@ -142,7 +142,7 @@ fn ours(holder: SocketAddrV4, sha1: fields::Sha1, to: &Path) -> Duration {
         size_bytes: FILE_BYTES as u64,
         requester: PeerId::from_bits(1),
         sources: vec![Source {
-            addr: holder,
+            addr: holder.into(),
             id: PeerId::from_bits(2),
         }],
     };
@@ -150,7 +150,7 @@ fn ours(holder: SocketAddrV4, sha1: fields::Sha1, to: &Path) -> Duration {
     let fetcher = Fetcher::new(
         wanted,
         part.have(),
-        (LOOPBACK, Patience::default()),
+        (LOOPBACK.into(), Patience::default()),
         None,
         Arc::default(),
     );

@@ -1,6 +1,6 @@
 //! The index server's part of the demo: two peers share the same files, a third one finds and downloads one from both.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -49,7 +49,7 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
     let content = lay_out(&root.path().join("shared"), files)?;
     let server = start_server(&root.path().join("data"))?;
     let at = ServerAt {
-        addr: server.addr,
+        addr: server.addr.into(),
         timeout: DEADLINE.as_secs(),
     };
     let count = files.len() + 1;
@@ -232,7 +232,7 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
     };
     let file = &hits.first().context("nothing was found")?.file;
     let source = |hit: &Hit| Source {
-        addr: SocketAddrV4::new(hit.ip, hit.port),
+        addr: SocketAddr::new(hit.ip, hit.port),
         id: hit.id,
     };
     let wanted = Wanted {

@@ -207,7 +207,7 @@ impl DownloadArgs {
         for hit in same {
             let sources = by_size.entry(hit.file.size_bytes).or_default();
             if !sources.iter().any(|source| source.id == hit.id) {
-                let addr = std::net::SocketAddrV4::new(hit.ip, hit.port);
+                let addr = std::net::SocketAddr::new(hit.ip, hit.port);
                 sources.push(Source { addr, id: hit.id });
             }
         }

@@ -1,6 +1,6 @@
 //! `peerloop index server`.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ use crate::cli::{Answer, print};
 pub(in crate::cli) struct ServerArgs {
     /// Where to listen; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
-    listen: SocketAddrV4,
+    listen: SocketAddr,
     /// Keep registrations in this directory [default: $XDG_DATA_HOME/peerloop/index]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! `peerloop index share`: a directory's files, announced and served until the process is told to stop.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -43,10 +43,10 @@ pub(in crate::cli) struct ShareArgs {
     user: UserArgs,
     /// Where to listen for peers; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
-    listen: SocketAddrV4,
+    listen: SocketAddr,
     /// The address to be listed under [default: the one that the server sees us come from]
     #[arg(long, value_name = "IP")]
-    ip: Option<Ipv4Addr>,
+    ip: Option<IpAddr>,
     /// Look for changes in the directory this often
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     rescan: u64,

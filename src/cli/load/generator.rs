@@ -312,7 +312,7 @@ impl<T: Talk> Generator<T> {
             reading: T::Reading::default(),
         };
         self.dialling += 1;
-        self.slots[slot as usize].conn = Some(hub.dial(self.addr, from, conn));
+        self.slots[slot as usize].conn = Some(hub.dial(self.addr, from.map(Into::into), conn));
     }
 
     fn send_due(&mut self, hub: &mut Hub<Self>, now: u64) {

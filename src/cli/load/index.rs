@@ -70,7 +70,7 @@ fn written(request: &Request<'_>) -> Vec<u8> {
 /// Registers a peer without files and logs it in, so that there is somebody to keep alive.
 fn registered(addr: SocketAddrV4) -> Result<PeerId> {
     let server = ServerAt {
-        addr,
+        addr: addr.into(),
         timeout: PATIENCE_SECS,
     };
     let who = Arc::new(Credentials {

@@ -197,7 +197,7 @@ impl TrackerArgs {
 
 /// A reactor with a tracker.
 pub(super) fn tracker(
-    bound: Bound,
+    bound: Bound<SocketAddrV4>,
     config: Config,
     items: Vec<Box<str>>,
     known: Vec<Known>,
@@ -430,7 +430,7 @@ impl<'a> From<&'a Told> for Report<'a> {
     }
 }
 
-fn bind(listen: SocketAddrV4) -> Result<Bound> {
+fn bind(listen: SocketAddrV4) -> Result<Bound<SocketAddrV4>> {
     Bound::bind(listen).with_context(|| format!("cannot listen on {listen} (--listen)"))
 }
 

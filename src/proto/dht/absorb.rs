@@ -143,8 +143,8 @@ impl DhtNode {
             NextNode::Key(id) => absorb.next.is_some_and(|next| next.id == id),
         };
         let same_peer = cx
-            .peer_of(conn)
-            .is_none_or(|peer| peer.ip() == cx.peer().ip());
+            .peer_v4_of(conn)
+            .is_none_or(|peer| peer.ip() == cx.peer_v4().ip());
         if same_next && same_peer {
             cx.close_conn(conn);
             self.give_up_absorb(cx);
@@ -175,7 +175,7 @@ impl DhtNode {
         let (me, next) = (self.me(), self.routing.next());
         // RELIABILITY.md A11: the protocol has no better proof of who speaks.
         let own_ip = hub
-            .peer_of(conn)
+            .peer_v4_of(conn)
             .is_some_and(|peer| peer.ip() == next.addr.ip());
         let Some(absorb) = self.absorb(conn) else {
             return;

@@ -61,7 +61,7 @@ pub fn is_plausible(source: Ipv4Addr, claimed: SocketAddrV4, port: u16) -> bool 
 impl DhtNode {
     /// Whether the peer may give us this address of a node.
     pub(super) fn believes(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
-        let plausible = is_plausible(*cx.peer().ip(), addr, self.me().addr.port());
+        let plausible = is_plausible(*cx.peer_v4().ip(), addr, self.me().addr.port());
         if !plausible {
             log::info!("{} may not speak of a node at {addr}", cx.peer());
         }

@@ -210,7 +210,7 @@ impl DhtNode {
             conn, next, phase, ..
         }) = self.transfer
             && phase != Phase::Answer
-            && cx.peer().ip() == next.addr.ip()
+            && cx.peer_v4().ip() == next.addr.ip()
         {
             cx.close_conn(conn);
         }

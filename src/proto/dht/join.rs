@@ -233,7 +233,7 @@ impl DhtNode {
                 let Some((addr, used)) = wire::address(bytes, seen)? else {
                     return Ok(Step::More);
                 };
-                if !claims::is_plausible(*cx.peer().ip(), addr, join.owner.addr.port()) {
+                if !claims::is_plausible(*cx.peer_v4().ip(), addr, join.owner.addr.port()) {
                     return Err(Violation::peer("a next that it cannot know"));
                 }
                 let next = Member::at(addr);

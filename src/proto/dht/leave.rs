@@ -164,7 +164,11 @@ impl DhtNode {
             && self.written >= submitted
         {
             leave.phase = Phase::Send;
-            leave.conn = Some(hub.dial(leave.heir.addr, self.config.dial_from, Conn::Leave));
+            leave.conn = Some(hub.dial(
+                leave.heir.addr,
+                self.config.dial_from.map(Into::into),
+                Conn::Leave,
+            ));
         }
     }
 

@@ -82,7 +82,7 @@ impl DhtNode {
         *expect = Expect::Turn(Box::new(Request::Connect(joiner)));
         self.transfer = Transfer::Revive(Revive {
             conn,
-            own_ip: cx.peer().ip() == next.addr.ip(),
+            own_ip: cx.peer_v4().ip() == next.addr.ip(),
             phase: Phase::Probe,
             steps: 0,
             skipped: 0,

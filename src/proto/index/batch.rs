@@ -1,6 +1,6 @@
 //! Calls to the index server and nothing else: what the program's commands run.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
 
@@ -16,7 +16,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new(server: SocketAddrV4, patience: Patience, calls: Vec<Call>) -> Batch {
+    pub fn new(server: SocketAddr, patience: Patience, calls: Vec<Call>) -> Batch {
         Batch {
             session: Session::new(server, patience),
             results: vec![None; calls.len()],

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -240,8 +240,17 @@ impl Line {
     }
 }
 
+/// What registrations are counted by: an address of IPv4, or of IPv6 the network of 64 bits, in which one customer has
+/// as many addresses as they like.
+pub(super) fn counted_as(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
 /// Registrations of one address; those of this machine are not counted.
-pub(super) fn is_counted(ip: Ipv4Addr) -> bool {
+pub(super) fn is_counted(ip: IpAddr) -> bool {
     !ip.is_loopback()
 }
 
@@ -252,6 +261,14 @@ mod tests {
     use super::*;
 
     const SECOND: Ticks = Ticks::from_secs(1);
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_counted_as_one() {
+        let counted = |ip: &str| counted_as(ip.parse().unwrap());
+        assert_eq!(counted("2001:db8::1"), counted("2001:db8::ffff:0:2"));
+        assert_ne!(counted("2001:db8::1"), counted("2001:db8:0:1::1"));
+        assert_ne!(counted("192.0.2.1"), counted("192.0.2.2"));
+    }
 
     fn at(secs: u64) -> Tick {
         Tick(0) + Ticks::from_secs(secs)

@@ -188,6 +188,8 @@ enum What {
 }
 
 impl<O: Observer> Service for Overlay<O> {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = ();
     type Timer = Timer;

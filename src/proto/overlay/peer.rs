@@ -139,7 +139,7 @@ impl Peer {
         cx: &mut Cx<'_, Overlay<O>>,
         observer: &mut O,
     ) -> Conn {
-        let (from, id) = (cx.peer(), cx.id());
+        let (from, id) = (cx.peer_v4(), cx.id());
         if self.config.is_own(from) {
             cx.close();
             return Conn::TurnedAway;
@@ -226,7 +226,7 @@ impl Peer {
         observer: &mut O,
         packet: Packet<'_>,
     ) -> Conn {
-        let (addr, id) = (cx.peer(), cx.id());
+        let (addr, id) = (cx.peer_v4(), cx.id());
         let timestamp = self.timestamp(cx.now());
         let Some(join) = &mut self.join else {
             cx.close();
@@ -272,7 +272,9 @@ impl Peer {
         conn: Conn,
         end: End,
     ) {
-        let Some(addr) = hub.peer_of(id) else { return };
+        let Some(addr) = hub.peer_v4_of(id) else {
+            return;
+        };
         match (conn, self.table.get(addr)) {
             (Conn::Asking { .. }, _) => self.attempt_failed(hub, observer, id, Some(end)),
             (Conn::Welcomed { .. }, Some(Link::Welcomed(link))) if link == id => {
@@ -466,7 +468,7 @@ impl Peer {
         }
         join.report.dials += 1;
         let asking = Conn::Asking { peer: self.number };
-        let id = hub.dial(candidate.addr, Some(from), asking);
+        let id = hub.dial(candidate.addr, Some(from.into()), asking);
         let reserved = self.table.set(candidate.addr, Link::Dialling(id));
         assert!(reserved, "a full table dials nobody");
         join.attempt = Some((id, candidate));

@@ -88,7 +88,11 @@ impl Walk {
             && let Some(peer) = self.queue.pop_front()
         {
             self.under_way += 1;
-            hub.dial(peer, Some(self.listening), Conn::Visiting { timer: None });
+            hub.dial(
+                peer,
+                Some(self.listening.into()),
+                Conn::Visiting { timer: None },
+            );
         }
         if self.under_way == 0 {
             hub.stop();
@@ -128,6 +132,8 @@ pub enum Conn {
 }
 
 impl Service for Walk {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = ();
     type Timer = ConnId;
@@ -170,14 +176,14 @@ impl Service for Walk {
             has_room: packet.kind == Kind::Welcome,
             peers: others.take(ENTRIES_MAX).collect(),
         };
-        let peer = cx.peer();
+        let peer = cx.peer_v4();
         self.end_visit(cx, peer, conn, Ok(visit));
         cx.close();
         Ok(Step::Done(used))
     }
 
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, mut conn: Conn, end: End) {
-        if let Some(peer) = hub.peer_of(id) {
+        if let Some(peer) = hub.peer_v4_of(id) {
             // Closed by us, while it was silent.
             let end = (end != End::Closed).then_some(end);
             self.end_visit(hub, peer, &mut conn, Err(Failure(end)));

@@ -44,6 +44,8 @@ pub enum Timer {
 }
 
 impl Service for RingNode {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = ();
     type Timer = Timer;

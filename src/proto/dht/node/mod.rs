@@ -368,6 +368,8 @@ impl Sink for Cx<'_, DhtNode> {
 }
 
 impl Service for DhtNode {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = Note;
     type Timer = Timer;

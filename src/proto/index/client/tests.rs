@@ -1,6 +1,6 @@
 //! Sessions against a scripted server.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::*;
 use crate::engine::{Limits, NoJob};
@@ -8,8 +8,8 @@ use crate::proto::index::reply::Listed;
 use crate::proto::index::wire::{FRAME_BYTES_MAX, write_text};
 use crate::sim::{self, ListenerId, NodeId, PeerId as Script, World};
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 9000);
-const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 1);
+const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 9000));
+const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 1));
 const ID: PeerId = PeerId::from_bits(42);
 
 /// A host that writes down what it is told.

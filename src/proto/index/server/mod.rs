@@ -231,7 +231,7 @@ pub struct IndexServer {
     busy: HashSet<Box<str>>,
     line: Line,
     lockout: Lockout<PeerId>,
-    quota: Quota<std::net::Ipv4Addr>,
+    quota: Quota<std::net::IpAddr>,
     work: VecDeque<Work>,
     allowance: Allowance,
     /// Queries in `work`.

@@ -8,7 +8,7 @@
 //! [`super::fields`] has the values that the lines are made of.
 
 use std::fmt::{self, Display, Write as _};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use thiserror::Error;
 
@@ -198,7 +198,7 @@ pub enum Request<'a> {
     Login {
         account: Account<'a>,
         id: PeerId,
-        ip: Option<Ipv4Addr>,
+        ip: Option<IpAddr>,
         port: Option<u16>,
     },
     KeepAlive {

@@ -100,7 +100,11 @@ impl Peer {
         } else {
             Kind::Fresh
         };
-        let conn = hub.dial(neighbour.addr, self.config.dial_from, Conn::Out(out));
+        let conn = hub.dial(
+            neighbour.addr,
+            self.config.dial_from.map(Into::into),
+            Conn::Out(out),
+        );
         self.link = Link::Dialling(conn, kind);
     }
 

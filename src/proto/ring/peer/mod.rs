@@ -213,7 +213,7 @@ impl Peers {
                 peer.heard_ping(cx);
             }
             Request::UpdateNbr(neighbour) => {
-                if cx.peer().ip() != peer.config.tracker.ip() {
+                if cx.peer_v4().ip() != peer.config.tracker.ip() {
                     log::warn!("{} is not the tracker: UPDATE_NBR refused", cx.peer());
                     return Err(Violation::peer("UPDATE_NBR from a stranger"));
                 }

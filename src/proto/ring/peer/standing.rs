@@ -50,7 +50,7 @@ impl Peer {
             to: To::Tracker,
         };
         let (to, from) = (self.config.tracker, self.config.dial_from);
-        let conn = hub.dial(to, from, Conn::Out(out));
+        let conn = hub.dial(to, from.map(Into::into), Conn::Out(out));
         self.standing = Standing::Registering(conn);
         self.arm_tracker(hub, ANSWER_WITHIN);
     }
@@ -161,7 +161,7 @@ impl Peer {
     }
 
     pub(super) fn heard_ping(&mut self, cx: &mut Cx<'_, RingNode>) {
-        if cx.peer().ip() != self.config.tracker.ip() {
+        if cx.peer_v4().ip() != self.config.tracker.ip() {
             return;
         }
         let now = cx.now();

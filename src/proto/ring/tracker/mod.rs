@@ -285,7 +285,7 @@ impl Tracker {
         port: u16,
         encoding: Encoding,
     ) -> bool {
-        let (conn, addr) = (cx.id(), SocketAddrV4::new(*cx.peer().ip(), port));
+        let (conn, addr) = (cx.id(), SocketAddrV4::new(*cx.peer_v4().ip(), port));
         let known = self.members.by_handle(handle);
         let slot = match known {
             Some(slot) if self.members[slot].addr == addr => {
@@ -541,7 +541,7 @@ impl Tracker {
         };
         hub.dial(
             self.members[slot].addr,
-            self.config.dial_from,
+            self.config.dial_from.map(Into::into),
             Conn::Call(call),
         )
     }

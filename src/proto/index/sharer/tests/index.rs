@@ -29,7 +29,7 @@ fn write_peers(out: &mut Vec<u8>, ids: &[u64]) {
             id: id(*peer),
             user: "u".into(),
             online: true,
-            ip: Ipv4Addr::LOCALHOST,
+            ip: Ipv4Addr::LOCALHOST.into(),
             port: 9,
             files: 0,
         });

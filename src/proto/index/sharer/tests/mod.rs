@@ -1,6 +1,6 @@
 //! A sharer in the simulator, with scripted peers and a scripted index server.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -17,7 +17,7 @@ use super::*;
 
 mod index;
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9);
+const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9));
 const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 4000);
 const SECOND: Ticks = Ticks::from_secs(1);
 

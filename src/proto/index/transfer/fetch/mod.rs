@@ -20,7 +20,7 @@ mod holders;
 mod more;
 mod task;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -122,7 +122,7 @@ impl Fetcher {
     pub fn new(
         mut wanted: Wanted,
         have: &[bool],
-        (server, patience): (SocketAddrV4, Patience),
+        (server, patience): (SocketAddr, Patience),
         stay: Option<Stay>,
         progress: Arc<Progress>,
     ) -> Fetcher {

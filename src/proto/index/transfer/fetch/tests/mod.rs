@@ -1,6 +1,6 @@
 //! A fetcher in the simulator, with scripted holders that answer, lie, dawdle, break off and talk nonsense.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Mutex;
 
 use sha1::Digest;
@@ -22,15 +22,15 @@ mod more;
 
 use index::Index;
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9);
-const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1);
+const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9));
+const OURS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1));
 /// Nobody is dialled again and again.
 const DIALS_MAX: usize = 30;
 
 const TOO_LONG: Ticks = Ticks::from_secs(400);
 
-fn addr(holder: usize) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, holder as u8), 4000)
+fn addr(holder: usize) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, 1, holder as u8), 4000).into()
 }
 
 fn content(bytes: usize) -> Vec<u8> {
