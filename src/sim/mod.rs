@@ -48,6 +48,7 @@ mod host;
 mod link;
 mod net;
 mod peer;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -69,6 +70,7 @@ use peer::Script;
 
 pub use faults::{Faults, Span};
 pub use peer::{Answer, Ending, ListenerId, PeerEnd, PeerId};
+pub use tally::{Tally, storms};
 
 /// Names a node of a world; the same through crashes and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,7 +2,53 @@
 
 use super::*;
 
+/// What a node was seen doing, to count when it begins.
+#[derive(Default, Clone, Copy, PartialEq)]
+pub(super) struct Watched {
+    joining: bool,
+    holds: bool,
+    parks: bool,
+    transfer: Option<&'static str>,
+}
+
 impl Ring {
+    /// Counts what began or ended with the last event.
+    pub(super) fn watch(&mut self) {
+        self.watched.resize(self.nodes.len(), Watched::default());
+        for (id, before) in self.nodes.iter().zip(&mut self.watched) {
+            let node = self.world.service(*id);
+            let now = Watched {
+                joining: matches!(node.role, Role::Joining(_)),
+                holds: !node.held.is_empty(),
+                parks: !node.parked.is_empty(),
+                transfer: match node.transfer {
+                    Transfer::None => None,
+                    Transfer::HandOver(_) => Some("hand-overs"),
+                    Transfer::Absorb(_) => Some("absorbed"),
+                    Transfer::Relay(_) => Some("relayed"),
+                    Transfer::Revive(_) => Some("revived"),
+                    Transfer::Unpack => Some("unpacked"),
+                    Transfer::Sweep(_) => Some("swept"),
+                },
+            };
+            let joined = before.joining && matches!(node.role, Role::Member);
+            for (began, what) in [
+                (joined, "joined"),
+                (now.holds && !before.holds, "held"),
+                (now.parks && !before.parks, "parked"),
+                (
+                    now.transfer != before.transfer,
+                    now.transfer.unwrap_or("ended"),
+                ),
+            ] {
+                if began {
+                    self.done.count(what);
+                }
+            }
+            *before = now;
+        }
+    }
+
     /// No key has two owners: the start of no range lies in another one.
     pub(super) fn compare_ranges(&mut self) {
         let serving = |node: &DhtNode| {
