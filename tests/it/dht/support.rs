@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddrV4;
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use peerloop::engine::Limits;
@@ -15,7 +15,7 @@ use ruint::aliases::U160;
 use rustix::process::Signal;
 
 use crate::dht::reference::wire::{Entries, Key, between, distance, id_of, key_of, locate};
-use crate::support::{DEADLINE, Server, node, wait, wait_until};
+use crate::support::{DEADLINE, Server, node, tools::python3, wait, wait_until};
 
 /// The peer in Python, which is killed when the test is over.
 pub struct Python {
@@ -27,7 +27,7 @@ pub struct Python {
 impl Python {
     /// A ring of its own, or in that of `contact`; `None` where there is no Python.
     pub fn start(contact: Option<SocketAddrV4>) -> Option<Python> {
-        let mut command = Command::new("python3");
+        let mut command = python3()?;
         command.arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/it/dht/reference/peer.py"
@@ -36,13 +36,7 @@ impl Python {
             command.args([contact.ip().to_string(), contact.port().to_string()]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(e) => {
-                println!("passed over the peer in Python, python3 does not start: {e}");
-                return None;
-            }
-        };
+        let mut child = command.spawn().expect("spawn");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let (tell, lines) = channel();
         std::thread::spawn(move || {

@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Resource, Signal};
 
@@ -441,7 +440,7 @@ fn the_passwords_are_not_on_disk_or_in_the_log() {
         202
     );
     server.signal(Signal::TERM);
-    assert_eq!(server.wait(Duration::from_secs(10)), Some(0));
+    assert_eq!(server.wait(DEADLINE), Some(0));
     assert!(!server.log().contains("very secret"), "{}", server.log());
     for entry in std::fs::read_dir(data.path()).expect("files") {
         let bytes = std::fs::read(entry.expect("a file").path()).expect("read");

@@ -18,7 +18,8 @@ use peerloop::proto::overlay::table::Link;
 use peerloop::proto::overlay::{Event, Observer, Overlay, Then, fit};
 
 use crate::support::{
-    DEADLINE, LOOPBACK, Peer, Server, big_test, peerloop, reset, run, wait_until, window,
+    DEADLINE, LOOPBACK, Peer, Server, big_test, expect_idle, peerloop, reset, run, wait_until,
+    window,
 };
 
 /// What peers were told, and how their joins ended.
@@ -230,16 +231,6 @@ fn newcomers(peer: &Server, count: usize) -> Vec<TcpStream> {
     all
 }
 
-fn quiet(peer: &Server) {
-    let mut before = 0;
-    let quiet = wait_until(DEADLINE, || {
-        let now = peer.sleeps();
-        window(Duration::from_millis(100));
-        std::mem::replace(&mut before, now) == now
-    });
-    assert!(quiet, "a peer without work does not come to rest");
-}
-
 #[test]
 fn fifteen_thousand_welcomed_peers() {
     const BYTES_PER_LINK_MAX: u64 = 192;
@@ -249,20 +240,17 @@ fn fifteen_thousand_welcomed_peers() {
     let table = count.to_string();
     let peer = peer(&["--table-size", &table]);
     newcomers(&peer, 300).into_iter().for_each(reset);
-    quiet(&peer);
+    peer.settle();
     let before = peer.rss_bytes();
     let start = Instant::now();
     let mut links = newcomers(&peer, count);
     let took = start.elapsed();
-    quiet(&peer);
+    peer.settle();
     let each = peer.rss_bytes().saturating_sub(before) / count as u64;
     println!("{count} welcomed in {took:?}, {each} bytes each");
     assert!(each <= BYTES_PER_LINK_MAX, "a link takes {each} bytes");
 
-    // The window: no wake-up and no CPU.
-    let (sleeps, ticks) = (peer.sleeps(), peer.cpu_ticks());
-    window(Duration::from_secs(2));
-    assert_eq!((peer.sleeps(), peer.cpu_ticks()), (sleeps, ticks));
+    expect_idle(&[&peer]);
 
     // Full; a link that ends makes room for one.
     let answer = |peer: &Server| {

@@ -9,9 +9,12 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::dht::shell::Terminal;
+use crate::support::talker::Talker;
 use crate::support::{
-    DEADLINE, Ended, LOOPBACK, Peer, Server, peerloop, run, wait, wait_until, window,
+    DEADLINE, Ended, LOOPBACK, Peer, Server, expect_idle, peerloop, run,
+    terminal::Terminal,
+    tools::{python3, skipped},
+    wait, wait_until, window,
 };
 
 /// A peer with `options`.
@@ -172,28 +175,13 @@ fn json_is_an_object_a_line() {
         "--name",
         "beta",
     ]);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("spawn");
-    let addr: SocketAddrV4 = rest_of_line(&alpha, "Connected from peer ")
-        .parse()
-        .expect("an address");
-    window(Duration::from_millis(200));
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("kill");
-    let mut text = String::new();
-    child
-        .stdout
-        .take()
-        .expect("piped")
-        .read_to_string(&mut text)
-        .expect("UTF-8");
-    assert_eq!(wait(&mut child, DEADLINE).and_then(|it| it.code()), Some(0));
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    let mut beta = Talker::start(&mut command);
+    let addr = rest_of_line(&alpha, "Connected from peer ");
+    let line = |n| serde_json::from_str(&beta.line(n)).expect("JSON");
+    let lines: Vec<Value> = (0..4).map(line).collect();
+    kill_process(Pid::from_child(&beta.child), Signal::TERM).expect("kill");
+    let status = wait(&mut beta.child, DEADLINE).expect("it ends");
+    assert_eq!(status.code(), Some(0));
     let events: Vec<_> = lines
         .iter()
         .map(|line| line["event"].as_str().expect("event"))
@@ -202,10 +190,10 @@ fn json_is_an_object_a_line() {
         events,
         ["listening", "address", "connected_to", "join_ended"]
     );
-    assert_eq!(lines[0]["addr"], addr.to_string());
+    assert_eq!(lines[0]["addr"], addr);
     assert_eq!(
         (&lines[1]["name"], &lines[1]["addr"]),
-        (&"beta".into(), &addr.to_string().into())
+        (&"beta".into(), &addr.into())
     );
     assert_eq!(
         (&lines[2]["name"], &lines[2]["peer"]),
@@ -317,7 +305,7 @@ fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
         beta = peer(&["-p", &alpha.at(), "--listen", &at]);
         rest_of_line(&beta, "Connected to peer alpha");
         if beta.log().contains("from another port") {
-            println!("passed over: this kernel keeps four-tuples for longer");
+            skipped("this kernel keeps four-tuples in TIME_WAIT for longer");
             return;
         }
         assert!(wait_until(DEADLINE, || times(n)), "{}", alpha.said());
@@ -335,11 +323,9 @@ fn an_idle_peer_does_not_wake_up() {
     let mut stranger = alpha.connect();
     let mut head = [0; 4];
     stranger.socket.read_exact(&mut head).expect("a packet");
-    window(Duration::from_millis(500));
-    let before = [&alpha, &beta].map(|it| (it.sleeps(), it.cpu_ticks()));
-    window(Duration::from_secs(2));
-    let after = [&alpha, &beta].map(|it| (it.sleeps(), it.cpu_ticks()));
-    assert_eq!(before, after, "an idle peer does something");
+    alpha.settle();
+    beta.settle();
+    expect_idle(&[&alpha, &beta]);
 }
 
 /// The name is what another peer chose.
@@ -365,10 +351,7 @@ fn plain(options: &[&str]) -> Option<Server> {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/it/overlay/reference_peer.py"
     );
-    if Command::new("python3").arg("--version").output().is_err() {
-        println!("passed over: there is no python3");
-        return None;
-    }
+    python3()?;
     // It ends with its stdin, which nobody else holds.
     let mut command = Command::new("sh");
     let feed = "tail -f /dev/null --pid=$$ | exec python3 \"$0\" \"$@\"";
@@ -501,7 +484,6 @@ fn a_peer_on_a_terminal_has_a_prompt() {
     drop(free);
     let words = format!("overlay peer --name beta --table-size 5 --listen {own}");
     let Some(mut terminal) = Terminal::start(&words) else {
-        eprintln!("passed over: there is no script(1)");
         return;
     };
     terminal.expect("located at beta");

@@ -1,16 +1,17 @@
 //! `peerloop ring` as processes: a tracker, peers, and plain peers in Python's standard library.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddrV4;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::talker::Talker;
 use crate::support::{
-    DEADLINE, Ended, LOOPBACK, Peer, Server, big_test, peerloop, run, wait, wait_until, window,
+    DEADLINE, Ended, LOOPBACK, Peer, Server, big_test, peerloop, run, tools::python3, wait,
+    wait_until, window,
 };
 
 const WORDS: &str = "the\nsky\nabove\nis\nblue\n";
@@ -25,49 +26,11 @@ fn tracker(dir: &tempfile::TempDir, options: &[&str]) -> Server {
     Server::start(&mut peerloop(&args))
 }
 
-/// A process whose lines on stdout are gathered, and which is killed, by its id, when the test is over.
-struct Talker {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Drop for Talker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Talker {
-    fn start(command: &mut Command) -> Talker {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("spawn");
-        let stdout = child.stdout.take().expect("piped");
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let into = lines.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                into.lock().expect("lines").push(line);
-            }
-        });
-        Talker { child, lines }
-    }
-
     fn peer(tracker: &Server, handle: &str, options: &[&str]) -> Talker {
         let at = tracker.at();
         let args = ["ring", "peer", "--tracker", &at, "--handle", handle];
         Talker::start(&mut peerloop(&[&args[..], options].concat()))
-    }
-
-    /// Waits for line number `n`.
-    #[track_caller]
-    fn line(&self, n: usize) -> String {
-        let line = || self.lines.lock().expect("lines").get(n).cloned();
-        assert!(wait_until(DEADLINE, || line().is_some()), "no line {n}");
-        line().expect("there")
     }
 
     fn addr(&self) -> SocketAddrV4 {
@@ -381,12 +344,10 @@ print(' '.join(items[seq] for seq in range(count)), flush=True)
 time.sleep(1000)
 "#;
 
-/// Plain peers in every protocol of pickle and ours, each the neighbour of the other. Passes over when there is no python3.
+/// Plain peers in every protocol of pickle and ours, each the neighbour of the other.
 #[test]
 fn a_mixed_ring_with_python() {
-    let has_python = Command::new("python3").arg("--version").output();
-    if has_python.is_err() {
-        println!("no python3: passed over");
+    if python3().is_none() {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,7 +1,12 @@
 //! Processes, raw sockets and the figures of /proc, for all tests.
 
+pub mod talker;
+pub mod terminal;
+pub mod tools;
+
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -263,6 +268,15 @@ impl Server {
         prlimit(Some(self.pid()), resource, Rlimit { current, maximum }).expect("prlimit");
     }
 
+    pub fn has_open(&self, path: &Path) -> bool {
+        let files = format!("/proc/{}/fd", self.child.id());
+        let mut files = std::fs::read_dir(files).expect("the process lives");
+        files.any(|file| {
+            let file = std::fs::read_link(file.expect("a descriptor").path());
+            file.is_ok_and(|file| file == path)
+        })
+    }
+
     /// A field of /proc/PID/status.
     fn status(&self, field: &str) -> u64 {
         let text = self.proc("status");
@@ -290,6 +304,18 @@ impl Server {
         self.status("voluntary_ctxt_switches")
     }
 
+    /// Waits until it has done what there was to do.
+    #[track_caller]
+    pub fn settle(&self) {
+        let mut before = 0;
+        let is_quiet = wait_until(DEADLINE, || {
+            let now = self.sleeps();
+            window(Duration::from_millis(100));
+            std::mem::replace(&mut before, now) == now
+        });
+        assert!(is_quiet, "a process without work does not come to rest");
+    }
+
     /// CPU time of all its threads, in the kernel's ticks of 10 ms.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = self.proc("stat");
@@ -306,6 +332,15 @@ impl Server {
         let free = (0..).find(|fd| std::fs::symlink_metadata(link(fd)).is_err());
         free.expect("descriptors are fewer than numbers")
     }
+}
+
+/// Asserts that for two seconds they neither wake up nor use CPU.
+#[track_caller]
+pub fn expect_idle(servers: &[&Server]) {
+    let done = || servers.iter().map(|it| (it.sleeps(), it.cpu_ticks()));
+    let before: Vec<_> = done().collect();
+    window(Duration::from_secs(2));
+    assert!(done().eq(before), "an idle process does something");
 }
 
 /// One raw connection, with deadlines.
