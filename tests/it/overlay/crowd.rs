@@ -326,9 +326,9 @@ fn five_thousand_peers_with_tables_of_eight() {
     assert!(summary["seconds"].as_f64().expect("seconds") < 30.0);
 }
 
-/// Accepting and answering against the floor server of `/work/shared/bench`, one core each, five pairs:
-/// `BENCH_TARGET=DIR cargo test --release --test it -- --ignored --nocapture rate_of_the_floor`, where DIR is the
-/// target folder that its compare.py builds into.
+/// Accepting and answering beside a server that does nothing else, one core each, five pairs:
+/// `BENCH_TARGET=DIR cargo test --release --test it -- --ignored --nocapture rate_of_the_floor`, where `DIR/release`
+/// has two programs: that server (`floor`) and a load generator (`loadgen`).
 #[test]
 #[ignore = "a minute with --release, alone, and the servers of the bench"]
 fn welcomes_and_redirects_at_the_rate_of_the_floor() {
