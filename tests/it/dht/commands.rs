@@ -1,4 +1,4 @@
-//! The program as a user has it: commands, options, exit codes, and what it says when something is wrong.
+//! The one-shot `dht` commands: output, options, exit codes and error messages; also `demo`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +14,7 @@ use crate::support::{
     DEADLINE, Ended, LOOPBACK, Peer, Server, key, node, noise, peerloop, peerloop_under, run, shell,
 };
 
-/// What ends in spite of it has not waited for it.
+/// A command that ends with it has not waited for the timeout.
 const NO_TIMEOUT: [&str; 2] = ["--timeout", "3600"];
 
 /// `peerloop dht COMMAND --node ADDR ARGS`.
@@ -227,7 +227,7 @@ fn a_value_over_the_limit_is_refused_before_anything_is_sent() {
     let word = "x".repeat(1001);
     let ended = run(&mut dht(&at, &[&limit[..], &[&word]].concat()), "");
     ended.expect_error(&["1001", "1000", "--value-max"]);
-    // What does not end is not read to its end.
+    // Reading stops at the limit, also of an endless file.
     let endless = ["insert", "big", "--file", "/dev/zero"];
     run(&mut dht(&at, &endless), "").expect_error(&["67108864", "/dev/zero"]);
     let error = nobody.accept().expect_err("nobody connected");
@@ -475,7 +475,7 @@ fn the_demo_cleans_up() {
     assert_eq!(fs::read_dir(&tmp).expect("list").count(), 0);
 }
 
-/// A second one could undo what another client wrote between the two.
+/// A repeated write could undo what another client wrote between the two.
 #[test]
 fn a_write_of_which_nobody_knows_is_not_repeated() {
     for (words, sent) in [
@@ -493,7 +493,7 @@ fn a_write_of_which_nobody_knows_is_not_repeated() {
                     let _ = tell.send(word.clone());
                     match &word[..] {
                         "LOCATE" => _ = peer.send(format!("{at}\n")),
-                        // The value is there, and its acknowledgement never comes.
+                        // The value is stored, and the acknowledgement is lost.
                         "INSERT" => {
                             peer.send("1\n");
                             let _ = peer.line();

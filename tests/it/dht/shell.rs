@@ -1,4 +1,4 @@
-//! What a user has of the ring: `dht ring`, `dht shell`, the prompt of a node, `stress dht`.
+//! Commands about a whole DHT ring, and interactive ones: `dht ring`, `dht shell`, the prompt of a node, `stress dht`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -18,7 +18,7 @@ use crate::support::{
     wait, wait_until, window,
 };
 
-/// How long a node is watched that must not end.
+/// How long a node is watched to prove that it does not end.
 const WATCHED: Duration = Duration::from_millis(500);
 
 fn ring(at: &str, options: &[&str]) -> Ended {
@@ -145,7 +145,7 @@ fn of_a_plain_peer_nothing_is_known_but_its_address() {
                 bytes.push(byte[0]);
             }
             if bytes.starts_with(b"LOCATE\n") {
-                // Whoever asks may be gone.
+                // The client may have disconnected.
                 let _ = socket.write_all(format!("{own}\n").as_bytes());
             }
         }

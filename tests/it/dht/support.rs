@@ -148,14 +148,14 @@ pub fn some(range: Range<u32>, kind: &str) -> Entries {
     range.map(entry).collect()
 }
 
-/// What of `entries` belongs to `[from, to)`.
+/// The entries whose keys are in `[from, to)`.
 pub fn range(entries: &Entries, from: SocketAddrV4, to: SocketAddrV4) -> Entries {
     let mut entries = entries.clone();
     entries.retain(|key, _| between(id_of(from), *key, id_of(to)));
     entries
 }
 
-/// Waits until whoever is asked places the ends of every range at its owner.
+/// Waits until every member answers LOCATE of the first and the last key of every range with its owner.
 #[track_caller]
 pub fn settled(members: &[SocketAddrV4]) {
     let mut members = members.to_vec();
@@ -205,7 +205,7 @@ pub fn join_at_once(contact: SocketAddrV4, count: usize) -> Vec<Server> {
     })
 }
 
-/// It ends, as one that left.
+/// Waits until a node that was told to leave ends, with exit code 0.
 #[track_caller]
 fn gone(server: &mut Server) {
     let code = server.wait(DEADLINE);

@@ -20,7 +20,7 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Place {
-        // Passwords are not what is tested here: the cheapest hash.
+        // The cheapest password hash: its cost is not tested here.
         let hash = ["--hash-memory", "8", "--hash-passes", "1"];
         let args = [&["index", "server", "--memory"][..], &hash].concat();
         Place {
@@ -139,7 +139,7 @@ pub enum Nature {
     Waits(Duration),
     /// A byte of each range is wrong.
     Lies,
-    /// Refuses, and would like to clear the terminal.
+    /// Refuses with a text that has control characters.
     Rants,
     /// Ends, with its listener, in the middle of its second range.
     Dies,

@@ -200,7 +200,7 @@ fn the_timestamp_keeps_time() {
         let least = after.elapsed();
         let ticks = timestamp().wrapping_sub(first);
         let most = before.elapsed();
-        // A tick is counted when it has begun, at either end.
+        // Both ends round up to a tick that has begun.
         let (least, most) = (
             least.as_millis() as u32 / 10,
             most.as_millis() as u32 / 10 + 1,
@@ -252,7 +252,7 @@ fn fifteen_thousand_welcomed_peers() {
 
     expect_idle(&[&peer]);
 
-    // Full; a link that ends makes room for one.
+    // The table is full; the end of a link makes room for one.
     let answer = |peer: &Server| {
         let (mut one, mut head) = (peer.connect(), [0; 2]);
         one.socket.read_exact(&mut head).expect("a packet");
@@ -289,7 +289,7 @@ fn stress_places_everybody_who_can_be_placed() {
     assert_eq!((of("components"), of("links"), of("one_sided")), (1, 1, 0));
     assert!(of("degree_max") <= 3 && of("welcomes") == 299);
 
-    // Pairs: the first two have each other, and nobody can be sent to a third.
+    // With tables of one, peers form pairs; a pair has no third peer to redirect to.
     let (code, summary) = stress(&["--peers", "9", "--table-size", "1"]);
     assert_eq!(code, Some(0));
     assert_eq!(

@@ -53,7 +53,7 @@ fn map(at: &Server) -> Value {
     serde_json::from_slice(&ended.stdout).expect("JSON")
 }
 
-/// Whom the map says that `peer` has.
+/// The neighbours of `peer` according to the map.
 fn peered_with(map: &Value, peer: SocketAddrV4) -> Vec<SocketAddrV4> {
     let peers = map["peers"].as_array().expect("peers");
     let found = peers.iter().find(|it| it["addr"] == peer.to_string());
@@ -102,7 +102,7 @@ fn what_a_user_sees() {
     expect_said(&gamma, &format!("  which is peered with: [{}]", alpha.addr));
     expect_said(&beta, &format!("Connected from peer {}", gamma.addr));
 
-    // Everybody is full now.
+    // Every table is full now.
     let ended = run(&mut peerloop(&["overlay", "peer", "-p", &alpha.at()]), "");
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(
@@ -110,7 +110,7 @@ fn what_a_user_sees() {
         "{}",
         ended.stderr
     );
-    // A visitor leaves no trace, also when it is redirected.
+    // `overlay map` changes no table, also where it is redirected.
     for _ in 0..3 {
         let map = map(&gamma);
         assert_eq!(peered_with(&map, alpha.addr), [beta.addr]);
@@ -122,7 +122,7 @@ fn what_a_user_sees() {
         assert_eq!((&map["links"], &map["components"]), (&2.into(), &1.into()));
     }
 
-    // Who leaves makes room at once.
+    // A peer that leaves frees its place at once.
     gamma.signal(Signal::TERM);
     let mut gamma = gamma;
     assert_eq!(gamma.wait(DEADLINE), Some(0));
@@ -280,7 +280,7 @@ fn where_no_peer_can_be_is_refused_before_anything_is_done() {
     assert!(ended.stderr.contains("--listen"), "{}", ended.stderr);
 }
 
-/// Whoever does not get a descriptor is not redirected but waits.
+/// A newcomer for which there is no descriptor would wait in the backlog instead of being redirected.
 #[test]
 fn a_table_that_descriptors_do_not_suffice_for_is_refused() {
     let line = format!(
@@ -290,7 +290,7 @@ fn a_table_that_descriptors_do_not_suffice_for_is_refused() {
     run(Command::new("sh").args(["-c", &line]), "").expect_error(&["--table-size 40", "ulimit -n"]);
 }
 
-/// Its port is in TIME_WAIT for the peer that it had joined.
+/// The four-tuple of the former connection is in TIME_WAIT.
 #[test]
 fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
     let alpha = peer(&["--name", "alpha"]);
@@ -316,7 +316,7 @@ fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
 fn an_idle_peer_does_not_wake_up() {
     let alpha = peer(&[]);
     let beta = peer(&["-p", &alpha.at()]);
-    // First, or else it is told of the stranger, who does not listen, and tries that for seconds.
+    // Before the stranger connects: beta would be told its address, which does not listen, and dial it for seconds.
     assert!(wait_until(DEADLINE, || beta
         .said()
         .contains("Received ack")));
@@ -328,7 +328,7 @@ fn an_idle_peer_does_not_wake_up() {
     expect_idle(&[&alpha, &beta]);
 }
 
-/// The name is what another peer chose.
+/// Names come from peers.
 #[test]
 fn what_a_peer_is_told_does_not_reach_the_terminal_raw() {
     let evil = TcpListener::bind(LOOPBACK).expect("bind");
@@ -352,7 +352,7 @@ fn plain(options: &[&str]) -> Option<Server> {
         "/tests/it/overlay/reference_peer.py"
     );
     python3()?;
-    // It ends with its stdin, which nobody else holds.
+    // It ends when its stdin does, and `tail` holds that as long as the shell lives.
     let mut command = Command::new("sh");
     let feed = "tail -f /dev/null --pid=$$ | exec python3 \"$0\" \"$@\"";
     command.args(["-c", feed, script]).args(options);
@@ -372,7 +372,7 @@ fn a_plain_peer_joins_us_and_is_sent_on() {
     };
     expect_said(&first, "to alpha welcome ");
     expect_said(&alpha, &format!("Connected from peer {}", first.addr));
-    // The table is full: it is sent to the first one, which takes it.
+    // The table is full: the newcomer is redirected to the first one, which welcomes it.
     let Some(second) = plain(&["second", "2", "keep", &ip, &port]) else {
         return;
     };
@@ -402,7 +402,7 @@ fn we_join_a_plain_peer_that_keeps_its_links() {
     expect_said(&python, &format!("gone {}", ours.addr));
 }
 
-/// Its entry outlives the link, for its time, and it is not asked whether it lives.
+/// Its entry stays for `--linkless-ttl` after the link has ended, and the peer is not probed.
 #[test]
 fn we_join_a_plain_peer_that_closes() {
     let Some(python) = plain(&["python", "3", "close"]) else {
@@ -454,7 +454,7 @@ fn a_packet_in_segments_of_a_byte() {
     expect_said(&ours, "  which is peered with: [127.0.0.1:1]");
 }
 
-/// Who joins is seen to come from the port that it listens on.
+/// A joiner dials from the port that it listens on.
 #[test]
 fn joiners_dial_from_where_they_listen() {
     let watch = TcpListener::bind(LOOPBACK).expect("bind");
@@ -471,7 +471,7 @@ fn joiners_dial_from_where_they_listen() {
             watch.local_addr().expect("bound").port()
         ),
     );
-    // And can be reached there while the link is open.
+    // It accepts on that port while the link is open.
     let mut back = Peer::over(TcpStream::connect(from).expect("connect"));
     back.expect([0xe0, 0x20, 1]);
 }
@@ -505,10 +505,10 @@ fn a_peer_on_a_terminal_has_a_prompt() {
     ] {
         terminal.expect("> ");
         terminal.line(line);
-        // The echo comes in pieces, and none of them is the reply.
+        // The terminal echoes the line in pieces, which are not the reply.
         terminal.expect(reply);
     }
-    // What happens meanwhile stands above the line that is being typed.
+    // Events are printed above the line that is being typed.
     let beta: SocketAddrV4 = rest_of_line(&alpha, "Connected from peer ")
         .parse()
         .expect("an address");
@@ -522,7 +522,7 @@ fn a_peer_on_a_terminal_has_a_prompt() {
     assert_eq!(terminal.wait(), Some(0));
 }
 
-/// The loop does not wait for who reads the lines.
+/// The loop does not wait for the reader of stdout.
 #[test]
 fn nobody_reads_what_it_prints() {
     // More than a pipe holds.

@@ -78,7 +78,7 @@ fn dribble(peer: &mut Peer, bytes: &[u8], piece: usize, pause: Duration) -> bool
     })
 }
 
-/// How long after `start` the peer closes; nothing comes before that.
+/// Time from `start` until the node closes the connection, without a byte before that.
 fn closed_after(peer: &mut Peer, start: Instant) -> Duration {
     peer.expect_closed();
     start.elapsed()
@@ -124,7 +124,7 @@ fn a_slow_sender_has_a_deadline_for_the_command_not_for_the_read() {
     assert_eq!((stats.timed_out_message, stats.timed_out_idle), (3, 0));
 }
 
-/// What came quickly is no credit for a stall afterwards.
+/// A fast start earns no credit for a later stall.
 #[test]
 fn a_sender_that_stalls_after_a_burst_has_the_same_deadline() {
     let node = Local::start(impatient());
@@ -142,7 +142,7 @@ fn a_sender_that_stalls_after_a_burst_has_the_same_deadline() {
 fn a_sender_that_keeps_the_pace_may_take_long() {
     let node = Local::start(impatient());
     std::thread::scope(|scope| {
-        // Each command is in time; all together are not.
+        // Each command meets its deadline; all together take longer than one.
         scope.spawn(|| {
             let mut peer = Peer::connect(node.addr);
             for _ in 0..5 {
@@ -257,7 +257,7 @@ impl Fleet {
             fleet
                 .0
                 .push(TcpStream::connect(node.addr).expect("connect"));
-            // Answered when those before are accepted: the backlog does not overflow.
+            // An answer proves that the earlier ones are accepted, so the backlog does not overflow.
             if i % 1000 == 999 {
                 probe.contains(key("x")).expect("served");
             }
@@ -414,7 +414,7 @@ fn no_more_descriptors_pauses_accepting_without_spinning() {
         drop(gone);
         next.expect("1\n0\n");
     }
-    // So does more room that nobody tells the node of.
+    // A raised limit, of which the node is not told, makes room as well.
     node.limit(Resource::Nofile, None);
     for peer in &mut waiting[3..] {
         peer.expect("1\n0\n");

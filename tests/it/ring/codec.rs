@@ -40,7 +40,7 @@ fn float(value: f64) -> Json {
     json!({ "float": format!("{:016x}", value.to_bits()) })
 }
 
-/// The same of what serde-pickle read; `None` for what no message has.
+/// The same for a value that serde-pickle has read; `None` for types that no message has.
 fn plain_pickled(value: &Pickled) -> Option<Json> {
     let all = |items: &[Pickled]| items.iter().map(plain_pickled).collect::<Option<Vec<_>>>();
     Some(match value {

@@ -76,7 +76,7 @@ fn five_peers_assemble_a_sentence() {
         .iter()
         .map(|name| {
             let peer = Talker::peer(&tracker, name, &["--out", out.to_str().expect("text")]);
-            // One after the other, so that their places are known.
+            // One at a time, so that their order in the ring is known.
             assert!(wait_until(DEADLINE, || members(&tracker).contains(&name.to_string())));
             peer
         })
@@ -106,14 +106,14 @@ fn five_peers_assemble_a_sentence() {
         .map(|(p, n)| format!("{} {n}\n", p.addr()))
         .collect();
     says(&["peers", "--tracker", &at], 0, &lines.concat());
-    // One more, which goes when it has everything.
+    // `--once` ends the peer as soon as it has every item.
     let mut once = Talker::peer(&tracker, "once", &["--once", "--json"]);
     let status = wait(&mut once.child, DEADLINE).expect("it ends");
     assert_eq!(status.code(), Some(0));
     let message: Value = serde_json::from_str(&once.line(1)).expect("JSON");
     assert_eq!(message["message"], "the sky above is blue");
     assert_eq!(message["items"][4], "blue");
-    // And is gone from the ring soon after.
+    // The tracker then drops it.
     assert!(wait_until(DEADLINE, || members(&tracker) == names));
 }
 
@@ -135,13 +135,13 @@ fn a_tracker_that_is_killed_and_comes_back() {
     first.kill();
     let dead = peers.remove(1);
     drop(dead);
-    // With its data it knows its ring at once, and drops who does not answer.
+    // With its data the tracker knows the ring at once, and drops the peer that does not answer.
     let mut second = tracker(&dir, &["--data", data, "--listen", &addr]);
     assert!(wait_until(Duration::from_secs(5), || members(&second)
         == ["anna", "cleo"]));
     window(Duration::from_secs(3));
     assert_eq!(members(&second), ["anna", "cleo"]);
-    // Without, the peers register again, when they miss its pings.
+    // Without its data the ring is empty until the peers miss its pings and register again.
     second.kill();
     let third = tracker(&dir, &["--listen", &addr]);
     assert!(members(&third).is_empty());
@@ -176,7 +176,7 @@ fn strangers_and_half_tuples() {
     for byte in b"(ECHO, bob)" {
         slow.socket.write_all(&[*byte]).expect("send");
     }
-    // Quoted, since there is a comma in it.
+    // The text is quoted because it contains a comma.
     slow.expect("([Tracker], 'Hi bob, Welcome to the network. Register to get started.')");
     let mut peer = Peer::connect(addr);
     peer.send("('PING', 1)('QUERY', 0)");
@@ -268,8 +268,8 @@ fn a_stress_run() {
     assert_eq!(killed["complete"], killed["alive"]);
 }
 
-/// What was lost with the killed comes back with newcomers, one item each: up to a hundred of them. Once every item is
-/// in the ring again, everybody has it soon.
+/// Newcomers bring back the items that were lost with the killed peers, one each: up to a hundred. Once every item is
+/// in the ring again, every peer has all of them soon.
 #[test]
 fn twenty_of_a_hundred_are_killed() {
     let _alone = big_test();
@@ -372,7 +372,7 @@ fn a_mixed_ring_with_python() {
     // They answer their pings.
     window(Duration::from_secs(3));
     assert_eq!(members(&tracker).len(), 12);
-    // A plain one and one of ours die: their successors are told of the ones before.
+    // A plain peer and one of ours die: the tracker tells their successors who precedes them now.
     drop(peers.drain(3..5));
     assert!(wait_until(DEADLINE, || members(&tracker).len() == 10));
     let newcomer = Talker::peer(&tracker, "newcomer", &[]);

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 
 use peerloop::proto::dht::id::Id;
 
-/// Nothing that is waited for may take longer; far over what anything here needs on a busy machine.
+/// The longest wait for anything; far over what a busy machine needs.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Between two looks at a condition.
@@ -28,7 +28,7 @@ pub const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 static BIG: Mutex<()> = Mutex::new(());
 
 pub fn big_test() -> MutexGuard<'static, ()> {
-    // A failed test leaves nothing behind that the next one would trip over.
+    // A failed test poisons the lock and leaves no other state.
     BIG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -56,7 +56,7 @@ pub fn peerloop(args: &[&str]) -> Command {
     command
 }
 
-/// The program by way of a shell, for what a shell does best: in `script`, `"$0" "$@"` is the program.
+/// The program in a shell `script`, in which `"$0" "$@"` stands for it.
 pub fn shell(script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command
@@ -66,7 +66,7 @@ pub fn shell(script: &str, args: &[&str]) -> Command {
     command
 }
 
-/// The program under `ulimit LIMIT`, hard and soft, in the process that the shell was.
+/// The program under `ulimit LIMIT`, hard and soft. It replaces the shell, so signals reach it.
 pub fn peerloop_under(limit: &str, args: &[&str]) -> Command {
     shell(&format!("ulimit {limit} && exec \"$0\" \"$@\""), args)
 }
@@ -294,7 +294,7 @@ impl Server {
         self.status("VmRSS") * 1024
     }
 
-    /// The most it ever was.
+    /// The peak of [`Server::rss_bytes`].
     pub fn peak_rss_bytes(&self) -> u64 {
         self.status("VmHWM") * 1024
     }
@@ -418,7 +418,7 @@ impl Peer {
         assert!(rest.is_empty(), "more came: {}", rest.escape_ascii());
     }
 
-    /// We have said everything.
+    /// Ends our direction of the connection.
     pub fn finish(&mut self) -> &mut Peer {
         self.socket.shutdown(Shutdown::Write).expect("shutdown");
         self
