@@ -1,11 +1,10 @@
 //! What tests of rings have in common: the peer in Python, our nodes and our client, and when a ring is as it
 //! should be.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddrV4;
 use std::ops::Range;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Stdio;
 
 use peerloop::engine::Limits;
 use peerloop::net::Reactor;
@@ -15,13 +14,14 @@ use ruint::aliases::U160;
 use rustix::process::Signal;
 
 use crate::dht::reference::wire::{Entries, Key, between, distance, id_of, key_of, locate};
-use crate::support::{DEADLINE, Server, node, tools::python3, wait, wait_until};
+use crate::support::talker::Talker;
+use crate::support::tools::python3;
+use crate::support::{DEADLINE, Server, node, wait, wait_until};
 
 /// The peer in Python, which is killed when the test is over.
 pub struct Python {
-    child: Child,
+    talker: Talker,
     pub addr: SocketAddrV4,
-    lines: Receiver<String>,
 }
 
 impl Python {
@@ -35,43 +35,16 @@ impl Python {
         if let Some(contact) = contact {
             command.args([contact.ip().to_string(), contact.port().to_string()]);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("spawn");
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (tell, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        let first = lines.recv_timeout(DEADLINE);
-        let addr = first
-            .ok()
-            .and_then(|line| line.strip_prefix("listening ")?.parse().ok());
-        let Some(addr) = addr else {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("the peer in Python does not come up");
-        };
-        Some(Python { child, addr, lines })
+        let talker = Talker::with_stdin(&mut command, Stdio::piped());
+        let addr = talker.listening().expect("the peer in Python comes up");
+        Some(Python { talker, addr })
     }
 
     pub fn leave(mut self) {
-        let stdin = self.child.stdin.as_mut().expect("piped");
+        let stdin = self.talker.child.stdin.as_mut().expect("piped");
         stdin.write_all(b"leave\n").expect("it reads");
-        assert_eq!(
-            self.lines.recv_timeout(DEADLINE).as_deref(),
-            Ok("left"),
-            "the peer in Python does not get out"
-        );
-        wait(&mut self.child, DEADLINE).expect("it ends");
-    }
-}
-
-impl Drop for Python {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert_eq!(self.talker.line(1), "left");
+        wait(&mut self.talker.child, DEADLINE).expect("it ends");
     }
 }
 

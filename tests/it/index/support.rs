@@ -67,7 +67,8 @@ impl Place {
         let path = path.to_str().expect("UTF-8");
         let args = [&["-v", "share", path, "--user", user], options].concat();
         let server = Server::start(&mut self.command(&args));
-        let online = wait_until(DEADLINE, || server.log().contains("online as"));
+        // Some tests share very many files.
+        let online = wait_until(4 * DEADLINE, || server.log().contains("online as"));
         assert!(online, "{}", server.log());
         server
     }

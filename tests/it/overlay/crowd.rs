@@ -17,6 +17,7 @@ use peerloop::proto::overlay::peer::Config;
 use peerloop::proto::overlay::table::Link;
 use peerloop::proto::overlay::{Event, Observer, Overlay, Then, fit};
 
+use super::peer;
 use crate::support::{
     DEADLINE, LOOPBACK, Peer, Server, big_test, expect_idle, peerloop, reset, run, wait_until,
     window,
@@ -210,11 +211,6 @@ fn the_timestamp_keeps_time() {
             "{ticks} is not in {least}..={most}"
         );
     }
-}
-
-/// A peer process with `options`.
-fn peer(options: &[&str]) -> Server {
-    Server::start(&mut peerloop(&[&["overlay", "peer"], options].concat()))
 }
 
 /// Connects `count` newcomers, which the peer has accepted when this returns.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::peer;
 use crate::support::talker::Talker;
 use crate::support::{
     DEADLINE, Ended, LOOPBACK, Peer, Server, expect_idle, peerloop, run,
@@ -16,11 +17,6 @@ use crate::support::{
     tools::{python3, skipped},
     wait, wait_until, window,
 };
-
-/// A peer with `options`.
-fn peer(options: &[&str]) -> Server {
-    Server::start(&mut peerloop(&[&["overlay", "peer"], options].concat()))
-}
 
 /// Waits for a line on stdout.
 #[track_caller]

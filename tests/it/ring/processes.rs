@@ -34,9 +34,7 @@ impl Talker {
     }
 
     fn addr(&self) -> SocketAddrV4 {
-        let line = self.line(0);
-        let addr = line.strip_prefix("listening ").expect("the first line");
-        addr.parse().expect("an address")
+        self.listening().expect("the first line")
     }
 }
 

@@ -4,17 +4,19 @@ pub mod talker;
 pub mod terminal;
 pub mod tools;
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use peerloop::proto::dht::id::Id;
+
+use self::talker::{Lines, Talker};
 
 /// The longest wait for anything; far over what a busy machine needs.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -150,15 +152,13 @@ pub fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
 
 /// A server process that is killed, by its id, when the test is over.
 pub struct Server {
-    child: Child,
+    talker: Talker,
     pub addr: SocketAddrV4,
-    log: Arc<Mutex<String>>,
-    said: Arc<Mutex<String>>,
+    log: Lines,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.kill();
         if std::thread::panicking() {
             println!("{} said:\n{}", self.addr, self.log());
         }
@@ -172,51 +172,14 @@ pub fn node(options: &[&str]) -> Server {
 
 impl Server {
     /// Starts a server and waits for its line `listening IP:PORT`.
+    #[track_caller]
     pub fn start(command: &mut Command) -> Server {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("spawn");
-        let stderr = child.stderr.take().expect("piped");
-        let log = Arc::new(Mutex::new(String::new()));
-        let into = log.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                *into.lock().expect("log") += &(line + "\n");
-            }
-        });
-        let stdout = child.stdout.take().expect("piped");
-        let (tell, told) = std::sync::mpsc::channel();
-        let said = Arc::new(Mutex::new(String::new()));
-        let more = said.clone();
-        std::thread::spawn(move || {
-            let (mut from, mut line) = (BufReader::new(stdout), String::new());
-            let _ = from.read_line(&mut line);
-            let _ = tell.send(line);
-            for line in from.lines().map_while(Result::ok) {
-                *more.lock().expect("lines") += &(line + "\n");
-            }
-        });
-        let line = told.recv_timeout(DEADLINE);
-        let addr = line.ok().and_then(|line| {
-            line.strip_prefix("listening ")?
-                .strip_suffix('\n')?
-                .parse()
-                .ok()
-        });
-        let mut server = Server {
-            child,
-            addr: addr.unwrap_or(LOOPBACK),
-            log,
-            said,
+        let mut talker = Talker::start(command.stderr(Stdio::piped()));
+        let log = Lines::of(talker.child.stderr.take());
+        let Some(addr) = talker.listening() else {
+            panic!("no listening line; stderr: {}", log.text(0));
         };
-        if addr.is_none() {
-            server.kill();
-            panic!("no listening line; stderr: {}", server.log());
-        }
-        server
+        Server { talker, addr, log }
     }
 
     /// `IP:PORT`.
@@ -226,16 +189,16 @@ impl Server {
 
     /// What it has said on stderr so far.
     pub fn log(&self) -> String {
-        self.log.lock().expect("log").clone()
+        self.log.text(0)
     }
 
     /// What it has said on stdout after its first line.
     pub fn said(&self) -> String {
-        self.said.lock().expect("lines").clone()
+        self.talker.lines.text(1)
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        Pid::from_child(&self.talker.child)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -244,17 +207,17 @@ impl Server {
 
     /// kill -9, and the end of the process.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.talker.child.kill();
+        let _ = self.talker.child.wait();
     }
 
     /// The exit code of a server that ends by itself within `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> Option<i32> {
-        wait(&mut self.child, deadline)?.code()
+        wait(&mut self.talker.child, deadline)?.code()
     }
 
     pub fn is_alive(&mut self) -> bool {
-        self.child.try_wait().expect("wait").is_none()
+        self.talker.child.try_wait().expect("wait").is_none()
     }
 
     pub fn connect(&self) -> Peer {
@@ -269,7 +232,7 @@ impl Server {
     }
 
     pub fn has_open(&self, path: &Path) -> bool {
-        let files = format!("/proc/{}/fd", self.child.id());
+        let files = format!("/proc/{}/fd", self.talker.child.id());
         let mut files = std::fs::read_dir(files).expect("the process lives");
         files.any(|file| {
             let file = std::fs::read_link(file.expect("a descriptor").path());
@@ -286,7 +249,7 @@ impl Server {
     }
 
     fn proc(&self, file: &str) -> String {
-        let path = format!("/proc/{}/{file}", self.child.id());
+        let path = format!("/proc/{}/{file}", self.talker.child.id());
         std::fs::read_to_string(path).expect("the process lives")
     }
 
@@ -328,7 +291,7 @@ impl Server {
 
     /// The lowest descriptor that is not open, which is the limit under which not one more can be opened.
     pub fn first_free_file(&self) -> u64 {
-        let link = |fd: &u64| format!("/proc/{}/fd/{fd}", self.child.id());
+        let link = |fd: &u64| format!("/proc/{}/fd/{fd}", self.talker.child.id());
         let free = (0..).find(|fd| std::fs::symlink_metadata(link(fd)).is_err());
         free.expect("descriptors are fewer than numbers")
     }
