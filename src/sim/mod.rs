@@ -50,6 +50,7 @@ mod link;
 mod net;
 mod peer;
 mod script;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -72,6 +73,7 @@ use script::Script;
 pub use faults::{Faults, Span};
 pub use peer::PeerEnd;
 pub use script::{Answer, Ending, ListenerId, PeerId};
+pub use tally::{Tally, storms};
 
 /// Names a node of a world; the same through crashes and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

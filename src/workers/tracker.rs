@@ -129,7 +129,8 @@ mod tests {
             }
         }
         let mut store = Memory::new();
-        let put = |m: &PersistedMember| Change::put(MEMBERS, m.number.to_be_bytes(), member_bytes(m));
+        let put =
+            |m: &PersistedMember| Change::put(MEMBERS, m.number.to_be_bytes(), member_bytes(m));
         let changes: Vec<Change> = members.iter().rev().map(put).collect();
         store.commit(&changes).expect("memory");
         let (_, loaded) = Committer::load_members(store).expect("memory");

@@ -52,7 +52,7 @@ fn version_bytes(version: u32) -> Vec<u8> {
 /// Writes by way of `base` while `change` changes the ring, of which only `base` is there in the end.
 #[track_caller]
 fn no_write_is_lost(base: SocketAddrV4, change: impl FnOnce()) {
-    // Something to hand over, so that it takes its time.
+    // Large entries, so that a hand-over takes long enough to overlap with writes.
     let ballast: Entries = (0..2000)
         .map(|i| (key_of(&format!("ballast {i}")), noise(i, 1000)))
         .collect();
@@ -66,7 +66,7 @@ fn no_write_is_lost(base: SocketAddrV4, change: impl FnOnce()) {
                 scope.spawn(move || write_on(base, keys, stop))
             })
             .collect();
-        // Tells the writers also when something here fails.
+        // Stops the writers also when this closure panics.
         let over = StopOnDrop(&stop);
         change();
         drop(over);
@@ -247,7 +247,7 @@ fn update_prev(at: SocketAddrV4, prev: SocketAddrV4) {
     assert!(update.ack().expect("served at once"));
 }
 
-/// It says DISCONNECT to another node than the one before it, which then passes it on.
+/// DISCONNECT reaches a node that is not the leaver's predecessor, and is relayed.
 #[test]
 fn a_plain_leaver_with_a_wrong_prev() {
     let all = some(0..60, "kept");
@@ -278,7 +278,7 @@ fn a_prev_that_is_no_member_and_answers_nobody() {
     assert_eq!((plain.prev(), plain.next()), (plain.addr(), plain.addr()));
 }
 
-/// A leaver whose ack is lost repeats itself, with entries that are old by then.
+/// A leaver whose acknowledgement is lost repeats DISCONNECT, with entries that are old by then.
 #[test]
 fn a_leaver_that_repeats_itself() {
     let ours = first();
@@ -303,7 +303,7 @@ fn a_leaver_that_repeats_itself() {
     check(&[ours.addr], &all);
 }
 
-/// A write into the range that moves waits until it is known where the range is.
+/// A write into a range that is being handed over is answered when the hand-over has ended.
 #[test]
 fn a_write_waits_for_a_joiner_that_gives_up() {
     let ours = first();

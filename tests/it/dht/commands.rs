@@ -1,4 +1,4 @@
-//! The program as a user has it: commands, options, exit codes, and what it says when something is wrong.
+//! The one-shot `dht` commands: output, options, exit codes and error messages; also `demo`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -11,10 +11,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Ended, LOOPBACK, Peer, Server, key, node, noise, peerloop, peerloop_under, run, shell,
+    DEADLINE, Ended, LOOPBACK, Peer, Server, key, node, noise, peerloop, peerloop_under, run, shell,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
+/// A command that ends with it has not waited for the timeout.
+const NO_TIMEOUT: [&str; 2] = ["--timeout", "3600"];
 
 /// `peerloop dht COMMAND --node ADDR ARGS`.
 fn dht(at: &str, words: &[&str]) -> Command {
@@ -215,24 +216,18 @@ fn a_value_over_the_limit_is_refused_before_anything_is_sent() {
     let at = nobody.local_addr().expect("an address").to_string();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("sparse");
-    File::create(&path)
-        .expect("create")
-        .set_len(1 << 30)
-        .expect("grow");
+    // To read it would take an hour.
+    let sparse = File::create(&path).expect("create");
+    sparse.set_len(1 << 43).expect("grow");
     let ended = run(&mut dht(&at, &["insert", "big", "--file", text(&path)]), "");
-    ended.expect_error(&["1073741824", "67108864", "--value-max", text(&path)]);
-    assert!(
-        ended.took < SECOND,
-        "the file is not read: {:?}",
-        ended.took
-    );
+    ended.expect_error(&["8796093022208", "67108864", "--value-max", text(&path)]);
     let limit = ["insert", "big", "--value-max", "1000"];
     let ended = run(&mut dht(&at, &limit), noise(1, 1001));
     ended.expect_error(&["1000", "--value-max", "stdin"]);
     let word = "x".repeat(1001);
     let ended = run(&mut dht(&at, &[&limit[..], &[&word]].concat()), "");
     ended.expect_error(&["1001", "1000", "--value-max"]);
-    // What does not end is not read to its end.
+    // Reading stops at the limit, also of an endless file.
     let endless = ["insert", "big", "--file", "/dev/zero"];
     run(&mut dht(&at, &endless), "").expect_error(&["67108864", "/dev/zero"]);
     let error = nobody.accept().expect_err("nobody connected");
@@ -284,9 +279,9 @@ fn a_dead_node() {
         .local_addr()
         .expect("an address");
     for words in [&["get", "x"][..], &["insert", "x", "y"], &["locate", "x"]] {
-        let ended = run(&mut dht(&dead.to_string(), words), "");
+        let words = [words, &NO_TIMEOUT].concat();
+        let ended = run(&mut dht(&dead.to_string(), &words), "");
         ended.expect_error(&["cannot reach", &dead.to_string()]);
-        assert!(ended.took < 2 * SECOND, "{:?}", ended.took);
     }
 }
 
@@ -320,9 +315,9 @@ fn a_peer_that_speaks_something_else() {
         for bytes in garbage {
             scope.spawn(move || {
                 let at = impostor(bytes, false).to_string();
-                let ended = run(&mut dht(&at, &["get", "x"]), "");
+                let words = [&["get", "x"], &NO_TIMEOUT[..]].concat();
+                let ended = run(&mut dht(&at, &words), "");
                 ended.expect_error(&["does not speak the protocol", &at]);
-                assert!(ended.took < 3 * SECOND, "{:?}", ended.took);
             });
         }
     });
@@ -335,11 +330,7 @@ fn a_silent_peer() {
     let at = impostor(b"", false).to_string();
     let ended = run(&mut dht(&at, &["get", "x", "--timeout", "1"]), "");
     ended.expect_error(&["did not answer in time", &at]);
-    assert!(
-        ended.took >= SECOND && ended.took < 10 * SECOND,
-        "{:?}",
-        ended.took
-    );
+    assert!(ended.took >= Duration::from_secs(1), "{:?}", ended.took);
 }
 
 #[test]
@@ -392,11 +383,7 @@ fn a_reader_that_has_enough() {
 #[test]
 fn a_node_that_cannot_listen() {
     let node = node(&[]);
-    let listen = |at: &str| {
-        let ended = run(&mut peerloop(&["dht", "node", "--listen", at]), "");
-        assert!(ended.took < SECOND, "{:?}", ended.took);
-        ended
-    };
+    let listen = |at: &str| run(&mut peerloop(&["dht", "node", "--listen", at]), "");
     listen(&node.at()).expect_error(&["cannot listen on", &node.at(), "--listen", "in use"]);
     // TEST-NET-1 is no address of this machine.
     listen("192.0.2.1:0").expect_error(&["cannot listen on", "192.0.2.1:0", "--listen"]);
@@ -421,7 +408,6 @@ fn too_few_files() {
     for limit in ["-n 16", "-n 32"] {
         let ended = run(&mut peerloop_under(limit, &["dht", "node"]), "");
         ended.expect_error(&[&limit[3..], "open files", "ulimit -n"]);
-        assert!(ended.took < SECOND, "{:?}", ended.took);
     }
 }
 
@@ -443,7 +429,7 @@ fn signals_end_a_node_orderly() {
             let mut peer = node.connect();
             assert!(peer.insert(key("sky"), b"blue").expect("insert"));
             node.signal(signal);
-            assert_eq!(node.wait(SECOND), Some(0), "{signal:?}: {}", node.log());
+            assert_eq!(node.wait(DEADLINE), Some(0), "{signal:?}: {}", node.log());
             peer.expect_closed();
         }
     }
@@ -489,7 +475,7 @@ fn the_demo_cleans_up() {
     assert_eq!(fs::read_dir(&tmp).expect("list").count(), 0);
 }
 
-/// A second one could undo what another client wrote between the two.
+/// A repeated write could undo what another client wrote between the two.
 #[test]
 fn a_write_of_which_nobody_knows_is_not_repeated() {
     for (words, sent) in [
@@ -507,7 +493,7 @@ fn a_write_of_which_nobody_knows_is_not_repeated() {
                     let _ = tell.send(word.clone());
                     match &word[..] {
                         "LOCATE" => _ = peer.send(format!("{at}\n")),
-                        // The value is there, and its acknowledgement never comes.
+                        // The value is stored, and the acknowledgement is lost.
                         "INSERT" => {
                             peer.send("1\n");
                             let _ = peer.line();

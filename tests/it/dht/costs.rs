@@ -135,7 +135,7 @@ fn commands_do_not_wait_for_a_hand_over() {
     let _alone = big_test();
     let first = node(&["-v", "--memory-max", "17179869184"]);
     fill(&first, 1_000_000, 100);
-    // Just behind the first node: the arc of a greedy joiner begins later, so this range stays.
+    // The key of the first node itself: the joiner's range begins later, so this one stays.
     let stays = Id::of_addr(first.addr);
     let mut peer = first.connect();
     let mut write = |_: usize| assert!(peer.insert(stays, b"value").expect("insert"));
@@ -144,7 +144,7 @@ fn commands_do_not_wait_for_a_hand_over() {
     let mut read = |n: usize| {
         let moving = key(&(n % 1_000).to_string());
         reader.send(command("GET", moving));
-        // Until it has moved; afterwards the answer is `0`.
+        // The answer is `0` once the range has moved.
         if reader.line().expect("ack") == "1" {
             reader.expect("100\n").expect([b'x'; 100]);
         }

@@ -4,15 +4,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Resource, Signal};
 
 use peerloop::proto::dht::id::Id;
 
 use crate::support::{DEADLINE, Peer, Server, key, node, noise, peerloop, run, wait_until};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// What a key may hold: the number of a write, of which key and number give the value. `None` is no entry.
 type Version = Option<u64>;
@@ -169,7 +166,6 @@ fn a_second_node_on_the_same_data_says_so() {
     for _ in 0..2 {
         let ended = second();
         ended.expect_error(&[data, "in use", "--data"]);
-        assert!(ended.took < SECOND, "{:?}", ended.took);
     }
     assert_eq!(
         read(&mut first.connect(), key("mine")),
@@ -194,7 +190,6 @@ fn a_data_directory_that_is_none() {
         let path = path.to_str().expect("UTF-8");
         let ended = run(&mut peerloop(&["dht", "node", "--data", path]), "");
         ended.expect_error(&[path, "--data"]);
-        assert!(ended.took < SECOND, "{:?}", ended.took);
     }
     assert_eq!(fs::read(&file).expect("still there"), b"mine");
     // One that is not there yet is made.

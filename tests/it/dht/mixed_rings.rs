@@ -33,7 +33,7 @@ fn plain_joins_ours(last: Last) {
         all.extend(more);
         check(&both, &all);
     }
-    // Neither keeps what is the other's.
+    // Neither keeps entries of the other's range.
     assert_eq!(plain.entries(), range(&all, plain.addr(), ours.addr));
     leave(ours);
     assert_eq!(plain.entries(), all);
@@ -122,7 +122,7 @@ fn we_join_and_leave_a_ring_of_one_in_python() {
     all.extend(second);
     leave(ours);
     check(&both[..1], &all);
-    // It has kept everything; nothing old may come back when it leaves through us.
+    // The peer in Python keeps what it handed over; old values must not come back when it leaves.
     let ours = join(python.addr);
     settled(&[python.addr, ours.addr]);
     let third = some(20..50, "third");
@@ -159,7 +159,7 @@ fn a_mixed_ring_of_five() {
         ring.retain(|member| *member != addr);
         settled(ring);
         check(ring, &all);
-        // What the one that goes next may have kept is old.
+        // Overwrite what the next leaver may have kept, so that old values would show.
         let new = some(0..30, kind);
         store(ring[0], &new);
         all.extend(new);
@@ -261,7 +261,7 @@ fn killed_while_it_joins_a_plain_peer() {
     check(&both, &all);
 }
 
-/// The joiner has told its next node already, and dies before it tells us.
+/// The joiner dies after UPDATE_PREV at its next node, before its address reaches us.
 #[test]
 fn killed_while_it_joins_us() {
     let ours = first();

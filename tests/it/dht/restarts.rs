@@ -22,7 +22,7 @@ fn says(node: &Server, text: &str) {
     assert!(said, "{text:?} is not in the log:\n{}", node.log());
 }
 
-/// Killed with -9 and started again as before: with its entries, whoever of the ring it asks.
+/// Killed with -9 and started again as before: it gets back in through any member, with its entries.
 #[test]
 fn a_durable_member_that_is_killed_comes_back_at_its_address() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -48,14 +48,14 @@ fn a_durable_member_that_is_killed_comes_back_at_its_address() {
     leave(member);
     settled(&[one.addr, two.addr]);
     check(&[one.addr, two.addr], &all);
-    // It left with nothing on its disk, so that it may come again.
+    // A leave empties its disk, so that it can join again.
     let member = durable(data, one.addr, None);
     settled(&[one.addr, two.addr, member.addr]);
     check(&[member.addr], &all);
     assert!(!member.log().contains("to be brought"), "{}", member.log());
 }
 
-/// A node that was a ring of its own joins another one, of a plain peer and ours.
+/// A node with a ring and a data directory of its own joins the ring of a plain peer and one of ours.
 #[test]
 fn the_entries_of_a_data_directory_go_to_their_owners() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,9 +1,8 @@
-//! What a user has of the ring: `dht ring`, `dht shell`, the prompt of a node, `stress dht`.
+//! Commands about a whole DHT ring, and interactive ones: `dht ring`, `dht shell`, the prompt of a node, `stress dht`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,11 +14,11 @@ use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
 
 use crate::support::{
-    DEADLINE, Ended, LOOPBACK, Server, big_test, node, peerloop, run, shell, wait, wait_until,
-    window,
+    DEADLINE, Ended, LOOPBACK, Server, big_test, node, peerloop, run, shell, terminal::Terminal,
+    wait, wait_until, window,
 };
 
-/// How long a node is watched that must not end.
+/// How long a node is watched to prove that it does not end.
 const WATCHED: Duration = Duration::from_millis(500);
 
 fn ring(at: &str, options: &[&str]) -> Ended {
@@ -146,7 +145,7 @@ fn of_a_plain_peer_nothing_is_known_but_its_address() {
                 bytes.push(byte[0]);
             }
             if bytes.starts_with(b"LOCATE\n") {
-                // Whoever asks may be gone.
+                // The client may have disconnected.
                 let _ = socket.write_all(format!("{own}\n").as_bytes());
             }
         }
@@ -248,71 +247,9 @@ fn a_node_without_a_terminal_runs_on_whatever_its_stdin_is() {
     }
 }
 
-/// A program on a pseudo terminal, by way of `script`.
-pub struct Terminal {
-    child: Child,
-    shown: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Terminal {
-    /// `None` where there is no `script`.
-    pub fn start(words: &str) -> Option<Terminal> {
-        let line = format!("{} {words}", env!("CARGO_BIN_EXE_peerloop"));
-        let mut child = Command::new("script")
-            .args(["-qec", &line, "/dev/null"])
-            .env("TERM", "xterm")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let mut from = child.stdout.take().expect("piped");
-        let shown = Arc::new(Mutex::new(Vec::new()));
-        let into = shown.clone();
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(n @ 1..) = from.read(&mut piece) {
-                into.lock().expect("shown").extend_from_slice(&piece[..n]);
-            }
-        });
-        Some(Terminal { child, shown })
-    }
-
-    /// Waits for this text and forgets everything up to there.
-    #[track_caller]
-    pub fn expect(&self, text: &str) {
-        let came = wait_until(DEADLINE, || {
-            let mut shown = self.shown.lock().expect("shown");
-            let at = shown
-                .windows(text.len())
-                .position(|piece| piece == text.as_bytes());
-            at.map(|at| shown.drain(..at + text.len())).is_some()
-        });
-        let shown = self.shown.lock().expect("shown");
-        assert!(came, "no {text:?} in {}", shown.escape_ascii());
-    }
-
-    /// The exit code, once it has ended.
-    pub fn wait(&mut self) -> Option<i32> {
-        wait(&mut self.child, DEADLINE)?.code()
-    }
-
-    pub fn line(&mut self, line: &str) {
-        let to = self.child.stdin.as_mut().expect("piped");
-        to.write_all(format!("{line}\r").as_bytes()).expect("write");
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_node_on_a_terminal_has_a_prompt() {
     let Some(mut terminal) = Terminal::start("dht node") else {
-        eprintln!("passed over: there is no script(1)");
         return;
     };
     terminal.expect("listening ");

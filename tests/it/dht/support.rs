@@ -1,11 +1,10 @@
 //! What tests of rings have in common: the peer in Python, our nodes and our client, and when a ring is as it
 //! should be.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddrV4;
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Stdio;
 
 use peerloop::engine::Limits;
 use peerloop::net::Reactor;
@@ -15,19 +14,20 @@ use ruint::aliases::U160;
 use rustix::process::Signal;
 
 use crate::dht::reference::wire::{Entries, Key, between, distance, id_of, key_of, locate};
+use crate::support::talker::Talker;
+use crate::support::tools::python3;
 use crate::support::{DEADLINE, Server, node, wait, wait_until};
 
 /// The peer in Python, which is killed when the test is over.
 pub struct Python {
-    child: Child,
+    talker: Talker,
     pub addr: SocketAddrV4,
-    lines: Receiver<String>,
 }
 
 impl Python {
     /// A ring of its own, or in that of `contact`; `None` where there is no Python.
     pub fn start(contact: Option<SocketAddrV4>) -> Option<Python> {
-        let mut command = Command::new("python3");
+        let mut command = python3()?;
         command.arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/it/dht/reference/peer.py"
@@ -35,49 +35,16 @@ impl Python {
         if let Some(contact) = contact {
             command.args([contact.ip().to_string(), contact.port().to_string()]);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(e) => {
-                println!("passed over the peer in Python, python3 does not start: {e}");
-                return None;
-            }
-        };
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (tell, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        let first = lines.recv_timeout(DEADLINE);
-        let addr = first
-            .ok()
-            .and_then(|line| line.strip_prefix("listening ")?.parse().ok());
-        let Some(addr) = addr else {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("the peer in Python does not come up");
-        };
-        Some(Python { child, addr, lines })
+        let talker = Talker::with_stdin(&mut command, Stdio::piped());
+        let addr = talker.listening().expect("the peer in Python comes up");
+        Some(Python { talker, addr })
     }
 
     pub fn leave(mut self) {
-        let stdin = self.child.stdin.as_mut().expect("piped");
+        let stdin = self.talker.child.stdin.as_mut().expect("piped");
         stdin.write_all(b"leave\n").expect("it reads");
-        assert_eq!(
-            self.lines.recv_timeout(DEADLINE).as_deref(),
-            Ok("left"),
-            "the peer in Python does not get out"
-        );
-        wait(&mut self.child, DEADLINE).expect("it ends");
-    }
-}
-
-impl Drop for Python {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert_eq!(self.talker.line(1), "left");
+        wait(&mut self.talker.child, DEADLINE).expect("it ends");
     }
 }
 
@@ -153,14 +120,14 @@ pub fn some(range: Range<u32>, kind: &str) -> Entries {
     range.map(entry).collect()
 }
 
-/// What of `entries` belongs to `[from, to)`.
+/// The entries whose keys are in `[from, to)`.
 pub fn range(entries: &Entries, from: SocketAddrV4, to: SocketAddrV4) -> Entries {
     let mut entries = entries.clone();
     entries.retain(|key, _| between(id_of(from), *key, id_of(to)));
     entries
 }
 
-/// Waits until whoever is asked places the ends of every range at its owner.
+/// Waits until every member answers LOCATE of the first and the last key of every range with its owner.
 #[track_caller]
 pub fn settled(members: &[SocketAddrV4]) {
     let mut members = members.to_vec();
@@ -210,7 +177,7 @@ pub fn join_at_once(contact: SocketAddrV4, count: usize) -> Vec<Server> {
     })
 }
 
-/// It ends, as one that left.
+/// Waits until a node that was told to leave ends, with exit code 0.
 #[track_caller]
 fn gone(server: &mut Server) {
     let code = server.wait(DEADLINE);

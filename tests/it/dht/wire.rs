@@ -1,4 +1,4 @@
-//! What goes over the wire of a DHT node, byte by byte: the specification's exchanges, and its table "Bad input".
+//! What goes over the wire of a DHT node, byte by byte: recorded exchanges, and what is answered to bad input.
 
 use std::io::Write;
 
@@ -180,7 +180,7 @@ fn the_first_and_the_last_key_are_keys() {
     }
 }
 
-/// Row 1: key not digits, empty, over 49 digits, or >= 2^160.
+/// A key that is not digits, is empty, has over 49 digits, or is 2^160 or more.
 #[test]
 fn bad_keys_close_the_connection() {
     let mut bystander = Bystander::new(&[]);
@@ -212,7 +212,7 @@ fn bad_keys_close_the_connection() {
     }
 }
 
-/// Row 2: negative, signed, over-long lengths, after the `1` of ownership.
+/// Negative, signed and over-long lengths, after the `1` of ownership.
 #[test]
 fn bad_lengths_close_the_connection() {
     let mut bystander = Bystander::new(&[]);
@@ -239,7 +239,7 @@ fn bad_lengths_close_the_connection() {
     }
 }
 
-/// Row 2: nothing is allocated for an announced length before bytes arrive.
+/// Nothing is allocated for an announced length before bytes arrive.
 #[test]
 fn an_announced_length_costs_no_memory() {
     let node = node(&[]);
@@ -261,7 +261,7 @@ fn an_announced_length_costs_no_memory() {
     );
 }
 
-/// Row 3: a value over the node's limit.
+/// A value over the node's limit.
 #[test]
 fn a_value_over_the_limit_is_answered_no_and_closed() {
     let mut bystander = Bystander::new(&["--value-max", "1000"]);
@@ -285,7 +285,7 @@ fn a_value_over_the_limit_is_answered_no_and_closed() {
     }
 }
 
-/// Row 3, with a sender that goes on for long: closing at once would reset the connection, and the `0` could
+/// A sender that goes on for long: closing at once would reset the connection, and the `0` could
 /// be lost with it.
 #[test]
 fn a_refusal_reaches_a_peer_that_is_still_sending() {
@@ -301,7 +301,7 @@ fn a_refusal_reaches_a_peer_that_is_still_sending() {
     bystander.is_unharmed();
 }
 
-/// Row 4: a line longer than 256 bytes, with or without an end.
+/// A line longer than 256 bytes, with or without an end.
 #[test]
 fn long_lines_close_the_connection() {
     let mut bystander = Bystander::new(&[]);
@@ -320,7 +320,7 @@ fn long_lines_close_the_connection() {
     peer.send("0").expect_closed();
 }
 
-/// Row 5: EOF or reset in the middle, at each place of an exchange.
+/// EOF or reset in the middle, at each place of an exchange.
 #[test]
 fn an_end_in_the_middle_changes_nothing() {
     let mut bystander = Bystander::new(&[]);
@@ -344,7 +344,7 @@ fn an_end_in_the_middle_changes_nothing() {
     }
 }
 
-/// Row 6: an address that does not parse or cannot be dialled.
+/// An address that does not parse or cannot be dialled.
 #[test]
 fn bad_addresses_are_answered_no_and_closed() {
     let mut bystander = Bystander::new(&[]);
@@ -373,7 +373,7 @@ fn bad_addresses_are_answered_no_and_closed() {
     }
 }
 
-/// "An unknown command closes the connection quietly; it is not an attack."
+/// An unknown command closes the connection, and is no error in the log: it is not an attack.
 #[test]
 fn unknown_commands_close_the_connection() {
     let mut bystander = Bystander::new(&[]);

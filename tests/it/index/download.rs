@@ -103,7 +103,7 @@ fn four_holders_of_which_one_lies_one_dies_and_one_is_slow() {
     let [liar, dying, slow] = [
         Nature::Lies,
         Nature::Dies,
-        Nature::Waits(Duration::from_secs(20)),
+        Nature::Waits(Duration::from_secs(3600)),
     ]
     .map(|nature| Plain::start(&content, nature));
     for holder in [&liar, &dying, &slow] {
@@ -111,7 +111,6 @@ fn four_holders_of_which_one_lies_one_dies_and_one_is_slow() {
     }
     let (ended, json) = place.download("song.bin");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.took < Duration::from_secs(15), "{:?}", ended.took);
     assert!(place.downloaded("song.bin") == content);
     let why = |addr: std::net::SocketAddrV4| dropped(&json, &addr.to_string());
     assert_eq!(why(sharer.addr), None);
@@ -120,7 +119,7 @@ fn four_holders_of_which_one_lies_one_dies_and_one_is_slow() {
         why(slow.addr).is_some_and(|why| why.contains("slow")),
         "{json}"
     );
-    // Whether it is given up before the others are done is a matter of time.
+    // The slow holder may or may not be dropped before the others have sent everything.
     assert!(
         why(dying.addr).is_none_or(|why| why.contains("gone")),
         "{json}"
@@ -247,7 +246,7 @@ fn sizes_that_others_announce_spoil_nothing() {
     let content = noise(7, MIB + 5);
     place.write("a/song.bin", &content);
     let _sharer = place.share("a", "a", &[]);
-    // More peers say so than have it: a size that nobody can have, and one that turns out to be wrong.
+    // Two more peers claim the file: one with an impossible size, one with a size that is wrong.
     for size_bytes in [i64::MAX as u64, content.len() as u64 + 1] {
         let liars = [0, 1].map(|_| Plain::start(&content, Nature::Waits(Duration::ZERO)));
         for liar in &liars {
@@ -258,7 +257,7 @@ fn sizes_that_others_announce_spoil_nothing() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(place.downloaded("song.bin") == content);
     assert_eq!(names(&place.path("out")), ["song.bin"]);
-    // One object, with all who were asked.
+    // One JSON object, with all holders that were asked.
     let holders = json["holders"].as_array().expect("one object");
     assert_eq!(holders.len(), 3, "{json}");
     let dropped = holders

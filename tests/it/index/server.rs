@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Resource, Signal};
 
@@ -15,7 +14,7 @@ use crate::support::{DEADLINE, Ended, Peer, Server, peerloop, run, wait_until};
 
 const SHA1: &str = "eac923ffd38e75dc5a30da86bd6ae3442638a89f";
 
-/// Hashes that cost nothing, where their cost is not the point.
+/// The cheapest password hash, for tests that are not about its cost.
 const CHEAP: [&str; 4] = ["--hash-memory", "8", "--hash-passes", "1"];
 
 fn server(options: &[&str]) -> Server {
@@ -92,7 +91,7 @@ fn commands_ask_a_server() {
         login,
         format!("{{\"user\":\"alice\",\"id\":\"{id}\",\"online\":true}}\n")
     );
-    // The password is with the credentials from now on.
+    // The password is stored with the credentials from here on.
     let mut again = user(home, &server, &["login", "--port", "7001"]);
     assert_eq!(run(again.env_remove("PEERLOOP_PASSWORD"), "").code, Some(0));
     let peers = text(&run(&mut user(home, &server, &["peers", "--json"]), ""));
@@ -189,7 +188,7 @@ fn commands_say_what_is_missing() {
     .expect_error(&["cannot reach"]);
 }
 
-/// What a server says is one short line that cannot steer a terminal.
+/// A server's text is printed as one short line without control characters.
 #[test]
 fn a_servers_refusal_is_shown_escaped() {
     let home = tempfile::tempdir().expect("a folder");
@@ -243,7 +242,7 @@ fn what_was_acknowledged_is_there_after_kill_9() {
     what_was_acknowledged_is_there_after(Signal::KILL, None);
 }
 
-/// A server that is asked to leave while it commits does so in its time and loses nothing either.
+/// SIGTERM during commits: the server ends in time and loses nothing.
 #[test]
 fn what_was_acknowledged_is_there_after_sigterm() {
     what_was_acknowledged_is_there_after(Signal::TERM, Some(0));
@@ -359,7 +358,7 @@ fn times_are_options() {
         == "0\n"));
 }
 
-/// More peers than may wait log in at once, and all get in; who only searches meanwhile does not wait for a hash.
+/// More peers log in at once than may wait for a hash, and all get in; searches do not wait for hashes.
 #[test]
 fn a_storm_of_logins_is_served_in_its_turn() {
     const PEERS: usize = 60;
@@ -441,7 +440,7 @@ fn the_passwords_are_not_on_disk_or_in_the_log() {
         202
     );
     server.signal(Signal::TERM);
-    assert_eq!(server.wait(Duration::from_secs(10)), Some(0));
+    assert_eq!(server.wait(DEADLINE), Some(0));
     assert!(!server.log().contains("very secret"), "{}", server.log());
     for entry in std::fs::read_dir(data.path()).expect("files") {
         let bytes = std::fs::read(entry.expect("a file").path()).expect("read");

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -93,7 +92,7 @@ fn changes_are_announced_and_the_end_too() {
     assert_eq!(sharer.wait(DEADLINE), Some(0));
     assert!(!finds(&place, "second.txt"));
 
-    // The next run has the same id, and hashes only what it does not know.
+    // The next run has the same id, and hashes only new files.
     assert!(names(&place.path("a")).contains(&".peerloop-hashes".into()));
     let again = place.share("a", "a", &[]);
     let id = |log: &str| {
@@ -157,16 +156,14 @@ fn what_cannot_be_shared_is_said() {
     place
         .run(&["share", "/nowhere", "--user", "a"])
         .expect_error(&["/nowhere"]);
-    // A wrong password for a registered name, or whatever else the server refuses.
+    // Whatever the server refuses ends the command, such as a name with `|`.
     place.write("a/song.txt", b"song");
     let sharer = place.share("a", "a", &[]);
     drop(sharer);
     let folder = place.path("a");
     let folder = folder.to_str().expect("UTF-8");
-    let started = std::time::Instant::now();
     let mut command = place.command(&["share", folder, "--user", "b|c"]);
     crate::support::run(&mut command, "").expect_error(&["--user"]);
-    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
@@ -228,7 +225,7 @@ fn an_interrupted_question_says_so() {
     let args = ["index", "search", "x", "--server", &at];
     let mut command = crate::support::peerloop(&args);
     let mut child = place.env(&mut command).spawn().expect("spawn");
-    // It is connected, so it has caught signals.
+    // It installs its signal handlers before it connects.
     let _connection = silent.accept().expect("accepted");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::INT).expect("kill");
@@ -265,9 +262,10 @@ fn an_id_is_kept_while_a_large_file_is_hashed() {
     };
     let before = kept();
     // A hole of 200 GB: minutes of hashing.
-    let large = fs::File::create(place.path("a/large.bin")).expect("made");
+    let path = place.path("a/large.bin");
+    let large = fs::File::create(&path).expect("made");
     large.set_len(200 << 30).expect("long");
-    crate::support::window(Duration::from_millis(1500));
+    assert!(wait_until(DEADLINE, || sharer.has_open(&path)));
     // The server comes back without memory, so the sharer is registered anew.
     place.index.kill();
     let args = ["index", "server", "--memory", "--listen", &addr];
@@ -278,9 +276,9 @@ fn an_id_is_kept_while_a_large_file_is_hashed() {
         "{}",
         sharer.log()
     );
-    // And the end does not wait for it either.
+    // SIGTERM does not wait for the hashing either.
     sharer.signal(Signal::TERM);
-    assert_eq!(sharer.wait(Duration::from_secs(10)), Some(0));
+    assert_eq!(sharer.wait(DEADLINE), Some(0));
     place.index = again;
 }
 
@@ -299,7 +297,7 @@ fn a_shell_between_two_commands_can_be_ended() {
         let mut line = String::new();
         stdout.read_line(&mut line).expect("answered");
         assert_eq!(line, "nothing found\n");
-        // Its question is answered, and it waits for the next line.
+        // The command is answered, so the shell waits for its next line.
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, signal).expect("kill");
         let status = crate::support::wait(&mut child, DEADLINE);

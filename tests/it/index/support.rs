@@ -20,7 +20,7 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Place {
-        // Passwords are not what is tested here: the cheapest hash.
+        // The cheapest password hash: its cost is not tested here.
         let hash = ["--hash-memory", "8", "--hash-passes", "1"];
         let args = [&["index", "server", "--memory"][..], &hash].concat();
         Place {
@@ -67,7 +67,8 @@ impl Place {
         let path = path.to_str().expect("UTF-8");
         let args = [&["-v", "share", path, "--user", user], options].concat();
         let server = Server::start(&mut self.command(&args));
-        let online = wait_until(DEADLINE, || server.log().contains("online as"));
+        // Some tests share very many files.
+        let online = wait_until(4 * DEADLINE, || server.log().contains("online as"));
         assert!(online, "{}", server.log());
         server
     }
@@ -139,7 +140,7 @@ pub enum Nature {
     Waits(Duration),
     /// A byte of each range is wrong.
     Lies,
-    /// Refuses, and would like to clear the terminal.
+    /// Refuses with a text that has control characters.
     Rants,
     /// Ends, with its listener, in the middle of its second range.
     Dies,

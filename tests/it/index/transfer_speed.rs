@@ -90,7 +90,7 @@ fn holder(dir: &Path) -> (Holder, fields::Sha1) {
     let thread = std::thread::spawn(move || {
         let (news, _) = std::sync::mpsc::channel();
         let config = Config {
-            // Nobody is there; the sharer goes on without.
+            // No index server listens there; the sharer serves without one.
             server: LOOPBACK.into(),
             who: Arc::new(Credentials {
                 user: "u".into(),
@@ -242,7 +242,7 @@ fn transfer_speed_memory_of_both_sides() {
     let place = Place::new();
     let content = noise(1, FILE_BYTES);
     place.write("a/big.bin", &content);
-    // The second start knows the hash: what it has then is what an idle sharer takes.
+    // The second start has the hash on disk, so its peak is that of an idle sharer.
     drop(place.share("a", "a", &[]));
     let sharer = place.share("a", "a", &[]);
     let idle = sharer.peak_rss_bytes();

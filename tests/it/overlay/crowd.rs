@@ -17,8 +17,10 @@ use peerloop::proto::overlay::peer::Config;
 use peerloop::proto::overlay::table::Link;
 use peerloop::proto::overlay::{Event, Observer, Overlay, Then, fit};
 
+use super::peer;
 use crate::support::{
-    DEADLINE, LOOPBACK, Peer, Server, big_test, peerloop, reset, run, wait_until, window,
+    DEADLINE, LOOPBACK, Peer, Server, big_test, expect_idle, peerloop, reset, run, wait_until,
+    window,
 };
 
 /// What peers were told, and how their joins ended.
@@ -199,7 +201,7 @@ fn the_timestamp_keeps_time() {
         let least = after.elapsed();
         let ticks = timestamp().wrapping_sub(first);
         let most = before.elapsed();
-        // A tick is counted when it has begun, at either end.
+        // Both ends round up to a tick that has begun.
         let (least, most) = (
             least.as_millis() as u32 / 10,
             most.as_millis() as u32 / 10 + 1,
@@ -209,11 +211,6 @@ fn the_timestamp_keeps_time() {
             "{ticks} is not in {least}..={most}"
         );
     }
-}
-
-/// A peer process with `options`.
-fn peer(options: &[&str]) -> Server {
-    Server::start(&mut peerloop(&[&["overlay", "peer"], options].concat()))
 }
 
 /// Connects `count` newcomers, which the peer has accepted when this returns.
@@ -230,16 +227,6 @@ fn newcomers(peer: &Server, count: usize) -> Vec<TcpStream> {
     all
 }
 
-fn quiet(peer: &Server) {
-    let mut before = 0;
-    let quiet = wait_until(DEADLINE, || {
-        let now = peer.sleeps();
-        window(Duration::from_millis(100));
-        std::mem::replace(&mut before, now) == now
-    });
-    assert!(quiet, "a peer without work does not come to rest");
-}
-
 #[test]
 fn fifteen_thousand_welcomed_peers() {
     const BYTES_PER_LINK_MAX: u64 = 192;
@@ -249,22 +236,19 @@ fn fifteen_thousand_welcomed_peers() {
     let table = count.to_string();
     let peer = peer(&["--table-size", &table]);
     newcomers(&peer, 300).into_iter().for_each(reset);
-    quiet(&peer);
+    peer.settle();
     let before = peer.rss_bytes();
     let start = Instant::now();
     let mut links = newcomers(&peer, count);
     let took = start.elapsed();
-    quiet(&peer);
+    peer.settle();
     let each = peer.rss_bytes().saturating_sub(before) / count as u64;
     println!("{count} welcomed in {took:?}, {each} bytes each");
     assert!(each <= BYTES_PER_LINK_MAX, "a link takes {each} bytes");
 
-    // The window: no wake-up and no CPU.
-    let (sleeps, ticks) = (peer.sleeps(), peer.cpu_ticks());
-    window(Duration::from_secs(2));
-    assert_eq!((peer.sleeps(), peer.cpu_ticks()), (sleeps, ticks));
+    expect_idle(&[&peer]);
 
-    // Full; a link that ends makes room for one.
+    // The table is full; the end of a link makes room for one.
     let answer = |peer: &Server| {
         let (mut one, mut head) = (peer.connect(), [0; 2]);
         one.socket.read_exact(&mut head).expect("a packet");
@@ -301,7 +285,7 @@ fn stress_places_everybody_who_can_be_placed() {
     assert_eq!((of("components"), of("links"), of("one_sided")), (1, 1, 0));
     assert!(of("degree_max") <= 3 && of("welcomes") == 299);
 
-    // Pairs: the first two have each other, and nobody can be sent to a third.
+    // With tables of one, peers form pairs; a pair has no third peer to redirect to.
     let (code, summary) = stress(&["--peers", "9", "--table-size", "1"]);
     assert_eq!(code, Some(0));
     assert_eq!(
@@ -338,9 +322,9 @@ fn five_thousand_peers_with_tables_of_eight() {
     assert!(summary["seconds"].as_f64().expect("seconds") < 30.0);
 }
 
-/// Accepting and answering against the floor server of `/work/shared/bench`, one core each, five pairs:
-/// `BENCH_TARGET=DIR cargo test --release --test it -- --ignored --nocapture rate_of_the_floor`, where DIR is the
-/// target folder that its compare.py builds into.
+/// Accepting and answering beside a server that does nothing else, one core each, five pairs:
+/// `BENCH_TARGET=DIR cargo test --release --test it -- --ignored --nocapture rate_of_the_floor`, where `DIR/release`
+/// has two programs: that server (`floor`) and a load generator (`loadgen`).
 #[test]
 #[ignore = "a minute with --release, alone, and the servers of the bench"]
 fn welcomes_and_redirects_at_the_rate_of_the_floor() {

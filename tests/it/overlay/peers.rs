@@ -9,15 +9,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::dht::shell::Terminal;
+use super::peer;
+use crate::support::talker::Talker;
 use crate::support::{
-    DEADLINE, Ended, LOOPBACK, Peer, Server, peerloop, run, wait, wait_until, window,
+    DEADLINE, Ended, LOOPBACK, Peer, Server, expect_idle, peerloop, run,
+    terminal::Terminal,
+    tools::{python3, skipped},
+    wait, wait_until, window,
 };
-
-/// A peer with `options`.
-fn peer(options: &[&str]) -> Server {
-    Server::start(&mut peerloop(&[&["overlay", "peer"], options].concat()))
-}
 
 /// Waits for a line on stdout.
 #[track_caller]
@@ -50,7 +49,7 @@ fn map(at: &Server) -> Value {
     serde_json::from_slice(&ended.stdout).expect("JSON")
 }
 
-/// Whom the map says that `peer` has.
+/// The neighbours of `peer` according to the map.
 fn peered_with(map: &Value, peer: SocketAddrV4) -> Vec<SocketAddrV4> {
     let peers = map["peers"].as_array().expect("peers");
     let found = peers.iter().find(|it| it["addr"] == peer.to_string());
@@ -99,7 +98,7 @@ fn what_a_user_sees() {
     expect_said(&gamma, &format!("  which is peered with: [{}]", alpha.addr));
     expect_said(&beta, &format!("Connected from peer {}", gamma.addr));
 
-    // Everybody is full now.
+    // Every table is full now.
     let ended = run(&mut peerloop(&["overlay", "peer", "-p", &alpha.at()]), "");
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(
@@ -107,7 +106,7 @@ fn what_a_user_sees() {
         "{}",
         ended.stderr
     );
-    // A visitor leaves no trace, also when it is redirected.
+    // `overlay map` changes no table, also where it is redirected.
     for _ in 0..3 {
         let map = map(&gamma);
         assert_eq!(peered_with(&map, alpha.addr), [beta.addr]);
@@ -119,7 +118,7 @@ fn what_a_user_sees() {
         assert_eq!((&map["links"], &map["components"]), (&2.into(), &1.into()));
     }
 
-    // Who leaves makes room at once.
+    // A peer that leaves frees its place at once.
     gamma.signal(Signal::TERM);
     let mut gamma = gamma;
     assert_eq!(gamma.wait(DEADLINE), Some(0));
@@ -172,28 +171,13 @@ fn json_is_an_object_a_line() {
         "--name",
         "beta",
     ]);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("spawn");
-    let addr: SocketAddrV4 = rest_of_line(&alpha, "Connected from peer ")
-        .parse()
-        .expect("an address");
-    window(Duration::from_millis(200));
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("kill");
-    let mut text = String::new();
-    child
-        .stdout
-        .take()
-        .expect("piped")
-        .read_to_string(&mut text)
-        .expect("UTF-8");
-    assert_eq!(wait(&mut child, DEADLINE).and_then(|it| it.code()), Some(0));
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    let mut beta = Talker::start(&mut command);
+    let addr = rest_of_line(&alpha, "Connected from peer ");
+    let line = |n| serde_json::from_str(&beta.line(n)).expect("JSON");
+    let lines: Vec<Value> = (0..4).map(line).collect();
+    kill_process(Pid::from_child(&beta.child), Signal::TERM).expect("kill");
+    let status = wait(&mut beta.child, DEADLINE).expect("it ends");
+    assert_eq!(status.code(), Some(0));
     let events: Vec<_> = lines
         .iter()
         .map(|line| line["event"].as_str().expect("event"))
@@ -202,10 +186,10 @@ fn json_is_an_object_a_line() {
         events,
         ["listening", "address", "connected_to", "join_ended"]
     );
-    assert_eq!(lines[0]["addr"], addr.to_string());
+    assert_eq!(lines[0]["addr"], addr);
     assert_eq!(
         (&lines[1]["name"], &lines[1]["addr"]),
-        (&"beta".into(), &addr.to_string().into())
+        (&"beta".into(), &addr.into())
     );
     assert_eq!(
         (&lines[2]["name"], &lines[2]["peer"]),
@@ -292,7 +276,7 @@ fn where_no_peer_can_be_is_refused_before_anything_is_done() {
     assert!(ended.stderr.contains("--listen"), "{}", ended.stderr);
 }
 
-/// Whoever does not get a descriptor is not redirected but waits.
+/// A newcomer for which there is no descriptor would wait in the backlog instead of being redirected.
 #[test]
 fn a_table_that_descriptors_do_not_suffice_for_is_refused() {
     let line = format!(
@@ -302,7 +286,7 @@ fn a_table_that_descriptors_do_not_suffice_for_is_refused() {
     run(Command::new("sh").args(["-c", &line]), "").expect_error(&["--table-size 40", "ulimit -n"]);
 }
 
-/// Its port is in TIME_WAIT for the peer that it had joined.
+/// The four-tuple of the former connection is in TIME_WAIT.
 #[test]
 fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
     let alpha = peer(&["--name", "alpha"]);
@@ -317,7 +301,7 @@ fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
         beta = peer(&["-p", &alpha.at(), "--listen", &at]);
         rest_of_line(&beta, "Connected to peer alpha");
         if beta.log().contains("from another port") {
-            println!("passed over: this kernel keeps four-tuples for longer");
+            skipped("this kernel keeps four-tuples in TIME_WAIT for longer");
             return;
         }
         assert!(wait_until(DEADLINE, || times(n)), "{}", alpha.said());
@@ -328,21 +312,19 @@ fn who_comes_back_at_once_from_the_same_port_is_let_in_again() {
 fn an_idle_peer_does_not_wake_up() {
     let alpha = peer(&[]);
     let beta = peer(&["-p", &alpha.at()]);
-    // First, or else it is told of the stranger, who does not listen, and tries that for seconds.
+    // Before the stranger connects: beta would be told its address, which does not listen, and dial it for seconds.
     assert!(wait_until(DEADLINE, || beta
         .said()
         .contains("Received ack")));
     let mut stranger = alpha.connect();
     let mut head = [0; 4];
     stranger.socket.read_exact(&mut head).expect("a packet");
-    window(Duration::from_millis(500));
-    let before = [&alpha, &beta].map(|it| (it.sleeps(), it.cpu_ticks()));
-    window(Duration::from_secs(2));
-    let after = [&alpha, &beta].map(|it| (it.sleeps(), it.cpu_ticks()));
-    assert_eq!(before, after, "an idle peer does something");
+    alpha.settle();
+    beta.settle();
+    expect_idle(&[&alpha, &beta]);
 }
 
-/// The name is what another peer chose.
+/// Names come from peers.
 #[test]
 fn what_a_peer_is_told_does_not_reach_the_terminal_raw() {
     let evil = TcpListener::bind(LOOPBACK).expect("bind");
@@ -365,11 +347,8 @@ fn plain(options: &[&str]) -> Option<Server> {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/it/overlay/reference_peer.py"
     );
-    if Command::new("python3").arg("--version").output().is_err() {
-        println!("passed over: there is no python3");
-        return None;
-    }
-    // It ends with its stdin, which nobody else holds.
+    python3()?;
+    // It ends when its stdin does, and `tail` holds that as long as the shell lives.
     let mut command = Command::new("sh");
     let feed = "tail -f /dev/null --pid=$$ | exec python3 \"$0\" \"$@\"";
     command.args(["-c", feed, script]).args(options);
@@ -389,7 +368,7 @@ fn a_plain_peer_joins_us_and_is_sent_on() {
     };
     expect_said(&first, "to alpha welcome ");
     expect_said(&alpha, &format!("Connected from peer {}", first.addr));
-    // The table is full: it is sent to the first one, which takes it.
+    // The table is full: the newcomer is redirected to the first one, which welcomes it.
     let Some(second) = plain(&["second", "2", "keep", &ip, &port]) else {
         return;
     };
@@ -419,7 +398,7 @@ fn we_join_a_plain_peer_that_keeps_its_links() {
     expect_said(&python, &format!("gone {}", ours.addr));
 }
 
-/// Its entry outlives the link, for its time, and it is not asked whether it lives.
+/// Its entry stays for `--linkless-ttl` after the link has ended, and the peer is not probed.
 #[test]
 fn we_join_a_plain_peer_that_closes() {
     let Some(python) = plain(&["python", "3", "close"]) else {
@@ -471,7 +450,7 @@ fn a_packet_in_segments_of_a_byte() {
     expect_said(&ours, "  which is peered with: [127.0.0.1:1]");
 }
 
-/// Who joins is seen to come from the port that it listens on.
+/// A joiner dials from the port that it listens on.
 #[test]
 fn joiners_dial_from_where_they_listen() {
     let watch = TcpListener::bind(LOOPBACK).expect("bind");
@@ -488,7 +467,7 @@ fn joiners_dial_from_where_they_listen() {
             watch.local_addr().expect("bound").port()
         ),
     );
-    // And can be reached there while the link is open.
+    // It accepts on that port while the link is open.
     let mut back = Peer::over(TcpStream::connect(from).expect("connect"));
     back.expect([0xe0, 0x20, 1]);
 }
@@ -501,7 +480,6 @@ fn a_peer_on_a_terminal_has_a_prompt() {
     drop(free);
     let words = format!("overlay peer --name beta --table-size 5 --listen {own}");
     let Some(mut terminal) = Terminal::start(&words) else {
-        eprintln!("passed over: there is no script(1)");
         return;
     };
     terminal.expect("located at beta");
@@ -523,10 +501,10 @@ fn a_peer_on_a_terminal_has_a_prompt() {
     ] {
         terminal.expect("> ");
         terminal.line(line);
-        // The echo comes in pieces, and none of them is the reply.
+        // The terminal echoes the line in pieces, which are not the reply.
         terminal.expect(reply);
     }
-    // What happens meanwhile stands above the line that is being typed.
+    // Events are printed above the line that is being typed.
     let beta: SocketAddrV4 = rest_of_line(&alpha, "Connected from peer ")
         .parse()
         .expect("an address");
@@ -540,7 +518,7 @@ fn a_peer_on_a_terminal_has_a_prompt() {
     assert_eq!(terminal.wait(), Some(0));
 }
 
-/// The loop does not wait for who reads the lines.
+/// The loop does not wait for the reader of stdout.
 #[test]
 fn nobody_reads_what_it_prints() {
     // More than a pipe holds.

@@ -37,7 +37,7 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 fn count(bytes: usize) {
-    // Not there any more while a thread ends, which nobody counts.
+    // The counters are gone while a thread ends; that is not counted.
     let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
     let _ = LIVE_BYTES.try_with(|live| {
         live.set(live.get() + bytes as isize);
@@ -67,7 +67,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both are there while it moves.
+        // Both blocks exist while the content moves.
         count(size);
         uncount(layout.size());
         // SAFETY: as above; `block` came from `System`, by one of these functions.
@@ -211,7 +211,7 @@ fn none_for_get() {
     World::new(&[("small", 100)]).expect_none(&get, get.len(), &reply);
 }
 
-/// Its head moves into a block of its own, which stands before the value's in the queue.
+/// The head of the reply takes a block of its own, in front of the value in the output queue.
 #[test]
 fn one_small_one_for_get_of_a_value_that_is_sent_by_reference() {
     let (get, reply) = get_and_reply("large", 10_000);
@@ -339,7 +339,7 @@ fn index_world() -> World<IndexServer> {
     let lines = (0..10).map(|n| format!("song {n}|1.000000|{}\n", "ab".repeat(20)));
     let lines: String = lines.collect();
     stored.files(id, 0, lines.as_bytes()).expect("lines");
-    // Short, so that the timer of the peer that is online fires too.
+    // Short, so that the keep-alive timer fires during the measurement.
     let config = ServerConfig {
         keep_alive: Ticks::from_secs(5),
         ..ServerConfig::default()
@@ -361,7 +361,7 @@ fn none_for_keep_alive() {
     index_world().expect_none(&request, 1, &reply);
 }
 
-/// The peer keeps alive with each, or it would not be found in the end.
+/// Each search follows a KEEP_ALIVE, or the peer would be offline before the last.
 #[test]
 fn none_for_search() {
     let hits = (0..10).map(|n| {

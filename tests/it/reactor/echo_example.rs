@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -83,12 +82,7 @@ fn the_example_answers_each_line_in_upper_case() {
         from.expect(many.to_uppercase());
     });
     server.signal(Signal::TERM);
-    assert_eq!(
-        server.wait(Duration::from_secs(1)),
-        Some(0),
-        "{}",
-        server.log()
-    );
+    assert_eq!(server.wait(DEADLINE), Some(0), "{}", server.log());
     third.expect_closed();
 }
 
@@ -96,7 +90,7 @@ fn the_example_answers_each_line_in_upper_case() {
 fn the_example_refuses_a_bad_address() {
     let ended = crate::support::run(echo().arg("nonsense"), "");
     assert_ne!(ended.code, Some(0));
-    assert!(ended.stdout.is_empty() && ended.took < DEADLINE);
+    assert!(ended.stdout.is_empty());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
 
 use crate::support::{
-    DEADLINE, LOOPBACK, Peer, Server, big_test, command, is_reset, key, node, noise,
+    DEADLINE, LOOPBACK, Peer, Server, big_test, command, expect_idle, is_reset, key, node, noise,
     peerloop_under, reset, wait_until, window,
 };
 
@@ -64,11 +64,10 @@ fn impatient() -> Limits {
     }
 }
 
-/// A deadline that passed: not before it, and not much later on a busy machine.
+/// A deadline of a second: not early. How late it may be is [`DEADLINE`] of whoever waits for the close.
 #[track_caller]
-fn expect_about_a_second(took: Duration) {
-    let (least, most) = (Duration::from_millis(900), Duration::from_secs(5));
-    assert!(least < took && took < most, "{took:?}");
+fn expect_a_second(took: Duration) {
+    assert!(took > Duration::from_millis(900), "{took:?}");
 }
 
 /// Sends `bytes` in pieces of `piece`, with a pause after each. False when the peer closed meanwhile.
@@ -79,7 +78,7 @@ fn dribble(peer: &mut Peer, bytes: &[u8], piece: usize, pause: Duration) -> bool
     })
 }
 
-/// How long after `start` the peer closes; nothing comes before that.
+/// Time from `start` until the node closes the connection, without a byte before that.
 fn closed_after(peer: &mut Peer, start: Instant) -> Duration {
     peer.expect_closed();
     start.elapsed()
@@ -98,7 +97,7 @@ fn a_slow_sender_has_a_deadline_for_the_command_not_for_the_read() {
             let start = Instant::now();
             let zeros = [&b"GET\n"[..], &[b'0'; 250]].concat();
             assert!(!dribble(&mut peer, &zeros, 1, PAUSE));
-            expect_about_a_second(start.elapsed());
+            expect_a_second(start.elapsed());
         });
         // A value that comes at 50 bytes a second.
         scope.spawn(|| {
@@ -106,14 +105,14 @@ fn a_slow_sender_has_a_deadline_for_the_command_not_for_the_read() {
             let start = Instant::now();
             peer.send(&insert).expect("1\n").send("1000000\n");
             assert!(!dribble(&mut peer, &[b'x'; 1000], 1, PAUSE));
-            expect_about_a_second(start.elapsed());
+            expect_a_second(start.elapsed());
         });
         // One that stalls at once.
         scope.spawn(|| {
             let mut peer = Peer::connect(node.addr);
             let start = Instant::now();
             peer.send("GET\n12");
-            expect_about_a_second(closed_after(&mut peer, start));
+            expect_a_second(closed_after(&mut peer, start));
         });
     });
     assert!(
@@ -125,7 +124,7 @@ fn a_slow_sender_has_a_deadline_for_the_command_not_for_the_read() {
     assert_eq!((stats.timed_out_message, stats.timed_out_idle), (3, 0));
 }
 
-/// What came quickly is no credit for a stall afterwards.
+/// A fast start earns no credit for a later stall.
 #[test]
 fn a_sender_that_stalls_after_a_burst_has_the_same_deadline() {
     let node = Local::start(impatient());
@@ -135,7 +134,7 @@ fn a_sender_that_stalls_after_a_burst_has_the_same_deadline() {
         .send("10000000\n");
     peer.send(noise(1, MIB));
     let start = Instant::now();
-    expect_about_a_second(closed_after(&mut peer, start));
+    expect_a_second(closed_after(&mut peer, start));
     assert_eq!(node.stop().timed_out_message, 1);
 }
 
@@ -143,7 +142,7 @@ fn a_sender_that_stalls_after_a_burst_has_the_same_deadline() {
 fn a_sender_that_keeps_the_pace_may_take_long() {
     let node = Local::start(impatient());
     std::thread::scope(|scope| {
-        // Each command is in time; all together are not.
+        // Each command meets its deadline; all together take longer than one.
         scope.spawn(|| {
             let mut peer = Peer::connect(node.addr);
             for _ in 0..5 {
@@ -258,7 +257,7 @@ impl Fleet {
             fleet
                 .0
                 .push(TcpStream::connect(node.addr).expect("connect"));
-            // Answered when those before are accepted: the backlog does not overflow.
+            // An answer proves that the earlier ones are accepted, so the backlog does not overflow.
             if i % 1000 == 999 {
                 probe.contains(key("x")).expect("served");
             }
@@ -281,17 +280,6 @@ fn p99(peer: &mut Peer) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// Waits until the node has done what there was to do.
-fn settle(node: &Server) {
-    let mut before = 0;
-    let quiet = wait_until(DEADLINE, || {
-        let now = node.sleeps();
-        window(Duration::from_millis(100));
-        std::mem::replace(&mut before, now) == now
-    });
-    assert!(quiet, "a node without work does not come to rest");
-}
-
 #[test]
 fn fifteen_thousand_idle_connections_and_a_thousand_slow_ones() {
     const BYTES_PER_CONN_MAX: u64 = 192;
@@ -307,22 +295,14 @@ fn fifteen_thousand_idle_connections_and_a_thousand_slow_ones() {
     let before = node.rss_bytes();
 
     let _idle = Fleet::connect(&node, idle);
-    settle(&node);
+    node.settle();
     let each = node.rss_bytes().saturating_sub(before) / idle as u64;
     assert!(
         each <= BYTES_PER_CONN_MAX,
         "an idle connection takes {each} bytes"
     );
 
-    // The window: no wake-up and no CPU.
-    let (sleeps, ticks) = (node.sleeps(), node.cpu_ticks());
-    window(Duration::from_secs(2));
-    assert_eq!(
-        (node.sleeps(), node.cpu_ticks()),
-        (sleeps, ticks),
-        "an idle node does something"
-    );
-
+    expect_idle(&[&node]);
     let slow = Fleet::connect(&node, SLOW);
     let begun = format!("{}1000000\n", command("INSERT", key("slow")));
     for (i, mut socket) in slow.0.iter().enumerate() {
@@ -345,14 +325,18 @@ fn fifteen_thousand_idle_connections_and_a_thousand_slow_ones() {
                 }
             }
         });
-        let loaded = p99(&mut probe);
+        // Generous and repeated, since other programs run meanwhile; a turn that looks at every connection would show
+        // each time.
+        let (most, mut loaded) = (10 * quiet + Duration::from_millis(20), Duration::MAX);
+        wait_until(DEADLINE, || {
+            loaded = p99(&mut probe);
+            loaded <= most
+        });
         drop(stop);
+        assert!(loaded <= most, "p99 {loaded:?}, quiet {quiet:?}");
         loaded
     });
     println!("{each} bytes each of {idle}; p99 quiet {quiet:?}, loaded {loaded:?}");
-    // Generous, since other tests run meanwhile; a turn that looks at every connection would show.
-    let most = 10 * quiet + Duration::from_millis(20);
-    assert!(loaded <= most, "p99 {loaded:?}, quiet {quiet:?}");
     assert!(!probe.contains(key("slow")).expect("served"));
     let log = node.log();
     assert!(!log.contains("ERROR") && !log.contains("panic"), "{log}");
@@ -376,13 +360,15 @@ fn answered(peer: &Peer) -> bool {
     answered
 }
 
-/// The window: less than 5% of a core.
+/// Waits for a second in which it uses less than 5% of a core. One that spins has none.
 #[track_caller]
 fn expect_little_cpu(node: &Server) {
-    let ticks = node.cpu_ticks();
-    window(Duration::from_secs(1));
-    let used = node.cpu_ticks() - ticks;
-    assert!(used <= 5, "{used} ticks of 10 ms in a second");
+    let rests = wait_until(DEADLINE, || {
+        let ticks = node.cpu_ticks();
+        window(Duration::from_secs(1));
+        node.cpu_ticks() - ticks <= 5
+    });
+    assert!(rests, "over 5 ticks of 10 ms in every second");
 }
 
 #[test]
@@ -428,7 +414,7 @@ fn no_more_descriptors_pauses_accepting_without_spinning() {
         drop(gone);
         next.expect("1\n0\n");
     }
-    // So does more room that nobody tells the node of.
+    // A raised limit, of which the node is not told, makes room as well.
     node.limit(Resource::Nofile, None);
     for peer in &mut waiting[3..] {
         peer.expect("1\n0\n");

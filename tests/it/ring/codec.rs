@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use peerloop::engine::Input;
 use peerloop::proto::ring::value::{HEAP_BYTES_MAX, Value};
@@ -16,6 +16,7 @@ use serde_json::{Value as Json, json};
 use serde_pickle::{DeOptions, ErrorCode, Value as Pickled};
 
 use crate::reactor::allocations::peak_bytes;
+use crate::support::tools::python3;
 
 fn read(bytes: &[u8]) -> Result<Option<Packet<'_>>, Refusal> {
     Reader::default().read(Input { bytes, seen: 0 })
@@ -39,7 +40,7 @@ fn float(value: f64) -> Json {
     json!({ "float": format!("{:016x}", value.to_bits()) })
 }
 
-/// The same of what serde-pickle read; `None` for what no message has.
+/// The same for a value that serde-pickle has read; `None` for types that no message has.
 fn plain_pickled(value: &Pickled) -> Option<Json> {
     let all = |items: &[Pickled]| items.iter().map(plain_pickled).collect::<Option<Vec<_>>>();
     Some(match value {
@@ -200,16 +201,12 @@ struct Python {
 impl Python {
     fn start() -> Option<Python> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/ring/codec_oracle.py");
-        let mut command = Command::new("python3");
-        command.arg(script);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = match child {
-            Ok(child) => child,
-            Err(e) => {
-                println!("passed over what Python reads and writes, python3 does not start: {e}");
-                return None;
-            }
-        };
+        let mut command = python3()?;
+        command
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("spawn");
         let mut python = Python {
             protocols: 0,
             stdin: child.stdin.take().unwrap(),

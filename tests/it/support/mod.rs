@@ -1,9 +1,14 @@
 //! Processes, raw sockets and the figures of /proc, for all tests.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+pub mod talker;
+pub mod terminal;
+pub mod tools;
+
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,7 +16,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 
 use peerloop::proto::dht::id::Id;
 
-/// Nothing that is waited for may take longer; far over what anything here needs on a busy machine.
+use self::talker::{Lines, Talker};
+
+/// The longest wait for anything; far over what a busy machine needs.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Between two looks at a condition.
@@ -23,7 +30,7 @@ pub const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 static BIG: Mutex<()> = Mutex::new(());
 
 pub fn big_test() -> MutexGuard<'static, ()> {
-    // A failed test leaves nothing behind that the next one would trip over.
+    // A failed test poisons the lock and leaves no other state.
     BIG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -51,7 +58,7 @@ pub fn peerloop(args: &[&str]) -> Command {
     command
 }
 
-/// The program by way of a shell, for what a shell does best: in `script`, `"$0" "$@"` is the program.
+/// The program in a shell `script`, in which `"$0" "$@"` stands for it.
 pub fn shell(script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command
@@ -61,7 +68,7 @@ pub fn shell(script: &str, args: &[&str]) -> Command {
     command
 }
 
-/// The program under `ulimit LIMIT`, hard and soft, in the process that the shell was.
+/// The program under `ulimit LIMIT`, hard and soft. It replaces the shell, so signals reach it.
 pub fn peerloop_under(limit: &str, args: &[&str]) -> Command {
     shell(&format!("ulimit {limit} && exec \"$0\" \"$@\""), args)
 }
@@ -145,15 +152,13 @@ pub fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
 
 /// A server process that is killed, by its id, when the test is over.
 pub struct Server {
-    child: Child,
+    talker: Talker,
     pub addr: SocketAddrV4,
-    log: Arc<Mutex<String>>,
-    said: Arc<Mutex<String>>,
+    log: Lines,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.kill();
         if std::thread::panicking() {
             println!("{} said:\n{}", self.addr, self.log());
         }
@@ -167,51 +172,14 @@ pub fn node(options: &[&str]) -> Server {
 
 impl Server {
     /// Starts a server and waits for its line `listening IP:PORT`.
+    #[track_caller]
     pub fn start(command: &mut Command) -> Server {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("spawn");
-        let stderr = child.stderr.take().expect("piped");
-        let log = Arc::new(Mutex::new(String::new()));
-        let into = log.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                *into.lock().expect("log") += &(line + "\n");
-            }
-        });
-        let stdout = child.stdout.take().expect("piped");
-        let (tell, told) = std::sync::mpsc::channel();
-        let said = Arc::new(Mutex::new(String::new()));
-        let more = said.clone();
-        std::thread::spawn(move || {
-            let (mut from, mut line) = (BufReader::new(stdout), String::new());
-            let _ = from.read_line(&mut line);
-            let _ = tell.send(line);
-            for line in from.lines().map_while(Result::ok) {
-                *more.lock().expect("lines") += &(line + "\n");
-            }
-        });
-        let line = told.recv_timeout(DEADLINE);
-        let addr = line.ok().and_then(|line| {
-            line.strip_prefix("listening ")?
-                .strip_suffix('\n')?
-                .parse()
-                .ok()
-        });
-        let mut server = Server {
-            child,
-            addr: addr.unwrap_or(LOOPBACK),
-            log,
-            said,
+        let mut talker = Talker::start(command.stderr(Stdio::piped()));
+        let log = Lines::of(talker.child.stderr.take());
+        let Some(addr) = talker.listening() else {
+            panic!("no listening line; stderr: {}", log.text(0));
         };
-        if addr.is_none() {
-            server.kill();
-            panic!("no listening line; stderr: {}", server.log());
-        }
-        server
+        Server { talker, addr, log }
     }
 
     /// `IP:PORT`.
@@ -221,16 +189,16 @@ impl Server {
 
     /// What it has said on stderr so far.
     pub fn log(&self) -> String {
-        self.log.lock().expect("log").clone()
+        self.log.text(0)
     }
 
     /// What it has said on stdout after its first line.
     pub fn said(&self) -> String {
-        self.said.lock().expect("lines").clone()
+        self.talker.lines.text(1)
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        Pid::from_child(&self.talker.child)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -239,17 +207,17 @@ impl Server {
 
     /// kill -9, and the end of the process.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.talker.child.kill();
+        let _ = self.talker.child.wait();
     }
 
     /// The exit code of a server that ends by itself within `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> Option<i32> {
-        wait(&mut self.child, deadline)?.code()
+        wait(&mut self.talker.child, deadline)?.code()
     }
 
     pub fn is_alive(&mut self) -> bool {
-        self.child.try_wait().expect("wait").is_none()
+        self.talker.child.try_wait().expect("wait").is_none()
     }
 
     pub fn connect(&self) -> Peer {
@@ -263,6 +231,15 @@ impl Server {
         prlimit(Some(self.pid()), resource, Rlimit { current, maximum }).expect("prlimit");
     }
 
+    pub fn has_open(&self, path: &Path) -> bool {
+        let files = format!("/proc/{}/fd", self.talker.child.id());
+        let mut files = std::fs::read_dir(files).expect("the process lives");
+        files.any(|file| {
+            let file = std::fs::read_link(file.expect("a descriptor").path());
+            file.is_ok_and(|file| file == path)
+        })
+    }
+
     /// A field of /proc/PID/status.
     fn status(&self, field: &str) -> u64 {
         let text = self.proc("status");
@@ -272,7 +249,7 @@ impl Server {
     }
 
     fn proc(&self, file: &str) -> String {
-        let path = format!("/proc/{}/{file}", self.child.id());
+        let path = format!("/proc/{}/{file}", self.talker.child.id());
         std::fs::read_to_string(path).expect("the process lives")
     }
 
@@ -280,7 +257,7 @@ impl Server {
         self.status("VmRSS") * 1024
     }
 
-    /// The most it ever was.
+    /// The peak of [`Server::rss_bytes`].
     pub fn peak_rss_bytes(&self) -> u64 {
         self.status("VmHWM") * 1024
     }
@@ -288,6 +265,18 @@ impl Server {
     /// Times that the main thread went to sleep, which for a loop that polls is how often it woke up.
     pub fn sleeps(&self) -> u64 {
         self.status("voluntary_ctxt_switches")
+    }
+
+    /// Waits until it has done what there was to do.
+    #[track_caller]
+    pub fn settle(&self) {
+        let mut before = 0;
+        let is_quiet = wait_until(DEADLINE, || {
+            let now = self.sleeps();
+            window(Duration::from_millis(100));
+            std::mem::replace(&mut before, now) == now
+        });
+        assert!(is_quiet, "a process without work does not come to rest");
     }
 
     /// CPU time of all its threads, in the kernel's ticks of 10 ms.
@@ -302,10 +291,19 @@ impl Server {
 
     /// The lowest descriptor that is not open, which is the limit under which not one more can be opened.
     pub fn first_free_file(&self) -> u64 {
-        let link = |fd: &u64| format!("/proc/{}/fd/{fd}", self.child.id());
+        let link = |fd: &u64| format!("/proc/{}/fd/{fd}", self.talker.child.id());
         let free = (0..).find(|fd| std::fs::symlink_metadata(link(fd)).is_err());
         free.expect("descriptors are fewer than numbers")
     }
+}
+
+/// Asserts that for two seconds they neither wake up nor use CPU.
+#[track_caller]
+pub fn expect_idle(servers: &[&Server]) {
+    let done = || servers.iter().map(|it| (it.sleeps(), it.cpu_ticks()));
+    let before: Vec<_> = done().collect();
+    window(Duration::from_secs(2));
+    assert!(done().eq(before), "an idle process does something");
 }
 
 /// One raw connection, with deadlines.
@@ -383,7 +381,7 @@ impl Peer {
         assert!(rest.is_empty(), "more came: {}", rest.escape_ascii());
     }
 
-    /// We have said everything.
+    /// Ends our direction of the connection.
     pub fn finish(&mut self) -> &mut Peer {
         self.socket.shutdown(Shutdown::Write).expect("shutdown");
         self

@@ -3,7 +3,7 @@
 
 use rand::RngExt;
 
-use crate::sim::{Faults, check, seeds};
+use crate::sim::{Faults, Tally, storms};
 
 use super::*;
 
@@ -70,27 +70,12 @@ fn assert_same_items(world: &Ring, peers: &[NodeId], count: usize) {
 
 #[test]
 fn rings_under_a_swarm_of_faults() {
-    let mut total = Tally::default();
-    for seed in seeds(200) {
-        check(seed, || {
-            let tally = run(seed);
-            total.deaths += tally.deaths;
-            total.restarts += tally.restarts;
-            total.completed += tally.completed;
-        });
-    }
-    // A test in which nothing happens finds nothing.
-    assert!(
-        total.completed > 0 && (total.deaths > 50 && total.restarts > 10)
-            || seeds(200).count() < 200
-    );
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    deaths: u32,
-    restarts: u32,
-    completed: u32,
+    let happens = &[
+        ("completed", 1000),
+        ("deaths", 300),
+        ("tracker deaths", 100),
+    ];
+    storms(200, happens, run);
 }
 
 /// Peers come, die and come back, the tracker dies and comes back with or without its disk, the network does what it
@@ -131,7 +116,7 @@ fn run(seed: u64) -> Tally {
             }
             (12..17, Some(id)) if world.is_up(id) => {
                 world.kill(id);
-                tally.deaths += 1;
+                tally.count("deaths");
             }
             (12..17, Some(id)) => {
                 let handle = peer(&world, id).handle().to_owned();
@@ -144,7 +129,7 @@ fn run(seed: u64) -> Tally {
             }
             (_, Some(_)) if world.is_up(tracker_id) => {
                 world.kill(tracker_id);
-                tally.restarts += 1;
+                tally.count("tracker deaths");
             }
             _ => restart_tracker(&mut world, tracker_id, config.clone(), count, disk.as_ref()),
         }
@@ -184,7 +169,7 @@ fn run(seed: u64) -> Tally {
     assert_same_items(&world, &peers, count);
     settle(&mut world, tracker_id, &peers);
     let up = peers.iter().filter(|id| world.is_up(**id));
-    tally.completed += up.count() as u32;
+    tally.add("completed", up.count() as u64);
     tally
 }
 

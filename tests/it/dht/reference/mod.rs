@@ -271,7 +271,7 @@ impl Shared {
             println!("{}: somebody left before {next} once more", self.addr);
             return peer.say_ack(true);
         }
-        // The one that leaves is the node before the one it names.
+        // The leaver is the predecessor of the node that it names.
         let before = id_of(next).wrapping_sub(U160::from(1));
         if leaver == self.addr || locate_at(leaver, before)? != leaver {
             return peer.say_ack(false);
@@ -288,7 +288,7 @@ impl Shared {
         peer.say_ack(true)
     }
 
-    /// UPDATE_PREV at the next node; one that does not answer finds out otherwise.
+    /// UPDATE_PREV at the next node, without waiting for one that does not answer.
     fn tell_next(&self) {
         let next = self.state().next;
         if next == self.addr {
@@ -322,7 +322,7 @@ impl Shared {
         }
         if last == Last::UpdatePrev {
             peer.say(self.addr)?;
-            // A member already, whatever the next node says.
+            // It is a member whether or not the next node acknowledges.
             let _ = self.update_prev(next);
             return Ok(true);
         }
@@ -447,7 +447,7 @@ impl PlainPeer {
                 }
                 let shared = shared.clone();
                 std::thread::spawn(move || {
-                    // Whoever talks nonsense or hangs up is only closed.
+                    // A peer that violates the protocol or hangs up is closed.
                     let _ = Conversation::over(socket).and_then(|peer| shared.serve(peer));
                 });
             }

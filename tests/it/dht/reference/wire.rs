@@ -14,7 +14,7 @@ use sha1::{Digest, Sha1};
 pub type Key = U160;
 pub type Entries = BTreeMap<Key, Vec<u8>>;
 
-/// Nobody is waited for longer, and a hand-over waits no longer for another.
+/// The longest wait for another peer, or for another hand-over.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const LINE_BYTES_MAX: u64 = 256;
 

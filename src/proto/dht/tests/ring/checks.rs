@@ -2,7 +2,53 @@
 
 use super::*;
 
+/// What a node was seen doing, to count when it begins.
+#[derive(Default, Clone, Copy, PartialEq)]
+pub(super) struct Watched {
+    joining: bool,
+    fences: bool,
+    parks: bool,
+    lock_holder: Option<&'static str>,
+}
+
 impl Ring {
+    /// Counts what began or ended with the last event.
+    pub(super) fn watch(&mut self) {
+        self.watched.resize(self.nodes.len(), Watched::default());
+        for (id, before) in self.nodes.iter().zip(&mut self.watched) {
+            let node = self.world.service(*id);
+            let now = Watched {
+                joining: matches!(node.role, Role::Joining(_)),
+                fences: !node.fenced_writes.is_empty(),
+                parks: !node.parked.is_empty(),
+                lock_holder: match node.lock_holder {
+                    LockHolder::Nobody => None,
+                    LockHolder::HandOff(_) => Some("hand-overs"),
+                    LockHolder::Disconnect(_) => Some("absorbed"),
+                    LockHolder::Relay(_) => Some("relayed"),
+                    LockHolder::Rejoin(_) => Some("revived"),
+                    LockHolder::Recovery => Some("unpacked"),
+                    LockHolder::Sweep(_) => Some("swept"),
+                },
+            };
+            let joined = before.joining && matches!(node.role, Role::Member);
+            for (began, what) in [
+                (joined, "joined"),
+                (now.fences && !before.fences, "held"),
+                (now.parks && !before.parks, "parked"),
+                (
+                    now.lock_holder != before.lock_holder,
+                    now.lock_holder.unwrap_or("ended"),
+                ),
+            ] {
+                if began {
+                    self.done.count(what);
+                }
+            }
+            *before = now;
+        }
+    }
+
     /// No key has two owners: the start of no range lies in another one.
     pub(super) fn compare_ranges(&mut self) {
         let serving = |node: &DhtNode| {

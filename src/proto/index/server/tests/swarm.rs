@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::*;
 use crate::proto::index::wire::Which;
-use crate::sim::{check, seeds};
+use crate::sim::{Tally, storms};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
@@ -39,16 +39,26 @@ struct Run {
     lab: Lab,
     users: [User; 4],
     fresh: u32,
+    tally: Tally,
 }
 
 #[test]
 fn acknowledged_registrations_survive_everything() {
-    for seed in seeds(200) {
-        check(seed, || run(seed));
-    }
+    let happens = &[
+        ("registered", 800),
+        ("logged in", 400),
+        ("kept alive or logged out", 450),
+        ("searched", 450),
+        ("updated", 400),
+        ("added", 450),
+        ("refused", 1000),
+        ("kills", 450),
+        ("full disks", 200),
+    ];
+    storms(200, happens, run);
 }
 
-fn run(seed: u64) {
+fn run(seed: u64) -> Tally {
     let config = Config {
         keep_alive: Ticks::from_secs(20),
         grace: Ticks::from_secs(3),
@@ -60,6 +70,7 @@ fn run(seed: u64) {
         lab: Lab::in_world(World::swarm(seed), config, Span::ms(0, 30)),
         users: Default::default(),
         fresh: 0,
+        tally: Tally::default(),
     };
     for _ in 0..80 {
         let user = run.lab.world.rng().random_range(0..USERS.len());
@@ -70,10 +81,12 @@ fn run(seed: u64) {
         if run.lab.world.rng().random_bool(0.05) {
             let full = run.lab.world.rng().random_bool(0.5);
             run.lab.machine.disk().full = full;
+            run.tally.add("full disks", full.into());
         }
         if run.lab.world.rng().random_bool(0.06) {
             run.lab.world.kill(run.lab.server);
             run.lab.start();
+            run.tally.count("kills");
         }
         run.check_online();
     }
@@ -96,6 +109,7 @@ fn run(seed: u64) {
     let server = run.lab.service();
     assert!(server.ops.is_empty() && server.busy.is_empty() && server.work.is_empty());
     assert_eq!(server.pending, Pending::default());
+    run.tally
 }
 
 impl Run {
@@ -110,6 +124,15 @@ impl Run {
             let got = self.lab.world.peer(conn).take();
             assert_eq!(replies(&got).len(), 1, "one answer to one request");
             self.users[n].answered(kind, &text);
+            self.tally.count(match kind {
+                101 => "registered",
+                102 => "logged in",
+                103 => "kept alive or logged out",
+                107 => "searched",
+                109 => "updated",
+                110 => "added",
+                _ => "refused",
+            });
         } else if self.lab.world.peer(conn).ending().is_some() {
             self.lose(n);
         }

@@ -75,13 +75,7 @@ impl Lab {
         Lab::with_limits(seed, open, slots, sizes, limits)
     }
 
-    fn with_limits(
-        seed: u64,
-        open: bool,
-        slots: usize,
-        sizes: &[usize],
-        limits: Limits,
-    ) -> Lab {
+    fn with_limits(seed: u64, open: bool, slots: usize, sizes: &[usize], limits: Limits) -> Lab {
         let mut world = World::new(seed);
         let index = world.listen(SERVER);
         let (tell, news) = channel();
@@ -420,44 +414,45 @@ fn long_requests_take_turns() {
 
 #[test]
 fn whatever_the_network_does_the_bytes_are_right_and_nothing_is_left() {
-    for seed in crate::sim::seeds(100) {
-        crate::sim::check(seed, || {
-            let sizes = [10, 3000, 2 * CHUNK_BYTES as usize + 9];
-            let mut lab = Lab::new(seed, true, 1 + seed as usize % 3, &sizes);
-            let faults = World::<Sharer<usize>>::swarm(seed).faults().clone();
-            // Byte by byte, a big file is a million events; small ones are as good.
-            let tiny = faults.split > 0.0 || faults.window_bytes < 4096 || faults.short_read > 0.0;
-            lab.world.set_faults(faults);
-            let mut peers = Vec::new();
-            for n in 0..8 {
-                let (mut requests, mut expected) = (Vec::new(), Vec::new());
-                for m in 0..3 {
-                    let file = (n + m) % if tiny { 2 } else { 3 };
-                    let content = noise(sizes[file]);
-                    let from = content.len() / 3 * m;
-                    requests.extend(request(file, from as u64, 0, 7));
-                    expected.extend(ok(content.len() as u64, from as u64, &content[from..]));
-                }
-                let peer = lab.world.connect(OURS);
-                lab.world.peer(peer).send(&requests);
-                peers.push((peer, expected));
+    crate::sim::storms(100, &[("whole", 300), ("cut", 100)], |seed| {
+        let sizes = [10, 3000, 2 * CHUNK_BYTES as usize + 9];
+        let mut lab = Lab::new(seed, true, 1 + seed as usize % 3, &sizes);
+        let faults = World::<Sharer<usize>>::swarm(seed).faults().clone();
+        // Byte by byte, a big file is a million events; small ones are as good.
+        let tiny = faults.split > 0.0 || faults.window_bytes < 4096 || faults.short_read > 0.0;
+        lab.world.set_faults(faults);
+        let (mut peers, mut tally) = (Vec::new(), crate::sim::Tally::default());
+        for n in 0..8 {
+            let (mut requests, mut expected) = (Vec::new(), Vec::new());
+            for m in 0..3 {
+                let file = (n + m) % if tiny { 2 } else { 3 };
+                let content = noise(sizes[file]);
+                let from = content.len() / 3 * m;
+                requests.extend(request(file, from as u64, 0, 7));
+                expected.extend(ok(content.len() as u64, from as u64, &content[from..]));
             }
-            lab.world.run_for(Ticks::from_secs(3));
-            lab.world.heal();
-            lab.world.run_for(Ticks::from_secs(100));
-            for (peer, expected) in &peers {
-                let mut end = lab.world.peer(*peer);
-                let got = end.take();
-                assert!(expected.starts_with(&got), "wrong bytes");
-                end.close();
-            }
-            lab.world.run_for(Ticks::from_secs(5));
-            let sharer = lab.world.service(lab.id);
-            assert!(!sharer.slots.someone_waits());
-            assert!(lab.world.node(lab.id).conns() <= 1, "only the index's");
-            assert!(lab.ask(&request(0, 0, 0, 7)) == ok(10, 0, &noise(10)));
-        });
-    }
+            let peer = lab.world.connect(OURS);
+            lab.world.peer(peer).send(&requests);
+            peers.push((peer, expected));
+        }
+        lab.world.run_for(Ticks::from_secs(3));
+        lab.world.heal();
+        lab.world.run_for(Ticks::from_secs(100));
+        for (peer, expected) in &peers {
+            let mut end = lab.world.peer(*peer);
+            let got = end.take();
+            assert!(expected.starts_with(&got), "wrong bytes");
+            let is_whole = got.len() == expected.len();
+            tally.count(if is_whole { "whole" } else { "cut" });
+            end.close();
+        }
+        lab.world.run_for(Ticks::from_secs(5));
+        let sharer = lab.world.service(lab.id);
+        assert!(!sharer.slots.someone_waits());
+        assert!(lab.world.node(lab.id).conns() <= 1, "only the index's");
+        assert!(lab.ask(&request(0, 0, 0, 7)) == ok(10, 0, &noise(10)));
+        tally
+    });
 }
 
 #[test]

@@ -545,38 +545,44 @@ fn an_interrupt_ends_it() {
 
 #[test]
 fn whatever_the_network_does_it_ends_and_the_bytes_are_right() {
-    for seed in crate::sim::seeds(24) {
-        crate::sim::check(seed, || {
-            let kinds = [
-                Nature::Honest,
-                Nature::Liar,
-                Nature::Dies(1),
-                Nature::Silent,
-                Nature::Dead(Dialled::Refuse),
-                Nature::Refuses("no"),
-            ];
-            let pick = |n: u64| kinds[(seed / 7 + n * (1 + seed % 5)) as usize % 6].clone();
-            let natures: Vec<Nature> = (0..1 + seed % 4).map(pick).collect();
-            let honest = natures.contains(&Nature::Honest);
-            let mut lab = Lab::new(seed, MIB + 500, &natures);
-            // What breaks connections may drop everybody; what only slows and cuts up may not.
-            let rough = seed.is_multiple_of(2);
-            lab.world.set_faults(Faults {
-                window_bytes: 65_536,
-                split: 0.02,
-                turn_delay: Span::us(1, 200),
-                short_read: 0.1,
-                short_write: 0.1,
-                stale: 0.5,
-                reset: if rough { 0.2 } else { 0.0 },
-                cut_bytes_max: 300_000,
-                refuse: if rough { 0.2 } else { 0.0 },
-                ..Faults::none()
-            });
-            let report = lab.run();
-            if honest && !rough {
-                assert_eq!(report.result, Ok(()), "{natures:?}");
-            }
+    crate::sim::storms(24, &[("done", 6), ("failed", 6), ("dropped", 17)], |seed| {
+        let kinds = [
+            Nature::Honest,
+            Nature::Liar,
+            Nature::Dies(1),
+            Nature::Silent,
+            Nature::Dead(Dialled::Refuse),
+            Nature::Refuses("no"),
+        ];
+        let pick = |n: u64| kinds[(seed / 7 + n * (1 + seed % 5)) as usize % 6].clone();
+        let natures: Vec<Nature> = (0..1 + seed % 4).map(pick).collect();
+        let honest = natures.contains(&Nature::Honest);
+        let mut lab = Lab::new(seed, MIB + 500, &natures);
+        // What breaks connections may drop everybody; what only slows and cuts up may not.
+        let rough = seed.is_multiple_of(2);
+        lab.world.set_faults(Faults {
+            window_bytes: 65_536,
+            split: 0.02,
+            turn_delay: Span::us(1, 200),
+            short_read: 0.1,
+            short_write: 0.1,
+            stale: 0.5,
+            reset: if rough { 0.2 } else { 0.0 },
+            cut_bytes_max: 300_000,
+            refuse: if rough { 0.2 } else { 0.0 },
+            ..Faults::none()
         });
-    }
+        let report = lab.run();
+        if honest && !rough {
+            assert_eq!(report.result, Ok(()), "{natures:?}");
+        }
+        let mut tally = crate::sim::Tally::default();
+        tally.count(if report.result.is_ok() {
+            "done"
+        } else {
+            "failed"
+        });
+        tally.add("dropped", dropped(&report).iter().flatten().count() as u64);
+        tally
+    });
 }
