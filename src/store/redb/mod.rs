@@ -53,13 +53,15 @@ use ::redb::{
 use bytes::Bytes;
 
 use super::{Change, Store, StoreError, Table, check_sizes};
+use data_dir::{DataDir, DatabaseFile};
 use log::{Bounds, Log};
-use medium::{DataDir, Fault, Medium, Operation, Watch, Watched};
+use watch::{Fault, Operation, Watch, Watched};
 
+mod data_dir;
 mod log;
-mod medium;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 /// redb's page cache. Readers never come to the database, so it only has to hold the inner pages
 /// that commits touch and the pages a group writes; more than that is written out early. The
@@ -89,7 +91,7 @@ pub struct Redb {
     state: State,
     bounds: Bounds,
     /// Declared last: the lock outlives the database.
-    medium: Box<dyn Medium>,
+    file: Box<dyn DatabaseFile>,
 }
 
 enum State {
@@ -116,7 +118,7 @@ struct Attempt {
 impl fmt::Debug for Redb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redb")
-            .field("path", &self.medium.path())
+            .field("path", &self.file.path())
             .finish_non_exhaustive()
     }
 }
@@ -124,17 +126,17 @@ impl fmt::Debug for Redb {
 impl Redb {
     /// Opens the database in a directory, or creates both, and checks all of it.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let medium = DataDir::lock(dir)?;
-        medium.create(|backend| Handle::create(medium.path(), backend))?;
-        Self::over(Box::new(medium), Bounds::default())
+        let dir = DataDir::lock(dir)?;
+        dir.create(|backend| Handle::create(dir.path(), backend))?;
+        Self::over(Box::new(dir), Bounds::default())
     }
 
-    fn over(medium: Box<dyn Medium>, bounds: Bounds) -> Result<Self, StoreError> {
-        let handle = Handle::open(&*medium, bounds, Check::Everything)?;
+    fn over(file: Box<dyn DatabaseFile>, bounds: Bounds) -> Result<Self, StoreError> {
+        let handle = Handle::open(&*file, bounds, Check::Everything)?;
         Ok(Self {
             state: State::Open(handle),
             bounds,
-            medium,
+            file,
         })
     }
 
@@ -155,9 +157,9 @@ impl Redb {
         handle: Option<Handle>,
         room_bytes: usize,
     ) -> Result<Handle, StoreError> {
-        if let Err(source) = self.medium.try_room(room_bytes) {
+        if let Err(source) = self.file.try_room(room_bytes) {
             let cause = format!("cannot write to its directory: {source}");
-            if !medium::is_out_of_room(source.kind()) {
+            if !watch::is_out_of_room(source.kind()) {
                 return Err(self.fail(cause));
             }
             return Err(self.full(handle, source));
@@ -165,7 +167,7 @@ impl Redb {
         if let Some(handle) = handle {
             return Ok(handle);
         }
-        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
+        match Handle::open(&*self.file, self.bounds, Check::AsAfterCrash) {
             Ok(handle) => Ok(handle),
             Err(StoreError::Full { source, .. }) => Err(self.full(None, source)),
             Err(error) => Err(self.fail(format!("cannot be reopened: {error}"))),
@@ -181,7 +183,7 @@ impl Redb {
         let Some(fault) = fault.filter(|fault| fault.is_full()) else {
             return Err(self.fail(cause(fault, &attempt.error)));
         };
-        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
+        match Handle::open(&*self.file, self.bounds, Check::AsAfterCrash) {
             Ok(handle) if handle.log.commits() == before + 1 => {
                 self.state = State::Full(Some(handle));
                 Ok(())
@@ -203,7 +205,7 @@ impl Redb {
     fn full(&mut self, handle: Option<Handle>, source: io::Error) -> StoreError {
         self.state = State::Full(handle);
         StoreError::Full {
-            path: self.medium.path().to_owned(),
+            path: self.file.path().to_owned(),
             source,
         }
     }
@@ -211,7 +213,7 @@ impl Redb {
     fn fail(&mut self, cause: String) -> StoreError {
         self.state = State::Failed(cause.clone());
         StoreError::Failed {
-            path: self.medium.path().to_owned(),
+            path: self.file.path().to_owned(),
             cause,
         }
     }
@@ -283,11 +285,11 @@ impl Handle {
         }
     }
 
-    /// Opens the database on a medium, recovering it if it was not closed.
-    fn open(medium: &dyn Medium, bounds: Bounds, check: Check) -> Result<Self, StoreError> {
-        let path = medium.path();
+    /// Opens the database in a file, recovering it if it was not closed.
+    fn open(file: &dyn DatabaseFile, bounds: Bounds, check: Check) -> Result<Self, StoreError> {
+        let path = file.path();
         let watch = Arc::new(Watch::default());
-        let backend = medium.backend();
+        let backend = file.open();
         let backend = backend.map_err(|source| StoreError::Io {
             doing: "open",
             path: path.to_owned(),

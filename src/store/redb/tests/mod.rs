@@ -95,7 +95,7 @@ pub(super) fn over(disk: &Disk) -> Result<Redb, StoreError> {
 /// A disk with an empty database.
 pub(super) fn blank() -> Disk {
     let disk = Disk::default();
-    Handle::create(disk.path(), disk.backend().unwrap()).unwrap();
+    Handle::create(disk.path(), disk.open().unwrap()).unwrap();
     disk
 }
 
