@@ -35,7 +35,7 @@
 //!
 //! `PEERLOOP_RATES_DIR=. cargo test --release --lib commit_rates -- --ignored --nocapture`
 //!
-//! So a group of 64 costs twice a commit of one change, and 11 to 13 times with redb alone: without the log, 64 clients
+//! So a group of 64 costs twice a commit of one change, and 11 to 14 times with redb alone: without the log, 64 clients
 //! reach 8 times the rate of one client instead of 17 to 21 times (a node, 600,000 keys; 1,000 clients: 2.4 times slower).
 //! It gains nothing for single changes, nor where all clients write the same few keys, which share their pages; while a
 //! checkpoint of other keys is owed, such writes are slower than with redb alone.
