@@ -1,13 +1,11 @@
 //! A store in memory: for the simulator, for tests and for a node without `--data`.
 //!
-//! It keeps what was committed for as long as it lives, so a simulator leaves it standing where
-//! a machine would leave its disk and restarts the node over it. Two things can be made to
-//! happen: the n-th commit from now fails ([`Memory::fail_commit`]), and a group waits between
-//! being handed over and being durable ([`Memory::stage`], [`Memory::settle`]), as it does on
-//! the worker thread; [`Memory::crash`] forgets the groups still waiting.
+//! A simulator keeps it when it crashes a node, as a machine keeps its disk, and restarts the node over it. Tests inject
+//! faults: the n-th commit from now fails ([`Memory::fail_commit`]); a group waits between being handed over and being
+//! durable, as on the worker thread ([`Memory::stage`], [`Memory::settle`]); a crash drops the groups that wait
+//! ([`Memory::crash`]).
 //!
-//! What it does not do: keep anything beyond the process, or limit its size; the limits of the
-//! protocol above it hold.
+//! What it does not do: keep anything beyond the process, or limit its size (the protocol above it has limits).
 //!
 //! Invariants: staged groups settle in the order they were staged; a group that failed left no
 //! change, except under [`Fault::FailedLate`], which stands for a fault after the change landed.
@@ -50,29 +48,30 @@ impl Memory {
         Self::default()
     }
 
-    /// Lets the `nth` commit from now fail; 1 is the next one. The last word on a commit holds.
+    /// Lets the `nth` commit from now fail; 1 is the next one. A second call for the same commit replaces the first.
     ///
     /// # Panics
-    /// If `nth` is 0: that commit is over.
+    /// If `nth` is 0.
     pub fn fail_commit(&mut self, nth: u64, fault: Fault) {
         assert!(nth > 0, "commits are counted from 1");
         self.faults.insert(self.tried + nth, fault);
     }
 
-    /// Takes a group that is on its way to the disk. It shows nowhere until it settles.
+    /// Takes a group that is on its way to the disk. Nothing of it can be read before it settles.
     pub fn stage(&mut self, changes: Vec<Change>) {
         self.staged.push_back(changes);
     }
 
-    /// Commits the oldest staged group; `None` if none waits. To have a group land whose
-    /// acknowledgement gets lost, settle it and then crash.
+    /// Commits the oldest staged group; `None` if none waits. For a group that is durable but was never acknowledged,
+    /// settle it and then crash.
+    #[must_use = "the commit may have failed"]
     pub fn settle(&mut self) -> Option<Result<(), StoreError>> {
         let changes = self.staged.pop_front()?;
         Some(self.commit(&changes))
     }
 
-    /// What a crash and restart of the process leave: committed groups stay, staged ones are
-    /// gone, a failed store works again. Faults still to come stay.
+    /// A crash and restart of the process: committed groups stay, staged ones are gone, a failed store works again. Faults
+    /// that were not reached yet stay.
     pub fn crash(&mut self) {
         self.staged.clear();
         self.failed = false;
@@ -186,6 +185,11 @@ mod tests {
         assert!(matches!(error, StoreError::Full { .. }));
         assert_eq!(error.outcome(), Outcome::Nothing);
         store.commit(&[put(3, b"")]).unwrap();
+        assert_eq!(keys(&mut store), [1, 3]);
+        let key = vec![9; crate::store::KEY_BYTES_MAX + 1];
+        let long = Change::put(TABLE, &key[..], "");
+        let error = store.commit(&[put(4, b""), long]).unwrap_err();
+        assert!(matches!(error, StoreError::TooLarge { what: "key", .. }));
         assert_eq!(keys(&mut store), [1, 3]);
     }
 

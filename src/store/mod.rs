@@ -1,20 +1,21 @@
 //! Where entries outlive the process.
 //!
-//! A [`Store`] keeps tables of byte keys and byte values and changes them in groups. The worker
-//! thread owns the one a node uses: it gathers what came in since its last commit, commits the
-//! group, and only then does the loop acknowledge. Readers never come here; they read the
-//! protocol's own memory, which is filled from [`Store::load`] at the start.
+//! ```text
+//!   worker thread: a group of changes -> Store::commit -> Ok -> the loop acknowledges
+//!   start:         Store::load -> the protocol's memory <- all reads of the running node
+//! ```
+//! A [`Store`] keeps tables of byte keys and byte values and changes them in groups. The worker thread owns the store of
+//! a node: it gathers the writes that came in since its last commit and commits them as one group.
 //!
-//! [`memory::Memory`] serves the simulator, tests and nodes without `--data`;
-//! `redb::Redb` (feature `storage`) is the durable one. Beside them, for files that peers share: `shared` is the directory
-//! they come from, `part` a file that is being downloaded.
+//! [`memory::Memory`] is for the simulator, tests and nodes without `--data`; `redb::Redb` (feature `storage`) is durable.
+//! For files that peers share: `shared_dir` is the directory they are in, `partial_file` a download in progress.
 //!
-//! What it does not do: it knows no protocol, gives no single reads, no ranges and no snapshots,
-//! and does not retry. Whoever loads decodes the values and answers for their format.
+//! What it does not do: know a protocol, read single entries or ranges, give snapshots, retry. The code that loads a table
+//! decodes its values and is responsible for their format.
 //!
 //! Invariants:
-//! - a commit is whole or absent, also after a crash at any point of it;
-//! - `Ok` is the only acknowledgement: what it covers is there after a restart;
+//! - a commit is complete or absent, also after a crash at any point of it;
+//! - `Ok` is the only acknowledgement: the changes that it covers are there after a restart;
 //! - after an error with [`Outcome::Nothing`] no change of the group is there, now or later;
 //! - after [`StoreError::Failed`] every commit fails the same way until the process restarts.
 
@@ -36,13 +37,13 @@ pub mod shared_dir;
 
 /// Keeps tables of entries, changed in atomic groups.
 pub trait Store: Send {
-    /// Applies all changes in order, as one, and returns once they are as durable as this store
-    /// promises. Later changes of a key win over earlier ones; removing what is not there is
-    /// no error. What an `Err` leaves behind is told by [`StoreError::outcome`].
+    /// Applies all changes in order, atomically, and returns when they are as durable as this store promises. Later
+    /// changes of a key win over earlier ones; removing a missing key is no error. [`StoreError::outcome`] tells what an
+    /// `Err` leaves behind.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
 
-    /// Hands over every entry of a table in the order of the keys' bytes. A table that nothing
-    /// was ever written to is empty. Entries handed over before an error are valid but not all.
+    /// Hands over every entry of a table in the order of the keys' bytes. A table that was never written to is empty.
+    /// The entries handed over before an error are valid, but not complete.
     fn load(&mut self, table: Table, each: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), StoreError>;
 }
 
@@ -85,11 +86,15 @@ impl Table {
     /// Names a table. The name is part of the stored format: renaming one loses its entries.
     ///
     /// # Panics
-    /// If the name is empty or contains `/`, which is kept for the stores' own tables. Tables
+    /// If the name is empty or contains `/`, which is reserved for the stores' own tables. Tables
     /// are constants, so this is a compile error.
     pub const fn new(name: &'static str) -> Self {
         assert!(!name.is_empty(), "a table has a name");
         let bytes = name.as_bytes();
+        assert!(
+            bytes.len() <= 255,
+            "a short name: each record of a log has it"
+        );
         let mut at = 0;
         while at < bytes.len() {
             assert!(bytes[at] != b'/', "`/` in table names is reserved");
@@ -104,13 +109,15 @@ impl Table {
     }
 }
 
-/// Keys up to this length live in the [`Key`] itself. It covers the digests in use (20 and 32
-/// bytes) and costs nothing: the variant for longer ones is as large.
+/// Keys up to this length are held in the [`Key`] itself: enough for the digests in use (20 and 32 bytes).
 pub const KEY_INLINE_BYTES_MAX: usize = 32;
 
-/// The largest value a store accepts. Far above any protocol's own limit and below the 3 GiB at
-/// which redb refuses, so that all stores refuse the same values.
+/// The largest value a store accepts. Far above the limit of any protocol and below the 3 GiB at
+/// which redb refuses, so all stores refuse the same values.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
+
+/// The longest key a store accepts. Far above the digests, numbers and paths in use.
+pub const KEY_BYTES_MAX: usize = 1 << 16;
 
 /// A key: any bytes. Up to [`KEY_INLINE_BYTES_MAX`] they are held inline, so a change of a DHT
 /// entry allocates nothing for its 20-byte key, where `Bytes` would cost an allocation and a
@@ -212,9 +219,9 @@ impl fmt::Debug for Key {
 /// What a failed commit may have left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// None of the changes happened. The client may be told so.
+    /// None of the changes happened, and the client may be told so.
     Nothing,
-    /// All or none of them: only a restart tells. A client may be told neither yes nor no.
+    /// All changes happened or none; a restart shows which.
     Unknown,
 }
 
@@ -232,8 +239,8 @@ pub enum StoreError {
         path: PathBuf,
     },
 
-    /// No room: the disk, the quota or the file size limit is used up. Nothing was committed,
-    /// and commits work again by themselves once there is room.
+    /// No room: the disk, the quota or the file size limit is used up. Nothing was committed. Commits work again, without
+    /// a restart, once there is room.
     #[error("no room to write {}: {source}; free some space or raise the quota", path.display())]
     Full {
         /// The file that could not grow.
@@ -242,10 +249,12 @@ pub enum StoreError {
         source: io::Error,
     },
 
-    /// A value above [`VALUE_BYTES_MAX`]. Nothing was committed.
-    #[error("a value of {bytes} bytes is more than the {bytes_max} a store takes; split it")]
+    /// A value above [`VALUE_BYTES_MAX`] or a key above [`KEY_BYTES_MAX`]. Nothing was committed.
+    #[error("a {what} of {bytes} bytes is more than the {bytes_max} a store takes; split it")]
     TooLarge {
-        /// The size of the value.
+        /// `value` or `key`.
+        what: &'static str,
+        /// Its size.
         bytes: usize,
         /// The limit.
         bytes_max: usize,
@@ -273,7 +282,7 @@ pub enum StoreError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What gave it away.
+        /// What is wrong with it.
         detail: String,
     },
 
@@ -301,9 +310,8 @@ pub enum StoreError {
         known: u64,
     },
 
-    /// A fault, this one or an earlier one, after which nothing is acknowledged any more. What
-    /// the system holds in memory and what the disk holds may differ, and asking again would
-    /// only hide it: the restart reads the truth.
+    /// A fault, this one or an earlier one, after which nothing is acknowledged until the process restarts: the system's
+    /// cache and the disk may differ, and a retry would succeed without writing.
     #[error(
         "{} failed: {cause}; nothing more is stored: check the disk, then restart the node",
         path.display()
@@ -318,28 +326,31 @@ pub enum StoreError {
 
 impl StoreError {
     /// What a commit that ended with this error may have left behind.
+    #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Full { .. } | Self::TooLarge { .. } => Outcome::Nothing,
-            // The other ones come from opening, where there is no change to speak of.
+            // `Failed`. The others come from opening, where there is no change.
             _ => Outcome::Unknown,
         }
     }
 }
 
-/// Refuses a group with a value above the limit, before anything of it is applied.
+/// Refuses a group with a key or value above the limit, before anything of it is applied.
 fn check_sizes(changes: &[Change]) -> Result<(), StoreError> {
-    let values = changes.iter().filter_map(|change| change.value.as_ref());
-    match values
-        .map(Bytes::len)
-        .find(|&bytes| bytes > VALUE_BYTES_MAX)
-    {
-        Some(bytes) => Err(StoreError::TooLarge {
+    let check = |what, bytes, bytes_max| match bytes > bytes_max {
+        true => Err(StoreError::TooLarge {
+            what,
             bytes,
-            bytes_max: VALUE_BYTES_MAX,
+            bytes_max,
         }),
-        None => Ok(()),
-    }
+        false => Ok(()),
+    };
+    changes.iter().try_for_each(|change| {
+        let value_bytes = change.value.as_ref().map_or(0, Bytes::len);
+        check("key", change.key.as_slice().len(), KEY_BYTES_MAX)?;
+        check("value", value_bytes, VALUE_BYTES_MAX)
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! The workers behind file sharing: what [`crate::proto::index::transfer`] asks for, done with [`crate::store`].
+//! File sharing: [`Reader`] reads chunks of shared files, [`Writer`] writes the ranges of a download.
+//!
+//! The protocol, [`crate::proto::index::transfer`], knows no files; these jobs connect it with [`crate::store`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,19 +17,19 @@ use crate::store::shared_dir::{OpenFile, SharedDir, SharedFile};
 /// Spare read buffers: as many chunks as the connections that are served at once may hold.
 const SPARE_MAX: usize = 32;
 
-/// Reads what is served.
+/// Reads chunks of shared files.
 pub struct Reader {
     dir: Arc<SharedDir>,
-    /// The file that was read last: the next chunk is mostly of the same.
+    /// The file that was read last, kept open: the next chunk is mostly of the same file.
     last: Option<(Arc<SharedFile>, OpenFile)>,
     spare: Arc<Spare>,
 }
 
-/// Buffers that come back from the loop once they are sent.
+/// Buffers that were sent and can be read into again.
 #[derive(Default)]
 struct Spare(Mutex<Vec<Vec<u8>>>);
 
-/// The bytes of a chunk, on loan.
+/// The bytes of a chunk. Its buffer goes back when the last reference of the loop is dropped.
 struct Loan {
     bytes: Vec<u8>,
     spare: Arc<Spare>,
@@ -93,7 +95,7 @@ impl Work for Reader {
     }
 }
 
-/// Writes what is fetched.
+/// Writes the ranges of one download, checks the whole and gives it its name.
 pub struct Writer {
     part: PartialFile,
     name: String,
@@ -101,7 +103,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The file gets `name` when it is whole.
+    /// The file gets `name` when it is complete.
     pub fn new(part: PartialFile, name: String, overwrite: bool) -> Writer {
         Writer {
             part,

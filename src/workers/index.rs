@@ -16,13 +16,13 @@ use crate::store::{Change, Store, Table};
 /// Registrations: key = the id, 8 bytes big-endian.
 const PEERS: Table = Table::new("index-peers");
 
-/// Their lists in chunks: key = the id and the number of the chunk, 8 and 4 bytes big-endian.
+/// Their file lists in chunks: key = the id and the number of the chunk, 8 and 4 bytes big-endian.
 const FILES: Table = Table::new("index-files");
 
-/// What the server's clock shows: one entry with an empty key, 8 bytes big-endian.
+/// The server's clock: one entry with an empty key, 8 bytes big-endian.
 const CLOCK: Table = Table::new("index-clock");
 
-/// Reads everything that an index server has stored.
+/// Reads everything that an index server has stored. The first entry that cannot be read is the error.
 pub fn load(store: &mut impl Store) -> Result<Stored, LoadError> {
     let mut stored = Stored::default();
     let mut bad = Ok(());
@@ -48,8 +48,9 @@ pub fn load(store: &mut impl Store) -> Result<Stored, LoadError> {
             None => Err(BadRecord::KEY),
         });
     })?;
-    store.load(CLOCK, &mut |_, value| {
+    store.load(CLOCK, &mut |key, value| {
         note(match value.as_ref().try_into().map(u64::from_be_bytes) {
+            _ if !key.is_empty() => Err(BadRecord::KEY),
             Ok(clock) => {
                 stored.clock(clock);
                 Ok(())
@@ -93,12 +94,12 @@ fn entry(table: Table, key: &[u8], value: &Option<Bytes>) -> Change {
     }
 }
 
-/// Does the jobs of an index server: commits to a store, and hashes by `hash`.
+/// Does the jobs of an index server: commits writes to a store, and hashes passwords with `hash`.
 pub struct Jobs<S: Store, H> {
     /// `None` in a thread that only hashes.
     committer: Option<Committer<S, record::Write>>,
     hash: H,
-    /// Kept for its allocation.
+    /// Empty between two groups; kept for its allocation.
     writes: Vec<record::Write>,
 }
 
@@ -132,7 +133,7 @@ where
             match job {
                 Job::Write(write) => self.writes.push(write),
                 Job::Hash(hash) => {
-                    // The results are in the order of the jobs.
+                    // First the writes before it: results are in the order of the jobs.
                     self.commit(done);
                     done.push(Done::Hashed {
                         op: hash.op,
@@ -145,7 +146,7 @@ where
     }
 }
 
-/// Argon2id of a password; `None` when there is no memory for it.
+/// Argon2id of a password; `None` if there is no memory for it.
 #[cfg(feature = "storage")]
 pub fn argon2id(job: &record::Hash) -> Option<record::Digest> {
     use argon2::{Algorithm, Argon2, Params, Version};
@@ -170,6 +171,7 @@ mod tests {
             Change::put(PEERS, "short", b"x".to_vec()),
             Change::put(FILES, "twelve bytes and more", b"x".to_vec()),
             Change::put(CLOCK, "", b"not a number".to_vec()),
+            Change::put(CLOCK, "not empty", vec![0; 8]),
         ];
         for change in foreign {
             let mut store = Memory::new();

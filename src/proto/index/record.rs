@@ -1,7 +1,7 @@
 //! What outlives the server: registrations and their files, as bytes; and the jobs that the service has.
 //!
 //! A registration is one record, and its files are chunks of lines as they came, one for each request. Keys and
-//! tables are the business of the store's owner ([`crate::app`]).
+//! tables are the business of the store's owner ([`crate::workers`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;

@@ -1,42 +1,41 @@
-//! The durable store: one redb file in the data directory.
+//! The durable store: one redb database in the data directory.
 //!
-//! A commit is one redb transaction. It writes its changes as one record of a log, which later
-//! commits carry into the tables, so it costs little more than its fsyncs.
+//! ```text
+//!   commit -> log (a record for each commit) -> one redb transaction, two syncs -> data_dir (the file)
+//!                                                                 watch: every operation, the first fault
+//! ```
+//! A commit is one redb transaction. It writes its changes as one record of the log; later commits carry them into the
+//! tables (see `log` for why).
 //!
-//! A transaction is written in two phases (pages and slot, fsync, switch, fsync). Two rather than
-//! one, because a crash leaves the last one-phase commit to be judged by its checksums: a flipped
-//! bit in it looks like a commit that never finished, and acknowledged entries would vanish
-//! without a word. After two phases it is damage, and refused. The checksums and numbers of the
-//! log's records cannot replace that: where redb goes back one commit, they are gone with it and
-//! all is in order; and a log outside of redb would end in a record that is either torn or
-//! damaged, the same question again. It also gives peers, who choose the bytes, no say in what
-//! passes for a finished commit.
+//! **Two phases.** A transaction writes pages and header slot, syncs, switches to the slot, syncs again. After a crash
+//! redb judges a one-phase commit by its checksums, so a flipped bit in the last one looks like a commit that never
+//! finished, and acknowledged entries would vanish silently. After two phases a flipped bit is damage, and is refused.
+//! The checksums and numbers of the log's records cannot replace the second phase: where redb goes back one commit, the
+//! record goes with it. A log outside of redb would have the same problem: its last record is either torn or damaged.
+//! Two phases also give peers, who choose the bytes, no influence on what passes for a finished commit.
 //!
-//! **Errors.** redb refuses everything after the first fault. What happens then depends on it:
-//! - No room (ENOSPC, EDQUOT, EFBIG on a write): the database is reopened, which recovers it as
-//!   after a crash. The commit may have landed nevertheless (the fault can come after the switch,
-//!   from the tidying up behind it). So every transaction writes its number, that of its record,
-//!   and the last one found on reopening decides: ours means that the commit is there and was
-//!   synced by the recovery, and it is acknowledged; the one before means that nothing happened.
-//!   What a commit folds of the log is part of its transaction, and shares its fate.
-//! - Anything else, and any error of fsync whatever its number: [`StoreError::Failed`], for good.
-//!   After a failed fsync the system's cache and the disk differ, and a second fsync succeeds
-//!   without writing: neither retrying nor reopening can find out what is safe. Somebody has to
-//!   look at the disk first. Whether the commit landed shows at the restart.
+//! **Errors.** redb refuses all operations after the first fault. What follows depends on the fault:
+//! - No room (ENOSPC, EDQUOT, EFBIG on a write): the database is reopened, which recovers it as after a crash. The commit
+//!   may have landed nevertheless, if the fault came after the switch. So the number of the last record decides: if it is
+//!   this commit's, the commit is there, the recovery has synced it, and it is acknowledged; if it is the one before,
+//!   nothing happened. What a commit checkpoints is part of its transaction.
+//! - Anything else, and every error of a sync whatever its number: [`StoreError::Failed`], for good. After a failed sync
+//!   the system's cache and the disk differ, and a second sync succeeds without writing, so neither a retry nor a
+//!   reopening can tell what is safe. The disk must be checked first. The restart shows whether the commit landed.
 //!
-//! **Damage.** The database is read and checked in full when it is opened (redb checks sums only
-//! after a crash, so without that a flipped bit would be served). A node reads it all anyway.
-//! Every bit of a sample was tried (see the tests). One is beyond this: after a crash, flipping
-//! the bit that switches between the two newest commits looks like a crash just before the
-//! switch, and the older one is opened. Preferring the newer one would settle that, but then a
-//! commit refused on a full disk could come back at the restart, which does happen.
+//! **Damage.** The database is read and checked completely when it is opened, which a node has to read anyway: redb
+//! itself checks sums only after a crash, and would serve a flipped bit. Every bit of a sample was tried (see the tests).
+//! One is not detected: after a crash, flipping the bit that switches between the two newest commits looks like a crash
+//! just before the switch, and the older one is opened. Preferring the newer one would let a commit that was refused on
+//! a full disk come back at the restart.
 //!
-//! What it does not do: compact the file, cache for readers, choose groups (the worker does), or
-//! protect against a disk that acknowledges fsync and does not write.
+//! What it does not do: compact the file, cache for readers, form groups (the worker does), or protect against a disk
+//! that reports a sync that it did not do.
 //!
-//! Invariants: the directory stays locked from `open` to drop, also while the database is
-//! reopened; the log in memory agrees with the one in the file whenever a handle is open; a
-//! database never has its name before it is complete.
+//! Invariants:
+//! - the directory stays locked from `open` to drop, also while the database is reopened;
+//! - the log in memory agrees with the one in the file whenever a handle is open;
+//! - after a fault that is not a full disk, the state is `Failed` and stays so.
 
 use std::cell::Cell;
 use std::fmt;
@@ -53,28 +52,28 @@ use ::redb::{
 use bytes::Bytes;
 
 use super::{Change, Store, StoreError, Table, check_sizes};
+use data_dir::{DataDir, DatabaseFile};
 use log::{Bounds, Log};
-use medium::{DataDir, Fault, Medium, Operation, Watch, Watched};
+use watch::{Fault, Operation, Watch, Watched};
 
+mod data_dir;
 mod log;
-mod medium;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-/// redb's page cache. Readers never come to the database, so it only has to hold the inner pages
-/// that commits touch and the pages a group writes; more than that is written out early. The
-/// default is 1 GiB.
+/// redb's page cache. Reads of the node do not reach the database, so the cache holds only the inner pages that commits
+/// touch and the pages that a group writes; more than that is written out early. redb's default is 1 GiB.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The format of the tables in the file. Goes up when a program that knows only the old one
-/// would misread the file.
+/// The format of the tables in the file. It is raised when a program that knows only the old one would misread the file.
 const FORMAT: u64 = 2;
 
-/// The format of the file below them, for messages: redb 4 reads only this one.
+/// redb's own file format, for messages: redb 4 reads only this one.
 const REDB_FORMAT: u64 = 3;
 
-/// What a commit may need on top of its values: copied inner pages, and the growth of the file.
-/// A slice of the log may need more, but the first commits after a full disk fold nothing.
+/// What a commit may need in addition to its changes: copied inner pages, and the growth of the file. A slice of a
+/// checkpoint may need more, but the first commits after a full disk checkpoint nothing.
 const ROOM_EXTRA_BYTES: usize = 1024 * 1024;
 
 /// The store's own table; the slash keeps it apart from every [`Table`].
@@ -89,7 +88,7 @@ pub struct Redb {
     state: State,
     bounds: Bounds,
     /// Declared last: the lock outlives the database.
-    medium: Box<dyn Medium>,
+    file: Box<dyn DatabaseFile>,
 }
 
 enum State {
@@ -116,7 +115,7 @@ struct Attempt {
 impl fmt::Debug for Redb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redb")
-            .field("path", &self.medium.path())
+            .field("path", &self.file.path())
             .finish_non_exhaustive()
     }
 }
@@ -124,17 +123,17 @@ impl fmt::Debug for Redb {
 impl Redb {
     /// Opens the database in a directory, or creates both, and checks all of it.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let medium = DataDir::lock(dir)?;
-        medium.create(|backend| Handle::create(medium.path(), backend))?;
-        Self::over(Box::new(medium), Bounds::default())
+        let dir = DataDir::lock(dir)?;
+        dir.create(|backend| Handle::create(dir.path(), backend))?;
+        Self::over(Box::new(dir), Bounds::default())
     }
 
-    fn over(medium: Box<dyn Medium>, bounds: Bounds) -> Result<Self, StoreError> {
-        let handle = Handle::open(&*medium, bounds, Check::Everything)?;
+    fn over(file: Box<dyn DatabaseFile>, bounds: Bounds) -> Result<Self, StoreError> {
+        let handle = Handle::open(&*file, bounds, Check::Everything)?;
         Ok(Self {
             state: State::Open(handle),
             bounds,
-            medium,
+            file,
         })
     }
 
@@ -148,16 +147,16 @@ impl Redb {
         }
     }
 
-    /// Tries whether there is room again. Without this a full disk would cost each commit a
-    /// transaction, a fault and a recovery, which reads the whole file.
+    /// Finds out whether there is room again. Without this each commit on a full disk would cost a transaction, a fault
+    /// and a recovery, which reads the whole file.
     fn leave_full(
         &mut self,
         handle: Option<Handle>,
         room_bytes: usize,
     ) -> Result<Handle, StoreError> {
-        if let Err(source) = self.medium.try_room(room_bytes) {
+        if let Err(source) = self.file.try_room(room_bytes) {
             let cause = format!("cannot write to its directory: {source}");
-            if !medium::is_out_of_room(source.kind()) {
+            if !watch::is_out_of_room(source.kind()) {
                 return Err(self.fail(cause));
             }
             return Err(self.full(handle, source));
@@ -165,24 +164,24 @@ impl Redb {
         if let Some(handle) = handle {
             return Ok(handle);
         }
-        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
+        match Handle::open(&*self.file, self.bounds, Check::AsAfterCrash) {
             Ok(handle) => Ok(handle),
             Err(StoreError::Full { source, .. }) => Err(self.full(None, source)),
             Err(error) => Err(self.fail(format!("cannot be reopened: {error}"))),
         }
     }
 
-    /// After a transaction that did not go through: finds out what became of it.
+    /// After a transaction that failed: finds out whether it landed.
     fn settle(&mut self, handle: Handle, attempt: Attempt) -> Result<(), StoreError> {
         let before = handle.log.commits();
         let fault = handle.watch.take_fault();
-        // Closes the file, without a write: redb refuses them since the fault.
+        // Closes the file without a write: redb refuses writes after the fault.
         drop(handle);
         let Some(fault) = fault.filter(|fault| fault.is_full()) else {
             return Err(self.fail(cause(fault, &attempt.error)));
         };
-        match Handle::open(&*self.medium, self.bounds, Check::AsAfterCrash) {
-            Ok(handle) if handle.log.commits() == before + 1 => {
+        match Handle::open(&*self.file, self.bounds, Check::AsAfterCrash) {
+            Ok(handle) if Some(handle.log.commits()) == before.checked_add(1) => {
                 self.state = State::Full(Some(handle));
                 Ok(())
             }
@@ -203,7 +202,7 @@ impl Redb {
     fn full(&mut self, handle: Option<Handle>, source: io::Error) -> StoreError {
         self.state = State::Full(handle);
         StoreError::Full {
-            path: self.medium.path().to_owned(),
+            path: self.file.path().to_owned(),
             source,
         }
     }
@@ -211,7 +210,7 @@ impl Redb {
     fn fail(&mut self, cause: String) -> StoreError {
         self.state = State::Failed(cause.clone());
         StoreError::Failed {
-            path: self.medium.path().to_owned(),
+            path: self.file.path().to_owned(),
             cause,
         }
     }
@@ -226,8 +225,8 @@ impl Store for Redb {
             Ok(()) => {}
             Err(attempt) => return self.settle(handle, attempt),
         }
-        // redb writes some pages early and lets a failure pass, since it writes them again. The
-        // group is safe; but a disk that returns errors is not used any further.
+        // redb writes some pages early and ignores a failure, because it writes them again. The group is safe, but a
+        // disk that returned an error is not used any further.
         self.state = match handle.watch.take_fault() {
             Some(fault) if !fault.is_full() => State::Failed(words(fault)),
             _ => State::Open(handle),
@@ -251,9 +250,9 @@ impl Store for Redb {
 /// How much of a database is checked when it is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Check {
-    /// All of it: it was out of our hands.
+    /// All of it: other processes could write to it before.
     Everything,
-    /// What redb's recovery checks: it was checked before and has been ours since.
+    /// What redb's recovery checks: this process checked it before and has held the lock since.
     AsAfterCrash,
 }
 
@@ -283,11 +282,11 @@ impl Handle {
         }
     }
 
-    /// Opens the database on a medium, recovering it if it was not closed.
-    fn open(medium: &dyn Medium, bounds: Bounds, check: Check) -> Result<Self, StoreError> {
-        let path = medium.path();
+    /// Opens the database in a file, recovering it if it was not closed.
+    fn open(file: &dyn DatabaseFile, bounds: Bounds, check: Check) -> Result<Self, StoreError> {
+        let path = file.path();
         let watch = Arc::new(Watch::default());
-        let backend = medium.backend();
+        let backend = file.open();
         let backend = backend.map_err(|source| StoreError::Io {
             doing: "open",
             path: path.to_owned(),
@@ -303,7 +302,7 @@ impl Handle {
             let database = open_checked(path, watched, check)?;
             let format = read_format(&database)?;
             let owed_bytes = match check {
-                // What was owed when the database was closed is less than this.
+                // At least what was owed when the database was closed.
                 Check::Everything => bounds.slice_bytes_min,
                 // There may be room for a record, but hardly for a slice.
                 Check::AsAfterCrash => 0,
@@ -391,8 +390,8 @@ fn read_format(database: &Database) -> Result<Option<u64>, Error> {
     Ok(meta.get(META_FORMAT)?.map(|value| value.value()))
 }
 
-/// Tells an empty file and somebody else's from a damaged database, and keeps redb from making
-/// an empty file a new database: ours are never empty.
+/// Tells an empty file and another program's file from a damaged database. redb would make a new database of an empty
+/// file, and ours are never empty.
 fn recognise(path: &Path, backend: &Watched) -> Result<(), StoreError> {
     let mut start = [0; MAGIC.len()];
     let len = backend.len();
@@ -417,9 +416,9 @@ fn recognise(path: &Path, backend: &Watched) -> Result<(), StoreError> {
     }
 }
 
-/// Runs redb code, which panics where a file contradicts itself: a record of free pages with a
-/// flipped bit is used before anything can have checked it. (The panic is also printed by the
-/// process's hook; the error says it again in context.) The database it happened in is dropped.
+/// Runs redb code, which panics on a file that contradicts itself: it uses its record of free pages before anything can
+/// have checked that record for flipped bits. The process's hook prints the panic too; the error tells it in context. The
+/// caller drops the database in which it happened.
 fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -478,11 +477,13 @@ fn words(fault: Fault) -> String {
     format!("cannot {}: {}{why}", fault.operation.verb(), fault.error())
 }
 
-/// About how much a group makes the file grow: redb's pages are powers of two.
+/// About how much a group makes the file grow. Twice its size, because the sizes of redb's pages are powers of two.
 fn room_bytes(changes: &[Change]) -> usize {
     let bytes = changes.iter().map(|change| {
         let value = change.value.as_ref().map_or(0, Bytes::len);
         change.key.as_slice().len() + value
     });
-    bytes.fold(ROOM_EXTRA_BYTES, |sum, bytes| sum.saturating_add(2 * bytes))
+    bytes.fold(ROOM_EXTRA_BYTES, |sum, bytes| {
+        sum.saturating_add(bytes.saturating_mul(2))
+    })
 }

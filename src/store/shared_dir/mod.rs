@@ -1,16 +1,21 @@
-//! A directory that is shared: which files are in it, what their SHA-1 is, and how they are opened safely.
+//! The directory that files are shared from: which files are in it, what their SHA-1 is, how they are opened safely.
 //!
-//! What it is for: a peer that serves files must never send one from outside its directory, nor one that nobody meant to
-//! share. Paths come from [`SharedDir::scan`] alone, never from the wire, and every open is relative to the directory's
-//! descriptor, beneath it and through no symbolic link; what was opened is compared with what was hashed.
+//! A peer never serves a file from outside of its directory, nor one that was not meant to be shared. So paths come from
+//! [`SharedDir::scan`] only, never from the wire. Every open is relative to the directory's descriptor, stays beneath it
+//! and follows no symbolic link. What was opened is compared with what was hashed.
 //!
-//! Shared are regular files with one link and a name that others can write. Not shared: hidden files and
-//! folders, symbolic links, devices, pipes, sockets, files with several hard links (one of them may be somebody's secret),
-//! names that are no UTF-8 or hold control characters, `|` or `\`.
+//! Shared are regular files with one link and a name that others can write. Not shared: hidden files and folders, symbolic
+//! links, devices, pipes, sockets, files with several hard links (one link may be another user's secret), names that are
+//! not UTF-8 or contain control characters, `|` or `\`.
 //!
-//! Hashes are kept in [`HASHES`] in the directory, by size, times and inode, so that a restart hashes only what changed.
-//! Where that file cannot be written, the next start hashes again. It does not watch the directory: whoever shares scans
-//! again now and then, and each scan looks at what has the directory's name by then.
+//! Hashes are kept in the file [`HASHES`] of the directory, by size, times and inode, so a restart hashes only what
+//! changed. If that file cannot be written, the next start hashes everything.
+//!
+//! What it does not do: watch the directory. Its user scans again from time to time; each scan opens the directory by
+//! its path, so a directory that took the place of the former one is scanned.
+//!
+//! Invariants: a file is read only if its stamp is the one that was hashed, before and after the read; at most
+//! [`FILES_MAX`] files, [`SKIPPED_MAX`] reasons and [`DEPTH_MAX`] levels; sums of sizes saturate.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -34,39 +39,39 @@ use sha1::{Digest, Sha1};
 /// Where the hashes are kept between runs. Hidden, so it is not shared.
 pub const HASHES: &str = ".peerloop-hashes";
 
-/// The hashes of this many files are the most that is read from [`HASHES`], and this many files are the most that is
-/// shared: what an index server takes for one peer by default.
+/// Most files that are shared, and most lines that are read from [`HASHES`]: what an index server accepts from one peer
+/// by default.
 pub const FILES_MAX: usize = 100_000;
 
-/// Folders below the directory are followed this deep: deeper than people keep files, and a bound on a mount loop.
+/// Levels of folders that are followed: deeper than people keep files, and a bound where mounts form a loop.
 const DEPTH_MAX: usize = 32;
 
-/// Longest name of a file; what file systems and the index allow.
+/// Longest name of a file that file systems and the index allow.
 const NAME_BYTES_MAX: usize = 255;
 
-/// A path or a line of [`HASHES`] longer than this is left out: the kernel's own limit of a path.
+/// Longest path, and longest line of [`HASHES`]: the kernel's own limit of a path. Longer ones are left out.
 const PATH_BYTES_MAX: usize = 4096;
 
-/// Bytes hashed between two looks at the progress: a fraction of a millisecond of hashing.
+/// Bytes hashed between two calls of `progress`: a fraction of a millisecond.
 const HASH_STEP_BYTES: usize = 256 << 10;
 
-/// After so many bytes the hashes are saved in the middle of a scan, so that an interrupt costs some seconds of work.
+/// A scan saves the hashes each time it has hashed so many bytes: an interrupt costs some seconds of work.
 const SAVE_EVERY_BYTES: u64 = 4 << 30;
 
-/// Times of files are those of the last tick of the kernel's clock: two changes within one look like one. The
-/// coarsest tick is 10 ms.
+/// File systems take times from the last tick of the kernel's clock, so two changes within one tick have the same time.
+/// The longest tick is 10 ms.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// A directory that files are shared from.
 pub struct SharedDir {
     path: PathBuf,
-    /// What has the path at the last scan.
+    /// The directory that had the path at the last scan.
     dir: Mutex<Arc<OwnedFd>>,
     files_max: usize,
     save_every_bytes: u64,
 }
 
-/// What tells whether a file is still the one that was hashed.
+/// Identifies the content of a file: if it is equal, the file is the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub size_bytes: u64,
@@ -102,20 +107,20 @@ impl OpenFile {
     /// Reads `length` bytes into `bytes`, all of them or none.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not what was hashed any more.
+    /// The file cannot be read, or has changed since it was hashed.
     pub fn read(&self, offset: u64, length: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
         bytes.clear();
         bytes.reserve_exact(length);
         while bytes.len() < length {
-            // Beyond the largest offset of the system, which refuses it then.
+            // The system refuses offsets beyond 2^63.
             let at = offset.saturating_add(bytes.len() as u64);
             if pread(&self.file, spare_capacity(bytes), at)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        // What was reserved may be more than was asked for.
+        // The capacity may be larger than what was reserved.
         bytes.truncate(length);
-        // After the read: a write before it has moved the time of the last change.
+        // After the read: any write before it has changed the stamp.
         self.check()
     }
 
@@ -135,18 +140,18 @@ pub struct Scan {
     pub files: Vec<Arc<SharedFile>>,
     /// Files and folders that are not shared, and why; at most [`SKIPPED_MAX`].
     pub skipped: Vec<(String, &'static str)>,
-    /// How many more those are.
+    /// How many more there are beyond [`SKIPPED_MAX`].
     pub skipped_more: usize,
     /// There are more than [`FILES_MAX`] files.
     pub is_full: bool,
-    /// Files whose hash was not known.
+    /// How many files were hashed; the hashes of the others were known.
     pub hashed: usize,
 }
 
-/// Reasons for what is not shared are told for this many files; a user does not read more.
+/// Most files whose reason for not being shared is kept: a user does not read more.
 pub const SKIPPED_MAX: usize = 100;
 
-/// How far the hashing of a scan is.
+/// The progress of a scan's hashing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hashing {
     pub done_bytes: u64,
@@ -163,16 +168,16 @@ impl Stamp {
         }
     }
 
-    /// Waits until a further change cannot have the time of the last one any more.
+    /// Waits until a further change is sure to have another time than the last one.
     fn settle(&self) {
         let (secs, nanos) = self.changed;
         let since_epoch =
             Duration::new(secs.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
-        // Some file systems have times that no clock shows.
+        // Some file systems have times that `SystemTime` cannot represent.
         let Some(changed) = SystemTime::UNIX_EPOCH.checked_add(since_epoch) else {
             return;
         };
-        // A time to come is one that the clock was set back from: it is not waited for.
+        // A time in the future, after the clock was set back, is not waited for.
         while let Ok(age) = SystemTime::now().duration_since(changed)
             && age < CLOCK_TICK
         {
@@ -183,7 +188,7 @@ impl Stamp {
 
 impl SharedDir {
     pub fn open(path: &Path) -> io::Result<SharedDir> {
-        // The links on the way are those that the user means, and none that comes later.
+        // Links in the given path are followed now, once; links that appear later are not.
         let path = path.canonicalize()?;
         Ok(SharedDir {
             dir: Mutex::new(open_dir(&path)?),
@@ -201,7 +206,7 @@ impl SharedDir {
     /// Opens a file of an earlier scan.
     ///
     /// # Errors
-    /// When it is gone, no longer a file that is shared, or not what was hashed.
+    /// It is gone, may not be shared any more, or has changed since it was hashed.
     pub fn open_file(&self, file: &SharedFile) -> io::Result<OpenFile> {
         let open = OpenFile {
             file: self.open_regular(&file.path)?,
@@ -211,12 +216,12 @@ impl SharedDir {
         Ok(open)
     }
 
-    /// Walks the directory and hashes what is new or changed since `before`, which is in the order of paths. `progress`
-    /// is called as often as the hashing takes; a scan that it answers with false ends as [`io::ErrorKind::Interrupted`].
+    /// Walks the directory and hashes the files that are new or changed since `before`, which is in the order of paths.
+    /// `progress` is called for every [`HASH_STEP_BYTES`]; if it returns false, the scan ends with
+    /// [`io::ErrorKind::Interrupted`].
     ///
     /// # Errors
-    /// When the directory cannot be read: [`io::ErrorKind::NotFound`] or [`io::ErrorKind::NotADirectory`] when it is
-    /// not there any more.
+    /// The directory cannot be read; [`io::ErrorKind::NotFound`] or [`io::ErrorKind::NotADirectory`] if it is gone.
     pub fn scan(
         &self,
         before: &[Arc<SharedFile>],
@@ -255,7 +260,7 @@ impl SharedDir {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-                // Removed or written to meanwhile: the next scan sees what it is by then.
+                // It was removed or written to during the scan. The next scan looks again.
                 Err(e) => {
                     log::debug!("{path:?}: {e}");
                     scan.skip(path, "it cannot be read, or changes");
@@ -265,7 +270,7 @@ impl SharedDir {
         Ok(scan)
     }
 
-    /// The files of the last run, as far as they were saved; their stamps say which are still good.
+    /// The files that the last run saved. Their stamps tell which hashes are still valid.
     pub fn saved(&self) -> Vec<Arc<SharedFile>> {
         let mut files = Vec::new();
         let Ok(file) = self.open_regular(HASHES) else {
@@ -278,7 +283,7 @@ impl SharedDir {
             let read = (&mut lines)
                 .take(PATH_BYTES_MAX as u64)
                 .read_until(b'\n', &mut line);
-            // A line that does not end is none of ours, and neither is what follows.
+            // A line without an end was not written by `save`, and the rest is not read.
             if read.is_err() || line.pop() != Some(b'\n') {
                 break;
             }
@@ -313,12 +318,13 @@ impl SharedDir {
         }
         let dir = self.dir();
         let part = format!("{HASHES}-{}", std::process::id());
-        // Of a killed process that had our number, or somebody's trap. A new file is nobody's pipe or link.
+        // A leftover of a killed process with our number, or a pipe or link that somebody put there. EXCL refuses
+        // whatever appears after this.
         let _ = unlinkat(&dir, part.as_str(), AtFlags::empty());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let mut to = File::from(openat(&dir, part.as_str(), flags, mode)?);
-        // A torn file is one whose lines are not believed: no need to wait for the disk.
+        // Not synced: after a loss of power, lines that are torn do not parse, and their files are hashed again.
         io::Write::write_all(&mut to, text.as_bytes())
             .and_then(|()| Ok(renameat(&dir, part.as_str(), &dir, HASHES)?))
             .inspect_err(|_| {
@@ -326,7 +332,7 @@ impl SharedDir {
             })
     }
 
-    /// Saves what is hashed so far, and what is known of those whose turn has not come.
+    /// Saves the hashes so far, and those known from before of the files that this scan has not reached.
     fn save_so_far(&self, files: &[Arc<SharedFile>], before: &[Arc<SharedFile>]) {
         let last = files.last().map_or("", |file| &file.path);
         let rest = before.iter().filter(|file| file.path.as_str() > last);
@@ -360,7 +366,7 @@ impl SharedDir {
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(e) if folder.is_empty() => return Err(e.into()),
-                    // As above: one bad folder is no reason to share nothing.
+                    // One bad folder is no reason to share nothing.
                     Err(_) => {
                         scan.skip(folder, "the folder cannot be read");
                         break;
@@ -374,7 +380,7 @@ impl SharedDir {
                         continue;
                     }
                 };
-                // By path: whoever puts a link in the place of a folder now gains nothing but the look at a size.
+                // By path: a link that takes the place of a folder now reveals a size, nothing more; the open refuses it.
                 let Ok(stat) = statat(&root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) else {
                     continue;
                 };
@@ -416,7 +422,7 @@ impl SharedDir {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             buffer.clear();
-            // One that grows without end is not followed.
+            // A file that keeps growing is given up at the size it had.
             if at > stamp.size_bytes || pread(&file, spare_capacity(&mut buffer), at)? == 0 {
                 break;
             }
@@ -432,7 +438,7 @@ impl SharedDir {
     }
 
     fn open_regular(&self, path: &str) -> io::Result<File> {
-        // Without NONBLOCK, a pipe that took a file's place would hold us until somebody writes to it.
+        // Without NONBLOCK, opening a pipe that took the file's place would block.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::from(open_beneath(self.dir().as_fd(), path, flags)?);
         match refusal(&fstat(&file)?) {
@@ -452,7 +458,8 @@ impl Scan {
     }
 }
 
-/// Opens a directory by a path without links: whoever puts one into it, to have something else shared, is refused.
+/// Opens a directory by a path without symbolic links. A link that appeared in the path is refused: it would have
+/// another directory shared.
 fn open_dir(path: &Path) -> io::Result<Arc<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let opened = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
@@ -462,7 +469,7 @@ fn open_dir(path: &Path) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(opened?))
 }
 
-/// Whether an open file is what `stamp` says.
+/// Whether an open file has the stamp.
 fn is_same(file: &File, stamp: &Stamp) -> io::Result<bool> {
     Ok(Stamp::of(&fstat(file)?) == *stamp)
 }
@@ -482,7 +489,7 @@ fn refusal(stat: &Stat) -> Option<&'static str> {
     }
 }
 
-/// The path of an entry of `folder`, or why it is left out; hidden ones without a word.
+/// The path of an entry of `folder`, or why it is left out. Hidden ones have no reason: they are not reported.
 fn path_of(folder: &str, name: &CStr) -> Result<String, (&'static str, String)> {
     let shown = || format!("{folder}/{}", name.to_string_lossy().escape_debug());
     let Ok(name) = name.to_str() else {
@@ -504,19 +511,19 @@ fn path_of(folder: &str, name: &CStr) -> Result<String, (&'static str, String)> 
     })
 }
 
-/// Opens `path` below `dir`, through no symbolic link and never outside of `dir`, whoever moves things meanwhile.
+/// Opens `path` below `dir`, through no symbolic link and never outside of `dir`, also while others rename things.
 fn open_beneath(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match openat2(dir, path, flags, Mode::empty(), resolve) {
-        // A kernel before 5.6, or a container that does not know the call.
+        // A kernel before 5.6, or a container that does not allow the call.
         Err(Errno::NOSYS | Errno::PERM) => open_by_steps(dir, path, flags),
-        // Something was renamed meanwhile; it was tried again by the caller's next scan or request.
+        // EAGAIN, a rename at the same moment, is an error like others: the next scan or request tries again.
         result => result,
     }
 }
 
-/// The same, a component at a time.
+/// [`open_beneath`] without `openat2`: one component of the path at a time.
 fn open_by_steps(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let mut at: Option<OwnedFd> = None;
     let mut parts = path.split('/').peekable();
@@ -537,7 +544,7 @@ fn open_by_steps(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::
     at.ok_or(Errno::NOENT)
 }
 
-/// A line of [`HASHES`]. What is wrong or stale in it is noticed by the stamp.
+/// A line of [`HASHES`]. A line that is stale has another stamp than its file.
 fn parse_saved(line: &str) -> Option<SharedFile> {
     let mut fields = line.splitn(8, ' ');
     let hex = fields.next().filter(|hex| hex.len() == 40)?;

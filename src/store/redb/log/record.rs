@@ -1,8 +1,8 @@
 //! How the changes of a commit are written in its record of the log.
 //!
 //! ```text
-//! record = VERSION part*          bytes = length (u32, little-endian), so many bytes
-//! part   = TABLE bytes            the name of the table of the changes that follow
+//! record = VERSION item*          bytes = length (u32, little-endian), so many bytes
+//! item   = TABLE bytes            the name of the table of the changes that follow
 //!        | PUT bytes bytes        key, value
 //!        | REMOVE bytes           key
 //!        | DIRECT bytes           key; its value is in the table
@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use super::{Bounds, Logged};
-use crate::store::{Change, Key, VALUE_BYTES_MAX};
+use crate::store::{Change, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX};
 
 const VERSION: u8 = 1;
 
@@ -20,9 +20,9 @@ const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const DIRECT: u8 = 3;
 
-const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize && KEY_BYTES_MAX <= VALUE_BYTES_MAX);
 
-/// Writes a record; also returns the positions of the changes that are direct.
+/// Writes a record. Also returns the positions of the direct changes, ascending.
 pub(super) fn write(changes: &[Change], bounds: Bounds) -> (Vec<u8>, Vec<usize>) {
     let (mut record, mut direct, mut table) = (vec![VERSION], Vec::new(), None);
     for (at, change) in changes.iter().enumerate() {
@@ -53,11 +53,12 @@ pub(super) fn write(changes: &[Change], bounds: Bounds) -> (Vec<u8>, Vec<usize>)
 }
 
 fn is_direct(value: &Bytes, record_bytes: usize, bounds: Bounds) -> bool {
-    value.len() > bounds.logged_bytes_max || record_bytes + value.len() > bounds.record_bytes_max
+    let beside = bounds.record_bytes_max.saturating_sub(record_bytes);
+    value.len() > bounds.logged_bytes_max.min(beside)
 }
 
-/// Hands over the changes of a record: the table, the key and what is logged of it, `None` for
-/// a direct change. Returns `None` if this is no record; what was handed over is void then.
+/// Hands over the changes of a record: table, key and logged value, `None` for a direct change. Returns `None` if this is
+/// not a record; what was handed over until then is void.
 pub(super) fn read(
     mut record: &[u8],
     mut each: impl FnMut(&str, (Key, Option<Logged>)),
@@ -84,9 +85,9 @@ pub(super) fn read(
     Some(())
 }
 
-/// A key or name of 4 GiB would be cut here, but redb refuses a record of that size.
 fn put_bytes(record: &mut Vec<u8>, bytes: &[u8]) {
-    record.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    let len = u32::try_from(bytes.len()).expect("keys, values and names have limits");
+    record.extend_from_slice(&len.to_le_bytes());
     record.extend_from_slice(bytes);
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the log: its records, its turns, and random work against a model.
+//! Tests of the log: its records, its segments, and random work against a model.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -21,33 +21,33 @@ fn check_memory(store: &Redb, disk: &Disk) {
     let again = over(&disk.fresh_copy()).unwrap();
     let (log, again) = (log(store), log(&again));
     assert_eq!(log.commits, again.commits);
-    assert_eq!(log.fresh.bytes, again.fresh.bytes);
-    assert_eq!(log.active, again.active);
-    let entries = |part: &Part| -> Vec<(Box<str>, Key, Logged)> {
-        let tables = part.tables.iter();
+    assert_eq!(log.active.bytes, again.active.bytes);
+    assert_eq!(log.active_table, again.active_table);
+    let entries = |segment: &Segment| -> Vec<(Box<str>, Key, Logged)> {
+        let tables = segment.tables.iter();
         let flat = tables.flat_map(|(table, entries)| entries.iter().map(move |e| (table, e)));
         flat.map(|(table, (key, value))| (table.clone(), key.clone(), value.clone()))
             .collect()
     };
-    assert_eq!(entries(&log.fresh), entries(&again.fresh));
-    let folding = |log: &Log| log.folding.as_ref().map(entries);
-    assert_eq!(folding(log), folding(again));
+    assert_eq!(entries(&log.active), entries(&again.active));
+    let sealed = |log: &Log| log.sealed.as_ref().map(entries);
+    assert_eq!(sealed(log), sealed(again));
 }
 
 #[test]
-fn the_workload_takes_every_turn() {
+fn the_workload_seals_and_checkpoints() {
     let disk = blank();
     let mut store = over(&disk).unwrap();
     let (mut started, mut ended, mut slices) = (0, 0, 0);
     for group in workload() {
         let left = |store: &Redb| {
-            let folding = log(store).folding.as_ref();
-            folding.map(|part| part.tables.values().flatten().count())
+            let sealed = log(store).sealed.as_ref();
+            sealed.map(|segment| segment.tables.values().flatten().count())
         };
-        let (active, before) = (log(&store).active, left(&store));
+        let (active, before) = (log(&store).active_table, left(&store));
         store.commit(&group).unwrap();
         let after = left(&store);
-        started += u32::from(log(&store).active != active);
+        started += u32::from(log(&store).active_table != active);
         ended += u32::from(before.is_some() && after.is_none());
         slices += u32::from(after.is_some() && after < before);
         check_memory(&store, &disk);
@@ -56,17 +56,17 @@ fn the_workload_takes_every_turn() {
         started >= 2 && ended >= 1 && slices >= 2,
         "{started}, {ended}, {slices}"
     );
-    // So that the tests of damage find both logs.
-    assert!(log(&store).folding.is_some());
+    // The tests of damage are to find both segments.
+    assert!(log(&store).sealed.is_some());
 }
 
 #[test]
-fn restarts_do_not_keep_a_log_from_being_folded() {
+fn restarts_do_not_keep_a_segment_from_being_checkpointed() {
     let mut disk = blank();
     let mut largest = 0;
     for i in 0..400_u16 {
         let mut store = over(&disk).unwrap();
-        let log_bytes = log(&store).fresh.bytes;
+        let log_bytes = log(&store).active.bytes;
         largest = largest.max(log_bytes);
         let mut key = [0; 20];
         key[..2].copy_from_slice(&i.wrapping_mul(40_503).to_be_bytes());
@@ -74,7 +74,7 @@ fn restarts_do_not_keep_a_log_from_being_folded() {
         check_memory(&store, &disk);
         disk = disk.fresh_copy();
     }
-    assert!(largest <= SMALL.log_bytes_max + 300, "{largest}");
+    assert!(largest <= SMALL.segment_bytes_max + 300, "{largest}");
 }
 
 fn random_change(random: &mut StdRng) -> Change {
@@ -114,7 +114,7 @@ fn random_work_matches_a_model() {
 }
 
 #[test]
-fn a_log_stays_within_its_bound() {
+fn a_segment_stays_within_its_bound() {
     let disk = blank();
     let mut store = over(&disk).unwrap();
     for i in 0..400_u16 {
@@ -123,7 +123,7 @@ fn a_log_stays_within_its_bound() {
         store.commit(&[Change::put(A, key, vec![1; 100])]).unwrap();
         let log = log(&store);
         let commit = 300;
-        assert!(log.fresh.bytes <= SMALL.log_bytes_max + commit);
+        assert!(log.active.bytes <= SMALL.segment_bytes_max + commit);
         let slice = log.owed_bytes;
         assert!(slice <= SMALL.slice_bytes_min + 2 * commit, "{slice}");
     }
@@ -194,7 +194,7 @@ fn a_missing_or_foreign_record_is_damage() {
         drop(store);
         let database = Database::create(dir.path().join("peerloop.redb")).unwrap();
         let transaction = database.begin_write().unwrap();
-        change(&mut transaction.open_table(LOGS[0]).unwrap());
+        change(&mut transaction.open_table(SEGMENTS[0]).unwrap());
         transaction.commit().unwrap();
         drop(database);
         Redb::open(dir.path()).err()

@@ -8,7 +8,7 @@ use ::redb::{BackendError, StorageBackend};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::medium::Medium;
+use super::super::data_dir::DatabaseFile;
 use std::io;
 use std::ops::Bound;
 
@@ -234,12 +234,12 @@ impl State {
     }
 }
 
-impl Medium for Disk {
+impl DatabaseFile for Disk {
     fn path(&self) -> &Path {
         Path::new("(disk)")
     }
 
-    fn backend(&self) -> io::Result<Box<dyn StorageBackend>> {
+    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
         Ok(Box::new(self.clone()))
     }
 

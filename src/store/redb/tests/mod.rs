@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::store::{Key, Outcome, VALUE_BYTES_MAX};
+use crate::store::{KEY_BYTES_MAX, Key, Outcome, VALUE_BYTES_MAX};
 use disk::{Disk, Room};
 
 pub(super) mod disk;
@@ -14,9 +14,9 @@ mod rates;
 pub(super) const A: Table = Table::new("a");
 pub(super) const B: Table = Table::new("b");
 
-/// So that the workload fills logs, folds them in several slices and has direct values.
+/// The workload is to fill segments, checkpoint them in several slices and have direct values.
 pub(super) const SMALL: Bounds = Bounds {
-    log_bytes_max: 8 << 10,
+    segment_bytes_max: 8 << 10,
     slice_bytes_min: 2 << 10,
     logged_bytes_max: 16 << 10,
     record_bytes_max: 24 << 10,
@@ -73,7 +73,7 @@ pub(super) fn workload() -> Vec<Vec<Change>> {
             put(A, 4, big(4)),
             Change::remove(B, [9; 20]),
         ],
-        // The rest of the first log is folded, and the second one is full.
+        // The rest of the first segment is checkpointed, and the second one is full.
         (20..70).map(|key| put(A, key, vec![key; 90])).collect(),
         // Direct over logged, logged over direct, in both logs.
         vec![
@@ -95,7 +95,7 @@ pub(super) fn over(disk: &Disk) -> Result<Redb, StoreError> {
 /// A disk with an empty database.
 pub(super) fn blank() -> Disk {
     let disk = Disk::default();
-    Handle::create(disk.path(), disk.backend().unwrap()).unwrap();
+    Handle::create(disk.path(), disk.open().unwrap()).unwrap();
     disk
 }
 
@@ -254,7 +254,13 @@ fn a_value_beyond_the_limit_is_refused_without_a_trace() {
         .commit(&[put(A, 1, "x"), put(A, 2, value)])
         .unwrap_err();
     assert_eq!(error.outcome(), Outcome::Nothing);
+    let key = Key::from(&[1; KEY_BYTES_MAX + 1][..]);
+    let error = store.commit(&[Change::put(A, key, "")]).unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { what: "key", .. }));
     assert!(read(&mut store).unwrap().is_empty());
+    let key = Key::from(&[1; KEY_BYTES_MAX][..]);
+    store.commit(&[Change::put(A, key.clone(), "x")]).unwrap();
+    store.commit(&[Change::remove(A, key)]).unwrap();
     store.commit(&[put(A, 1, "x")]).unwrap();
 }
 
