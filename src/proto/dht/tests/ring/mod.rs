@@ -6,16 +6,17 @@
 //! of which nobody knows what came of it is the last of its key.
 
 mod checks;
+mod tally;
 
 use rand::RngExt;
 
 use crate::engine::{Tick, Ticks};
 use crate::sim::{Faults, Span, check, seeds};
 
-use super::super::client;
-use super::super::node::{LockHolder, Role, Tag};
+use super::super::node::{LockHolder, Role};
 use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::*;
+use tally::Tally;
 
 /// Operations under way at once.
 const CLIENTS: usize = 6;
@@ -68,19 +69,6 @@ struct Ring {
     done: Tally,
     /// PEERLOOP_TRACE is set: say what happens, for the replay of one seed.
     trace: bool,
-}
-
-/// What happened in a run: a test in which nothing happens finds nothing.
-#[derive(Debug, Default, Clone, Copy)]
-struct Tally {
-    joins: u32,
-    leaves: u32,
-    kills: u32,
-    restarts: u32,
-    writes: u32,
-    reads: u32,
-    unknown: u32,
-    failed_reads: u32,
 }
 
 impl Ring {
@@ -238,7 +226,8 @@ impl Ring {
         }
         let config = Config {
             durable: true,
-            ..Config::new(self.world.addr(id))
+            advertise: self.world.addr(id),
+            ..config(self.world.seed(), 0)
         };
         self.world.kill(id);
         self.world.restart(id, DhtNode::new(config, entries));
@@ -348,18 +337,16 @@ impl Ring {
             },
         );
         self.world.with(self.asker, |node, hub| {
-            client::start(node, hub, operation, Tag::Test(number));
+            node.ask(hub, number, operation);
         });
     }
 
     /// Looks at what came of the clients' operations.
     fn hear(&mut self) {
-        if self.world.service(self.asker).told.is_empty() {
+        if !self.world.service(self.asker).has_outcomes() {
             return;
         }
-        let told = self
-            .world
-            .with(self.asker, |node, _| std::mem::take(&mut node.told));
+        let told = self.world.with(self.asker, |node, _| node.take_outcomes());
         for (number, result) in told {
             let asked = self.asked[number].take().expect("an operation ends once");
             self.open -= 1;
@@ -432,6 +419,13 @@ impl Ring {
             });
             self.compare_ranges();
             self.hear();
+            let waits = |id: &NodeId| {
+                let node = self.world.service(*id);
+                (!node.fenced_writes.is_empty(), !node.parked.is_empty())
+            };
+            let waiting: Vec<(bool, bool)> = self.nodes.iter().map(waits).collect();
+            self.done.fenced += u32::from(waiting.iter().any(|(fenced, _)| *fenced));
+            self.done.parked += u32::from(waiting.iter().any(|(_, parked)| *parked));
         }
     }
 
@@ -540,16 +534,21 @@ fn storm(seed: u64, size: usize, steps: usize, restarts: bool) -> Tally {
     ring.done
 }
 
+/// Storms of `count` seeds, half of them with small quanta and half with those of production. All that they are to
+/// test must have happened.
 fn storms(count: u64, restarts: bool) {
+    let mut total = Tally::default();
+    let mut runs = 0;
     for seed in seeds(count) {
-        check(seed, || {
-            let size = [2, 2, 3, 3, 4, 5, 8][seed as usize % 7];
-            let tally = storm(seed, size, 120, restarts);
-            if std::env::var_os("PEERLOOP_TALLY").is_some() {
-                eprintln!("{seed}: {size} nodes, {tally:?}");
-            }
-        });
+        let size = [2, 2, 3, 3, 4, 5, 8][seed as usize % 7];
+        let tally = check(seed, || storm(seed, size, 120, restarts));
+        if std::env::var_os("PEERLOOP_TALLY").is_some() {
+            eprintln!("{seed}: {size} nodes, {tally:?}");
+        }
+        total.add(tally);
+        runs += 1;
     }
+    total.check(runs, restarts);
 }
 
 #[test]
