@@ -73,7 +73,7 @@ pub(super) struct NodeArgs {
     /// Longest value in bytes
     #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX, value_parser = within(VALUE_BYTES))]
     value_max: u64,
-    /// Memory for entries in bytes; a write beyond it is refused [default: 8 GiB]
+    /// Memory for entries and values under way in bytes; a write beyond it is refused [default: 8 GiB]
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 30, hide_default_value = true)]
     memory_max: u64,
     /// Most connections at once; the file limit less 32 when that is lower
@@ -174,8 +174,8 @@ impl NodeArgs {
             durable: committer.is_some(),
             value_bytes_max: self.value_max,
             staged_bytes_max: Config::new(advertise).staged_bytes_max.max(self.value_max),
-            entries_bytes_max: self.memory_max,
-            advertise,
+            memory_bytes_max: self.memory_max,
+            ..Config::new(advertise)
         };
         let limits = config.fit(Limits {
             conns_max: self.connections_max,

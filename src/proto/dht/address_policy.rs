@@ -1,16 +1,15 @@
-//! Which addresses a peer may give us.
+//! Which addresses a peer may announce.
 //!
-//! CONNECT, UPDATE_PREV, DISCONNECT and the answers to LOCATE carry addresses of other nodes. Some of them we dial, all of
-//! them we pass on, so a stranger could make a whole ring knock at doors of his choice, or list members that exist for
-//! nobody else (RELIABILITY.md A25, A26). What can be told without asking anybody is told here; who a node is, is settled
-//! elsewhere, by its id and by asking it.
+//! CONNECT, UPDATE_PREV, DISCONNECT and the answers to LOCATE carry addresses of other nodes. Some of them are dialled, all
+//! are passed on. So a stranger could make a whole ring dial addresses of his choice, or have it list members that
+//! nobody can reach. This policy decides what can be decided without asking anybody. Whether a node is who it claims to be
+//! is settled elsewhere, by its id and by asking it.
 //!
-//! Beyond this the number of dials that strangers cause is bounded by how they come about: nobody is dialled upon an
-//! UPDATE_PREV or a CONNECT, and the next in a DISCONNECT only while it is the one transfer that goes on. So at most one
-//! such dial is under way, for all sources together where A26 allows two for each; no exemption is needed for
-//! loopback, where all nodes of a test or a stress run share an IP. A joiner that claims somebody else's address is
-//! listed and then dialled as a member is, by a finger look-up a second and by who looks for its keys: the protocol
-//! knows no proof of an address. A node has one listener, so there is no other of its own to dial.
+//! The number of dials that strangers cause is bounded beyond that. Nobody is dialled upon an UPDATE_PREV or a CONNECT.
+//! The next of a DISCONNECT is dialled only under the membership lock, so one such dial at most is under way for all
+//! sources together. Loopback needs no exemption, although all nodes of a test share an IP there. A joiner that
+//! claims another's address is listed, and then dialled as a member is: by a finger look-up each second and by clients of
+//! its keys. The protocol knows no proof of an address. A node has one listener, so there is none of its own to dial.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -18,9 +17,8 @@ use crate::engine::Cx;
 
 use super::node::DhtNode;
 
-/// Ports below this belong to services that the operator of a machine set up (mail, web, login), and none of them
-/// wants our lines. A node that listens on such a port itself belongs to a ring that does so on purpose and takes
-/// them. Services on higher ports are not listed: any of those ports may be a node's.
+/// Ports below this belong to services that an operator set up (mail, web, login). A node that listens on such a port itself
+/// belongs to a ring that does so on purpose, and accepts them. Higher ports are not listed: each may be a node's.
 const PORT_MIN: u16 = 1024;
 
 /// How far an address can be reached from; in the order of the variants.
@@ -52,18 +50,18 @@ impl Scope {
     }
 }
 
-/// Whether a peer at `source` may say that a node is at `claimed`: who speaks to us from the outside knows no node
-/// that only we, or our own network, can reach. `port` is that of a member which we believe in: ours, or the speaker's.
+/// Whether a peer at `source` may announce a node at `claimed`: a peer from outside knows no node that only this machine, or
+/// this network, can reach. `port` is that of a trusted member: ours, or the peer's.
 pub fn is_plausible(source: Ipv4Addr, claimed: SocketAddrV4, port: u16) -> bool {
     Scope::of(*claimed.ip()) >= Scope::of(source) && (claimed.port() >= PORT_MIN || port < PORT_MIN)
 }
 
 impl DhtNode {
-    /// Whether the peer may give us this address of a node.
+    /// Whether the peer may announce this address of a node.
     pub(super) fn may_announce(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
         let plausible = is_plausible(*cx.peer_v4().ip(), addr, self.me().addr.port());
         if !plausible {
-            log::info!("{} may not speak of a node at {addr}", cx.peer());
+            log::debug!("{} may not announce a node at {addr}", cx.peer());
         }
         plausible
     }
@@ -74,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_reaches_as_far_as_who_makes_it() {
+    fn a_claim_reaches_no_less_far_than_its_source() {
         let scopes: [&[&str]; 3] = [
             &["127.0.0.1", "127.255.0.3"],
             &[

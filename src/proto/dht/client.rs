@@ -26,7 +26,7 @@ pub trait Host: Service {
     fn conn(op: OpId) -> Self::Conn;
     /// The timer that ends the pause between two tries.
     fn timer(op: OpId) -> Self::Timer;
-    /// An operation is over after so many hops in its last try; [`Host::on_outcome`] follows. For who measures.
+    /// An operation is over after so many hops in its last try; [`Host::on_outcome`] follows. For measurements.
     fn on_hops(_tag: &mut Self::Tag, _hops: u32) {}
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Self::Tag, result: Result<Outcome, Failure>);
 }
@@ -92,7 +92,7 @@ pub fn start<H: Host>(
     op
 }
 
-/// Gives an operation up: nothing is told of it. A no-op when it is over.
+/// Gives an operation up, without an outcome. A no-op when it is over.
 pub fn cancel<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId) {
     if let Some(running) = host.operations().running.remove(&op)
         && let Some(conn) = running.conn
@@ -125,7 +125,7 @@ pub fn input<H: Host>(
 
 /// For [`Service::on_end`] of an operation's connection.
 pub fn ended<H: Host>(host: &mut H, hub: &mut Hub<H>, id: ConnId, op: OpId, end: End) {
-    // Not its connection any more when we closed it: the operation went on with another, or ended.
+    // If we closed the connection, the operation went on with another one, or ended.
     if let Some(running) = host.operations().running.get_mut(&op)
         && running.conn == Some(id)
     {

@@ -1,7 +1,14 @@
-//! GET, INSERT and REMOVE: what a peer does with one entry.
+//! GET, INSERT and REMOVE: what a peer does with one entry. Every entry is read and written here.
 //!
-//! A value is received whole before anything changes. Whether it is still ours to store is asked then and not
-//! when we said `1` to its key: the range may have gone meanwhile.
+//! ```text
+//! INSERT ─▶ length ─▶ value, staged ─▶ write ──ours, in memory───▶ store_entry ─▶ 1
+//! REMOVE ────────────────────────────▶  │ ├────ours, durable─────▶ worker ─▶ store_entry ─▶ 1
+//!                                       │ ├────its range moves───▶ fenced ─▶ write_or_forward
+//!                                       │ └────another's by now──▶ INSERT or REMOVE there ─▶ its ack
+//!                                       └──no memory─▶ 0
+//! ```
+//! A value is received whole before anything changes. Ownership is checked again then, as the range may have gone since
+//! the `1` to the key.
 
 use bytes::Bytes;
 
@@ -61,8 +68,11 @@ impl DhtNode {
             unreachable!("called in this state only")
         };
         if let Some(more_bytes) = incoming.stages(bytes.len()) {
-            if self.staged_bytes + more_bytes > self.config.staged_bytes_max {
+            if self.staged_bytes.saturating_add(more_bytes) > self.config.staged_bytes_max {
                 return Err(refuse(cx, "staged_bytes_max reached"));
+            }
+            if !self.has_memory_of(cx, more_bytes) {
+                return Err(refuse(cx, "memory_bytes_max reached"));
             }
             self.staged_bytes += more_bytes;
         }
@@ -77,8 +87,7 @@ impl DhtNode {
         Ok(self.write(cx, key, Some(value), used))
     }
 
-    /// Stores or removes what a peer was told `1` for: now, by way of the worker, when the range stands still again,
-    /// or at the node that owns the key by now.
+    /// Stores or removes the entry whose key a peer was told `1` for.
     pub(super) fn write(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -87,12 +96,8 @@ impl DhtNode {
         used: usize,
     ) -> Step {
         if let Some(value) = &value
-            && self.is_full_for(key, value)
+            && !self.has_memory_for(cx, key, value)
         {
-            log::warn!(
-                "{} refused a value: the entries are at entries_bytes_max",
-                cx.id()
-            );
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
@@ -115,8 +120,9 @@ impl DhtNode {
         Step::Done(used)
     }
 
-    /// Commits a write of `conn`, or passes it on when the key is another's by now. Where this returns true the
-    /// peer is acknowledged later; false: it could not be taken.
+    /// Commits a write of `conn`, or passes it on when the key is another's by now. True: the peer is acknowledged later.
+    /// False: the write could not be taken.
+    #[must_use]
     pub(super) fn write_or_forward(
         &mut self,
         hub: &mut Hub<Self>,
@@ -126,21 +132,23 @@ impl DhtNode {
     ) -> bool {
         if !self.owns(key) {
             let contact = self.closest(key).addr;
+            let bytes = value.as_ref().map_or(0, entries::entry_bytes);
             let verb = value.map_or(Verb::Remove, Verb::Insert);
             let bounds = Bounds {
                 unknown_is_final: true,
                 ..self.bounds()
             };
             let operation = Operation::new(verb, key, vec![contact], bounds);
-            client::start(self, hub, operation, Tag::Forward(conn));
+            self.forwarding_bytes += bytes;
+            client::start(self, hub, operation, Tag::Forward { conn, bytes });
             return true;
         }
         if self.config.durable {
-            // The `1` to the key goes with the `1` to the write when it has not left yet: one send and one packet
-            // less, for a peer that did not wait for it.
+            // If the `1` to the key has not left yet, it goes with the `1` to the write. A peer that did not wait for it
+            // saves one packet.
             let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
             let then = Then::Acknowledge { conn, owns_said };
-            let submitted = self.submit(hub, Changes::One(key, value), then);
+            let submitted = self.submit(hub, Changes::One(key, value), then).is_ok();
             if !submitted && !owns_said {
                 say(hub, conn, true);
             }
@@ -151,17 +159,6 @@ impl DhtNode {
         true
     }
 
-    /// Storing `value` would pass entries_bytes_max.
-    fn is_full_for(&self, key: Id, value: &Bytes) -> bool {
-        let room_bytes = self
-            .config
-            .entries_bytes_max
-            .saturating_sub(self.writing_bytes + self.recovered.memory_bytes());
-        // What it replaces is looked up only where it can matter.
-        self.entries.memory_bytes() + entries::entry_bytes(value) > room_bytes
-            && self.entries.memory_bytes_with(key, value) > room_bytes
-    }
-
     pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
         match value {
             Some(value) => self.store_entry(key, value),
@@ -169,7 +166,7 @@ impl DhtNode {
         }
     }
 
-    /// The ring's value of a key that it moves to us: newer than what we brought.
+    /// Sets the value of a key: a peer's INSERT, or an entry that the ring moves to us. It is newer than a recovered one.
     pub(super) fn store_entry(&mut self, key: Id, value: Bytes) {
         self.entries.insert(key, value);
         self.recovered.remove(key);

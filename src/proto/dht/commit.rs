@@ -1,6 +1,7 @@
 //! What the worker of a durable node commits, and what follows.
 //!
-//! Changes are committed in the order in which they are given; one at the worker's limit is refused, never queued here.
+//! Changes are committed in the order in which they are given. At the worker's limit they are given back; nothing is
+//! queued here.
 
 use bytes::Bytes;
 
@@ -33,8 +34,10 @@ pub(super) enum Then {
         /// The `1` that says whose key it is was sent already.
         owns_said: bool,
     },
-    /// Entries of a transfer on this connection are on disk.
+    /// Received entries of a transfer on this connection are on disk.
     Staged(ConnId),
+    /// Entries of a sweep are gone from the disk.
+    Swept,
     /// Nobody waits.
     Nothing,
 }
@@ -47,15 +50,22 @@ pub struct Written {
 }
 
 impl DhtNode {
-    /// Gives changes to the worker; false at its limit.
-    pub(super) fn submit(&mut self, hub: &mut Hub<Self>, changes: Changes, then: Then) -> bool {
+    /// Gives changes to the worker.
+    ///
+    /// # Errors
+    /// The changes, at the worker's limit.
+    pub(super) fn submit(
+        &mut self,
+        hub: &mut Hub<Self>,
+        changes: Changes,
+        then: Then,
+    ) -> Result<(), Changes> {
         let adds_bytes = adds_bytes(&changes);
-        let submitted = hub.submit(Write { changes, then }).is_ok();
-        if submitted {
-            self.submitted += 1;
-            self.writing_bytes += adds_bytes;
-        }
-        submitted
+        hub.submit(Write { changes, then })
+            .map_err(|write| write.changes)?;
+        self.submitted += 1;
+        self.writing_bytes += adds_bytes;
+        Ok(())
     }
 
     /// A write came back from the worker.
@@ -77,6 +87,7 @@ impl DhtNode {
                 acknowledge(hub, conn, committed);
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
+            (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
             (Then::Acknowledge { .. }, Changes::Many(_)) | (Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);

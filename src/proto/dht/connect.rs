@@ -1,28 +1,21 @@
-//! We serve CONNECT: a joiner takes the part of our range from its id on.
+//! Serves CONNECT: the part of our range from the joiner's id on is handed to the joiner.
 //!
 //! ```text
 //! Settling ──writes under way are done──▶ Sending ──all entries, next──▶ Answer ──its address──▶ our next
-//!     └───────────────── the joiner is gone, late or lies: the range stays ────────┘
+//!     └──────────── the joiner is gone, late, slow or lies: the range stays ───────┘
 //! ```
-//! Ownership moves with the joiner's address and not before; until then reads are ours and writes into the range
-//! are held. When it fails after the joiner knew our next, that node is told that we are its prev again.
+//! Ownership moves with the joiner's address and not before. Until then this node answers reads of the range, and writes
+//! into it are fenced. If the joiner fails after it was told our next, that next is told that we are its prev again.
 
-use crate::engine::{ConnId, Cx, Hub, Input, Step, Ticks, TimerId, Violation};
+use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
 use super::client;
 use super::id::Id;
-use super::node::{DhtNode, Expect, LockHolder, Note, Role, Tag, Timer};
+use super::node::{DhtNode, Expect, LockHolder, Note, Role, Tag};
 use super::operation::Operation;
 use super::range_stream::{Sending, Sent};
 use super::routing::Member;
 use super::wire;
-
-/// From the last byte of a hand-over to the joiner's address: it has its next to dial meanwhile (RELIABILITY.md A8).
-const ANSWER_WITHIN: Ticks = Ticks::from_secs(30);
-
-/// A hand-over as a whole. While it goes on nobody else can join or leave here, and writes are held for 30 s
-/// at most; a range that takes longer than this is too slow to be moved.
-const HAND_OFF_WITHIN: Ticks = Ticks::from_secs(600);
 
 #[derive(Debug)]
 pub(super) struct HandOff {
@@ -33,13 +26,13 @@ pub(super) struct HandOff {
     next: Member,
     phase: Phase,
     sending: Sending,
-    /// The joiner is late then. A stranger may begin any number of hand-overs, so it does not outlive its own.
-    timer: Option<TimerId>,
+    /// A note that goes on with it is queued: one batch of commits, or one turn, is one quantum.
+    noted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Writes that the worker had before may still change the range, until as many have come back.
+    /// Writes that the worker had before may still change the range. They are done when as many have come back.
     Settling {
         submitted: u64,
     },
@@ -51,9 +44,15 @@ impl HandOff {
     pub(super) fn moves(&self, key: Id) -> bool {
         key.in_arc(self.joiner, self.next.id)
     }
+
+    /// Bytes sent; `None` while nothing is to be sent.
+    pub(super) fn moved_bytes(&self) -> Option<u64> {
+        (self.phase == Phase::Sending).then(|| self.sending.moved_bytes())
+    }
 }
 
 impl DhtNode {
+    #[must_use]
     pub(super) fn begin_hand_off(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -65,6 +64,7 @@ impl DhtNode {
     }
 
     /// Our next was killed and joins again (see [`super::rejoin`]); `after` will be its next.
+    #[must_use]
     pub(super) fn begin_hand_back(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -83,8 +83,7 @@ impl DhtNode {
         next: Member,
     ) -> bool {
         let conn = cx.id();
-        let timer = cx.arm(HAND_OFF_WITHIN, Timer::HandOff(conn));
-        if timer.is_none() {
+        if !self.start_lock_deadline(cx, conn, self.config.transfer.within) {
             return false;
         }
         wire::put_ack(cx.out(), true);
@@ -99,10 +98,28 @@ impl DhtNode {
             next,
             phase,
             sending,
-            timer,
+            noted: false,
         });
-        cx.notify(conn, Note::Go);
+        self.note_hand_off(cx);
         true
+    }
+
+    fn note_hand_off(&mut self, hub: &mut Hub<Self>) {
+        if let LockHolder::HandOff(hand_off) = &mut self.lock_holder
+            && !std::mem::replace(&mut hand_off.noted, true)
+        {
+            hub.notify(hand_off.conn, Note::Go);
+        }
+    }
+
+    /// The note came.
+    pub(super) fn hand_off_noted(&mut self, cx: &mut Cx<'_, Self>) {
+        if let LockHolder::HandOff(hand_off) = &mut self.lock_holder
+            && hand_off.conn == cx.id()
+        {
+            hand_off.noted = false;
+        }
+        self.hand_off_some(cx);
     }
 
     /// Goes on with the joiner of this connection, as far as there is room.
@@ -111,7 +128,7 @@ impl DhtNode {
         let LockHolder::HandOff(hand_off) = &mut self.lock_holder else {
             return;
         };
-        if hand_off.conn != id {
+        if hand_off.conn != id || hand_off.noted {
             return;
         }
         match hand_off.phase {
@@ -121,18 +138,17 @@ impl DhtNode {
             Phase::Answer => return,
         }
         hand_off.sending.log_progress(cx.now());
-        match hand_off.sending.step(&self.entries, cx) {
-            Sent::Again => cx.notify(id, Note::Go),
+        match hand_off
+            .sending
+            .step(&self.entries, &self.config.quanta, cx)
+        {
+            Sent::Again => self.note_hand_off(cx),
             Sent::Full => {}
             Sent::All => {
                 wire::put_address(cx.out(), hand_off.next.addr);
                 hand_off.phase = Phase::Answer;
                 log::info!("handed {} entries to a joiner", hand_off.sending.count());
-                if let Some(timer) = hand_off.timer.take() {
-                    cx.cancel(timer);
-                }
-                hand_off.timer = cx.arm(ANSWER_WITHIN, Timer::HandOff(id));
-                if hand_off.timer.is_some() {
+                if self.start_lock_deadline(cx, id, self.config.transfer.answer_within) {
                     cx.resume(id);
                 } else {
                     cx.close();
@@ -144,13 +160,12 @@ impl DhtNode {
     /// A write came back from the worker.
     pub(super) fn hand_off_settled(&mut self, hub: &mut Hub<Self>) {
         if let LockHolder::HandOff(HandOff {
-            conn,
             phase: Phase::Settling { submitted },
             ..
         }) = self.lock_holder
             && self.written >= submitted
         {
-            hub.notify(conn, Note::Go);
+            self.note_hand_off(hub);
         }
     }
 
@@ -164,14 +179,8 @@ impl DhtNode {
         let Some((addr, used)) = wire::address(input.bytes, input.seen)? else {
             return Ok(Step::More);
         };
-        let LockHolder::HandOff(HandOff {
-            joiner,
-            next,
-            timer,
-            ..
-        }) = self.lock_holder
-        else {
-            return Err(Violation::us("the hand-over is over"));
+        let LockHolder::HandOff(HandOff { joiner, next, .. }) = self.lock_holder else {
+            return Err(Violation::us("the hand-off is over"));
         };
         if !self.may_announce(cx, addr) {
             return Err(Violation::peer("an address that the joiner cannot have"));
@@ -184,27 +193,14 @@ impl DhtNode {
         }
         *expect = Expect::Request;
         log::info!("{addr} joined; it is our next");
-        if let Some(timer) = timer {
-            cx.cancel(timer);
-        }
         self.set_next(cx, member);
         self.sweep(cx, joiner, next.id);
         self.release_fenced_writes(cx);
         Ok(Step::Done(used))
     }
 
-    pub(super) fn hand_off_late(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let LockHolder::HandOff(hand_off) = &mut self.lock_holder else {
-            return;
-        };
-        if hand_off.conn == conn {
-            hand_off.timer = None;
-            hub.close_conn(conn);
-        }
-    }
-
-    /// Our next wants to leave (RELIABILITY.md A2): a joiner that does not know it yet can come again afterwards,
-    /// and the leaver serves nobody while it waits.
+    /// Our next wants to leave. A joiner that does not know it yet can come again afterwards, and the leaver serves nobody
+    /// while it waits.
     pub(super) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
         if let LockHolder::HandOff(HandOff {
             conn, next, phase, ..
@@ -219,20 +215,13 @@ impl DhtNode {
     /// The joiner's connection is over before it gave its address.
     pub(super) fn hand_off_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let LockHolder::HandOff(HandOff {
-            conn,
-            next,
-            phase,
-            timer,
-            ..
+            conn, next, phase, ..
         }) = self.lock_holder
         else {
             return;
         };
         if conn != id {
             return;
-        }
-        if let Some(timer) = timer {
-            hub.cancel(timer);
         }
         log::info!("a joiner left before it had joined; the range stays");
         if phase == Phase::Answer && next != self.me() && next == self.routing.next() {

@@ -1,17 +1,21 @@
-//! We serve DISCONNECT: our next leaves and we take its range.
+//! Serves DISCONNECT: our next leaves, and this node takes its range.
 //!
 //! ```text
 //! Name ──▶ Verify ──the leaver is our next──▶ Receive ──all entries──▶ Update ──its next took us as prev──▶ ours
 //! ```
-//! DISCONNECT names no leaver. It is the node before the announced next: when the ring says that this is our next, and
-//! it comes from next's own IP or next does not say that it stays ([`super::failure_detector`]), we go on; when it is another
-//! member's, [`super::relay`] passes it on; else the answer is `0` and nothing changes. The
-//! entries are put where they will be, unseen, as the range is not ours until the end; when the leaver dies before that
-//! they are swept out again.
+//! DISCONNECT names no leaver. The leaver is the node before the announced next, as the ring says:
+//! - It is our next. The DISCONNECT must come from our next's own IP, or our next must not say that it stays (see
+//!   [`super::failure_detector`]). The protocol has no better proof of who speaks.
+//! - It is the next of another member: [`super::relay`] passes the DISCONNECT on.
+//! - Neither: the answer is `0`, and nothing changes.
 //!
-//! A DISCONNECT whose next is ours already is a leaver that did not get our `1`: it gets it now. One that comes
-//! while another with the same next goes on takes its place: the leaver lost the first connection, and counts on
-//! our answer being about both.
+//! Entries go straight into the map. They are not served before the end, as the range is not ours yet. If the leaver
+//! breaks off, they are swept. Entries outside the leaver's range are dropped as they come; a range that does not
+//! fit the memory limit is refused.
+//!
+//! A DISCONNECT whose next is ours already comes from a leaver that did not get our `1`: it gets it now. A DISCONNECT
+//! that comes while another with the same next goes on replaces it: the leaver lost the first connection, and our
+//! answer must be about both.
 
 use bytes::Bytes;
 
@@ -26,16 +30,13 @@ use super::range_stream::{Received, Receiving};
 use super::routing::Member;
 use super::wire::{self, NextNode};
 
-/// Entries that a durable node gives to the worker at once. Few in tests, as there are few.
-pub(super) const STAGED_PER_JOB: usize = if cfg!(test) { 2 } else { 1024 };
-
 #[derive(Debug)]
 pub(super) struct Disconnect {
     conn: ConnId,
     phase: Phase,
     /// The announced next; unknown while only its id was given.
     next: Option<Member>,
-    /// The range was taken before; what comes is thrown away.
+    /// The range was taken before; its entries are dropped.
     repeated: bool,
     pub(super) receiving: Receiving,
     staging: Staging,
@@ -52,6 +53,13 @@ enum Phase {
     Update {
         told: bool,
     },
+}
+
+impl Disconnect {
+    /// Bytes received; `None` while the leaver owes none.
+    pub(super) fn moved_bytes(&self) -> Option<u64> {
+        (self.phase == Phase::Receive).then(|| self.receiving.moved_bytes())
+    }
 }
 
 /// Received entries on their way to the disk.
@@ -76,9 +84,11 @@ impl Staging {
         self.failed |= !committed;
     }
 
-    pub(super) fn push(&mut self, key: Id, value: Bytes) -> bool {
+    /// True when the batch has `most` entries, so that it is to be submitted.
+    #[must_use]
+    pub(super) fn push(&mut self, key: Id, value: Bytes, most: usize) -> bool {
         self.batch.push((key, Some(value)));
-        self.batch.len() >= STAGED_PER_JOB
+        self.batch.len() >= most
     }
 
     /// What to submit now.
@@ -92,6 +102,7 @@ impl Staging {
 }
 
 impl DhtNode {
+    #[must_use]
     pub(super) fn begin_disconnect(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -112,7 +123,9 @@ impl DhtNode {
             None => key == ours.id,
         };
         let next = if repeated { Some(ours) } else { next };
-        if self.routing.is_alone() && !repeated {
+        if self.routing.is_alone() && !repeated
+            || !self.start_lock_deadline(cx, conn, self.config.transfer.within)
+        {
             return false;
         }
         *expect = Expect::Leaver;
@@ -132,7 +145,7 @@ impl DhtNode {
         true
     }
 
-    /// Gives up a DISCONNECT of the leaver that now sends another one.
+    /// Gives a DISCONNECT up whose leaver now sends another one.
     pub(super) fn supersede_disconnect(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
         let LockHolder::Disconnect(disconnect) = &self.lock_holder else {
             return;
@@ -173,7 +186,6 @@ impl DhtNode {
         result: Result<Outcome, Failure>,
     ) {
         let (me, next) = (self.me(), self.routing.next());
-        // RELIABILITY.md A11: the protocol has no better proof of who speaks.
         let own_ip = hub
             .peer_v4_of(conn)
             .is_some_and(|peer| peer.ip() == next.addr.ip());
@@ -218,14 +230,14 @@ impl DhtNode {
         }
     }
 
-    /// A DISCONNECT of our next that does not come from its own IP: it is behind a NAT, has several addresses, or
-    /// another member passes it on. What next says of itself decides (RELIABILITY.md A11).
+    /// A DISCONNECT of our next that does not come from its own IP: our next is behind a NAT, has several addresses, or
+    /// another member passes it on. Our next was asked whether it stays.
     pub(super) fn leaver_probed(&mut self, hub: &mut Hub<Self>, conn: ConnId, verdict: Verdict) {
         let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
-        if verdict == Verdict::Member {
-            log::info!("a DISCONNECT is refused: not from our next, which is there");
+        if matches!(verdict, Verdict::Member | Verdict::Unknown) {
+            log::info!("a DISCONNECT is refused: not from our next, which may be there");
             self.refuse_leaver(hub);
         } else {
             disconnect.phase = Phase::Receive;
@@ -247,35 +259,34 @@ impl DhtNode {
         input: Input<'_>,
     ) -> Result<Step, Violation> {
         let (id, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
-        let full = self.entries.memory_bytes() > self.config.entries_bytes_max;
         let (leaver, durable) = (self.routing.next().id, self.config.durable);
+        let per_job = self.config.quanta.entries_per_job;
         let Some(disconnect) = self.disconnect(id) else {
             return Err(Violation::us("the transfer is over"));
         };
         let Some(next) = disconnect.next else {
             return Err(Violation::us("no next"));
         };
-        let Some((received, used)) =
-            disconnect
-                .receiving
-                .read(input.bytes, input.seen, value_bytes_max)?
-        else {
+        let repeated = disconnect.repeated;
+        let wants = |key: Id| !repeated && key.in_arc(leaver, next.id);
+        let receiving = &mut disconnect.receiving;
+        let read = receiving.read(input.bytes, input.seen, value_bytes_max, wants)?;
+        let Some((received, used)) = read else {
             return Ok(Step::More);
         };
-        let whole = disconnect.receiving.is_complete();
-        if let Received::Entry(key, value) = received
-            && !disconnect.repeated
-            && key.in_arc(leaver, next.id)
-        {
-            if full {
-                wire::put_ack(cx.out(), false);
-                return Err(Violation::limit("entries_bytes_max reached"));
-            }
-            let filled = durable && disconnect.staging.push(key, value.clone());
+        let whole = receiving.is_complete();
+        let grows = receiving.staged_bytes() > 0 || matches!(received, Received::Entry(..));
+        if let Received::Entry(key, value) = received {
+            let filled = durable && disconnect.staging.push(key, value.clone(), per_job);
             self.store_entry(key, value);
             if filled {
                 self.stage(cx, id);
             }
+        }
+        if grows && self.is_over_memory() {
+            log::warn!("a DISCONNECT is refused: the leaver's range does not fit");
+            wire::put_ack(cx.out(), false);
+            return Err(Violation::limit("memory_bytes_max reached"));
         }
         if !whole {
             return Ok(Step::Took(used));
@@ -290,7 +301,9 @@ impl DhtNode {
             return;
         };
         if let Some(changes) = disconnect.staging.take()
-            && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
+            && self
+                .submit(hub, Changes::Many(changes), Then::Staged(conn))
+                .is_err()
         {
             self.disconnect_staged(hub, conn, false);
         }
@@ -302,7 +315,7 @@ impl DhtNode {
         let LockHolder::Disconnect(disconnect) = &mut self.lock_holder else {
             return;
         };
-        // Of a ring of two we are what stays: nobody to tell.
+        // In a ring of two this node is then alone: there is nobody to tell.
         disconnect.phase = Phase::Update { told: next == me };
         let conn = disconnect.conn;
         if next != me {
@@ -341,7 +354,7 @@ impl DhtNode {
         self.commit_disconnect(hub);
     }
 
-    /// Takes the range, once the next was told and everything is committed.
+    /// Takes the range once the next is told and everything is committed.
     fn commit_disconnect(&mut self, hub: &mut Hub<Self>) {
         let leaver = self.routing.next();
         let LockHolder::Disconnect(Disconnect {

@@ -1,11 +1,16 @@
 //! The entries of a node, as reads see them.
 //!
-//! Kept in key order, so that the part of the ring which moves with a join or a leave can be walked piece
-//! by piece while the node serves, and cut off whole; a hash map would be a little faster to read and could do
-//! neither. Durability is not decided here: what is in this map has been committed, or need not be. Neither is
-//! ownership: while a range is handed over, entries are here that the node does not serve.
+//! Kept in key order: the part of the ring that moves with a join or a leave is walked piece by piece while the node
+//! serves, and is cut off whole. A hash map would be a little faster to read and could do neither.
+//!
+//! A value that leaves the map may live on in the output of a peer that reads slowly. Its handle is then kept among the
+//! pinned ones, whose bytes count as memory until the last other handle is gone. A few pinned handles are looked at with
+//! each change, so keeping them costs O(1) amortised.
+//!
+//! Durability is not decided here: what is in this map has been committed, or need not be. Neither is ownership: while a
+//! range is handed over, entries are here that the node does not serve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use bytes::Bytes;
@@ -16,11 +21,17 @@ use super::id::Id;
 /// allocator's header.
 const ENTRY_OVERHEAD_BYTES: u64 = 96;
 
+/// Pinned handles looked at with each change: more than one, so that they become fewer.
+const PINNED_PER_CHANGE: usize = 2;
+
 /// Keys and values in memory.
 #[derive(Debug, Default)]
 pub struct Entries {
     map: BTreeMap<Id, Bytes>,
     value_bytes: u64,
+    /// Values that left the map while somebody else had a handle of them.
+    pinned: VecDeque<Bytes>,
+    pinned_bytes: u64,
 }
 
 impl Entries {
@@ -36,15 +47,48 @@ impl Entries {
     pub fn insert(&mut self, key: Id, value: Bytes) {
         self.value_bytes += value.len() as u64;
         if let Some(old) = self.map.insert(key, value) {
-            self.value_bytes -= old.len() as u64;
+            self.pin(old);
         }
+        self.release_pinned(PINNED_PER_CHANGE);
     }
 
     /// True when there was an entry.
     pub fn remove(&mut self, key: Id) -> bool {
         let old = self.map.remove(&key);
-        self.value_bytes -= old.as_ref().map_or(0, |value| value.len() as u64);
-        old.is_some()
+        let was_there = old.is_some();
+        if let Some(old) = old {
+            self.pin(old);
+        }
+        self.release_pinned(PINNED_PER_CHANGE);
+        was_there
+    }
+
+    /// A value left the map.
+    fn pin(&mut self, value: Bytes) {
+        self.value_bytes -= value.len() as u64;
+        if !value.is_empty() && !value.is_unique() {
+            self.pinned_bytes += entry_bytes(&value);
+            self.pinned.push_back(value);
+        }
+    }
+
+    /// Looks at up to `count` pinned values and drops those that nobody else has.
+    pub fn release_pinned(&mut self, count: usize) {
+        for _ in 0..count.min(self.pinned.len()) {
+            let Some(value) = self.pinned.pop_front() else {
+                return;
+            };
+            if value.is_unique() {
+                self.pinned_bytes -= entry_bytes(&value);
+            } else {
+                self.pinned.push_back(value);
+            }
+        }
+    }
+
+    /// Bytes of values that left the map and are still being sent, or written, somewhere.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned_bytes
     }
 
     pub fn len(&self) -> usize {
@@ -60,9 +104,17 @@ impl Entries {
         self.value_bytes
     }
 
-    /// Roughly what the entries take in memory, in bytes.
+    /// Roughly what the entries take in memory, in bytes, pinned values included.
     pub fn memory_bytes(&self) -> u64 {
-        self.value_bytes + self.map.len() as u64 * ENTRY_OVERHEAD_BYTES
+        self.value_bytes + self.map.len() as u64 * ENTRY_OVERHEAD_BYTES + self.pinned_bytes
+    }
+
+    /// Bytes that become free when the value of `key` is replaced.
+    pub fn freed_bytes(&self, key: Id) -> u64 {
+        let value = self
+            .get(key)
+            .filter(|value| value.is_empty() || value.is_unique());
+        value.map_or(0, entry_bytes)
     }
 
     /// The entries of `[start, end)` clockwise, in that order; all of them when the two are the same.
@@ -87,11 +139,6 @@ impl Entries {
         }
         removed.len() - first == count
     }
-
-    /// The same once `key` has `value`, in place of what it has now.
-    pub fn memory_bytes_with(&self, key: Id, value: &Bytes) -> u64 {
-        self.memory_bytes() - self.get(key).map_or(0, entry_bytes) + entry_bytes(value)
-    }
 }
 
 /// Roughly what an entry with this value takes in memory.
@@ -107,6 +154,40 @@ mod tests {
         let mut bytes = [0; 20];
         bytes[19] = n;
         Id::from_be_bytes(bytes)
+    }
+
+    #[test]
+    fn a_value_that_is_still_read_counts_until_it_is_not() {
+        let mut entries = Entries::default();
+        let value = |n: u8| Bytes::from(vec![n; 1000]);
+        let mut readers = Vec::new();
+        for n in 0..10 {
+            entries.insert(id(1), value(n));
+            readers.push(entries.get(id(1)).cloned());
+        }
+        let one = entry_bytes(&value(0));
+        assert_eq!(
+            (entries.memory_bytes(), entries.freed_bytes(id(1))),
+            (10 * one, 0)
+        );
+        assert!(entries.remove(id(1)));
+        assert_eq!(
+            (entries.memory_bytes(), entries.value_bytes()),
+            (10 * one, 0)
+        );
+        readers.truncate(4);
+        entries.release_pinned(10);
+        assert_eq!(entries.pinned_bytes(), 4 * one);
+        readers.clear();
+        entries.remove(id(1));
+        entries.remove(id(1));
+        assert_eq!(entries.memory_bytes(), 0);
+        entries.insert(id(1), value(1));
+        entries.insert(id(1), value(2));
+        assert_eq!(
+            (entries.memory_bytes(), entries.freed_bytes(id(1))),
+            (one, one)
+        );
     }
 
     #[test]

@@ -1,12 +1,18 @@
-//! Is our next still a member? Asked before its range is taken from it on somebody else's word.
+//! Dead members: how one is noticed, and what follows.
 //!
-//! Two rounds of the ring's protocol need it: a DISCONNECT that does not come from next's own address (RELIABILITY.md
-//! A11) and a CONNECT with next's id (A22). Nothing that a stranger says decides: next is asked at the address that
-//! its id is the hash of. First by XSTAT, to which a node of ours says `0` as long as it is no member, or when it
-//! gives its range away; a plain peer closes and is asked LOCATE of its own id, which a member answers with
-//! itself.
+//! | dead | noticed by | what follows |
+//! |---|---|---|
+//! | a finger | a look-up that cannot reach it | it is dropped ([`DhtNode::member_failed`]); look-ups go round it |
+//! | our prev | a look-up, or a farther claim (`predecessor`) | it is dropped; the closest other claimant takes its place |
+//! | our next | its CONNECT, when it comes back | until then its range is out of reach, as there are no replicas (`rejoin`) |
 //!
-//! At most one probe at a time, as there is one transfer at a time.
+//! Our next is probed before its range is taken from it on somebody else's word. That is asked in two cases: a DISCONNECT that
+//! does not come from our next's own IP, and a CONNECT with our next's id. A stranger's word does not decide: our next is
+//! asked itself, at the address whose hash is its id. First by XSTAT, which a node of ours answers with `0` while it is
+//! no member or gives its range away. A plain peer closes upon XSTAT; it is then asked LOCATE of its own id, which a member
+//! answers with itself.
+//!
+//! At most one probe runs at a time, as one change of membership does.
 
 use std::net::SocketAddrV4;
 
@@ -17,7 +23,7 @@ use super::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::Member;
 
-/// RELIABILITY.md A14: asked every 2 s, three misses.
+/// A dead member is noticed within six seconds; one that is slow has three chances.
 const PROBE_EVERY: Ticks = Ticks::from_secs(2);
 const MISSES_MAX: u32 = 3;
 
@@ -39,15 +45,17 @@ pub(super) struct Probe {
 pub(super) enum Verdict {
     /// It says that it is a member.
     Member,
-    /// It says that it is none, or soon will be none.
+    /// It says that it is none, or will soon be none.
     NoMember,
-    /// It could not be asked, three times. `silent`: somebody took the connection and did not answer, which a plain
-    /// joiner does, and so does a member that is stuck.
+    /// It could not be asked, three times. `silent`: a connection was taken and not answered. So does a plain joiner, and
+    /// so does a member that is stuck.
     Dead { silent: bool },
+    /// There is no timer to ask it with.
+    Unknown,
 }
 
 impl DhtNode {
-    /// A node is gone. Where it was our prev, who is farther is right.
+    /// A node is dead. If it was our prev, the closest of the farther claimants takes its place.
     pub(super) fn member_failed(&mut self, addr: SocketAddrV4) {
         let before = self.routing.prev();
         self.routing.forget(addr);
@@ -60,8 +68,7 @@ impl DhtNode {
         }
     }
 
-    /// Others may count on this node, and it does not give its range away: the answer to XSTAT, which tells them whether
-    /// it is there.
+    /// Others may count on this node, and it does not give its range away. XSTAT answers so.
     pub(super) fn stands(&self) -> bool {
         match &self.role {
             Role::Member => true,
@@ -71,7 +78,7 @@ impl DhtNode {
         }
     }
 
-    /// Begins to ask our next for `conn`; [`DhtNode::probed`] tells.
+    /// Begins to probe our next for `conn`, which is told the verdict.
     pub(super) fn probe_next(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
         self.end_probe(hub);
         self.probe = Some(Probe {
@@ -95,7 +102,11 @@ impl DhtNode {
         if let Some(timer) = probe.timer.take() {
             hub.cancel(timer);
         }
-        probe.timer = hub.arm(PROBE_EVERY, Timer::Probe);
+        let timer = hub.arm(PROBE_EVERY, Timer::Probe);
+        probe.timer = timer;
+        if timer.is_none() {
+            return self.probe_over(hub, Verdict::Unknown);
+        }
         let verb = if probe.plain {
             Verb::Closest
         } else {

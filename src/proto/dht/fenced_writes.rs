@@ -1,9 +1,12 @@
-//! Writes into a range that is being handed over.
+//! Fenced writes: writes into a range that is being handed over.
 //!
-//! The protocol has no way to send a change after the entries are counted, so such a write waits, unseen by its
-//! sender: when the range stays it is stored, when it goes it is passed on to the new owner as an ordinary
-//! INSERT or REMOVE and that owner's answer is relayed. Waiting is bounded by [`FENCED_BYTES_MAX`] and
-//! [`FENCED_FOR`]; beyond either the answer is `0`.
+//! The protocol cannot send a change after the entries are counted. So such a write waits, unseen by its sender. If the
+//! range stays, it is stored. If the range goes, it is passed on to the new owner as an ordinary INSERT or REMOVE, and
+//! that owner's answer is relayed. Waiting is bounded by [`FENCED_BYTES_MAX`] and [`FENCED_FOR`]; beyond either the answer
+//! is `0`.
+//!
+//! Invariants: `bytes` is the sum of what the queue costs; the queue is in the order of its deadlines; while it is not
+//! empty one timer is armed.
 
 use std::collections::VecDeque;
 
@@ -18,13 +21,15 @@ use super::node::{DhtNode, LockHolder, Role, Timer, acknowledge};
 const FENCED_BYTES_MAX: u64 = 64 << 20;
 const FENCED_FOR: Ticks = Ticks::from_secs(30);
 
-/// What a held write costs beside its value.
+/// What a fenced write costs beside its value.
 const FENCED_OVERHEAD_BYTES: u64 = 96;
 
 #[derive(Debug, Default)]
 pub(super) struct FencedWrites {
     queue: VecDeque<FencedWrite>,
     bytes: u64,
+    /// The timer of the queue runs.
+    armed: bool,
 }
 
 #[derive(Debug)]
@@ -36,12 +41,16 @@ struct FencedWrite {
 }
 
 impl FencedWrites {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// As if so much were held that nothing more is.
+    /// As if so much were fenced that nothing more is.
     #[cfg(test)]
     pub(super) fn fill(&mut self) {
         self.bytes = FENCED_BYTES_MAX;
@@ -69,6 +78,7 @@ impl DhtNode {
     }
 
     /// Puts a write aside; false when there are too many.
+    #[must_use]
     pub(super) fn fence_write(
         &mut self,
         hub: &mut Hub<Self>,
@@ -83,10 +93,8 @@ impl DhtNode {
             until: hub.now() + FENCED_FOR,
         };
         let cost_bytes = write.cost_bytes();
-        if self.fenced_writes.bytes + cost_bytes > FENCED_BYTES_MAX
-            || (self.fenced_writes.queue.is_empty()
-                && hub.arm(FENCED_FOR, Timer::FencedWrites).is_none())
-        {
+        let fits = self.fenced_writes.bytes.saturating_add(cost_bytes) <= FENCED_BYTES_MAX;
+        if !fits || !self.arm_fenced_writes(hub, FENCED_FOR) {
             return false;
         }
         self.fenced_writes.bytes += cost_bytes;
@@ -94,8 +102,15 @@ impl DhtNode {
         true
     }
 
-    /// Something stopped moving: a held write whose key stands still goes where it belongs now. The others stay: a
-    /// leave that comes to nothing does not end the hand-over that it met.
+    #[must_use]
+    fn arm_fenced_writes(&mut self, hub: &mut Hub<Self>, after: Ticks) -> bool {
+        let armed = &mut self.fenced_writes.armed;
+        *armed = *armed || hub.arm(after, Timer::FencedWrites).is_some();
+        *armed
+    }
+
+    /// A range stopped moving: each fenced write whose key no longer moves goes where it belongs now. The others stay: a
+    /// leave that fails does not end the hand-off that it met.
     pub(super) fn release_fenced_writes(&mut self, hub: &mut Hub<Self>) {
         self.fenced_writes.bytes = 0;
         for write in std::mem::take(&mut self.fenced_writes.queue) {
@@ -114,14 +129,17 @@ impl DhtNode {
     }
 
     pub(super) fn refuse_late_fenced_writes(&mut self, hub: &mut Hub<Self>) {
-        while let Some(write) = self.fenced_writes.queue.front() {
-            if write.until > hub.now() {
-                hub.arm(write.until - hub.now(), Timer::FencedWrites);
+        self.fenced_writes.armed = false;
+        while let Some(FencedWrite { until, .. }) = self.fenced_writes.queue.front() {
+            let until = *until;
+            if until > hub.now() && self.arm_fenced_writes(hub, until - hub.now()) {
                 return;
             }
-            self.fenced_writes.bytes -= write.cost_bytes();
-            acknowledge(hub, write.conn, false);
-            self.fenced_writes.queue.pop_front();
+            // Late, or without a timer to end its wait.
+            if let Some(write) = self.fenced_writes.queue.pop_front() {
+                self.fenced_writes.bytes -= write.cost_bytes();
+                acknowledge(hub, write.conn, false);
+            }
         }
     }
 }

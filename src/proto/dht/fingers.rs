@@ -1,4 +1,4 @@
-//! Fingers: nodes further round the ring, kept fresh by one LOCATE now and then.
+//! Finger look-ups: one LOCATE now and then keeps the nodes further round the ring fresh.
 
 use crate::engine::{Hub, Ticks};
 
@@ -15,7 +15,8 @@ const FINGER_EVERY: Ticks = Ticks::from_secs(1);
 const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
 
 impl DhtNode {
-    /// The node is not alone any more.
+    /// Begins to look up fingers, unless that goes on. Called whenever our next changes, so a timer that was not to be had is
+    /// asked for again.
     pub(super) fn begin_fingers(&mut self, hub: &mut Hub<Self>) {
         if !self.finger_armed {
             self.finger_round = 0;
@@ -28,7 +29,7 @@ impl DhtNode {
         if self.routing.is_alone() || !matches!(self.role, Role::Member) {
             return;
         }
-        // From the farthest down to the first that our next already covers, and again.
+        // From the farthest down to the first that our next covers, and again.
         let me = self.me().id;
         self.finger = match self.finger.checked_sub(1) {
             Some(i) if !self.routing.owns(me.plus_power_of_two(i)) => i,

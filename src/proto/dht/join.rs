@@ -1,14 +1,20 @@
-//! We join a ring: CONNECT at the node that owns our id.
+//! Joins a ring: CONNECT at the node that owns our id.
 //!
 //! ```text
-//! Locate ─▶ Receive ─▶ Update ─▶ Confirm ─▶ a member
-//!    └────────┴── a pause, and again ─┘
+//! Locate ─▶ Receive ─▶ Commit ─▶ Update ─▶ Confirm ─▶ a member
+//!    └─────────┴── a pause, and again ──┴──────┘
 //! ```
-//! Until the last step we are nobody: data commands are answered `0`, LOCATE with the owner of our range, UPDATE_PREV
-//! with `1`. The last step of CONNECT has no ack, so we ask the ring for our own id until it says that it is
-//! ours. When it says otherwise our address may still be under way. So what we were given is kept until an owner
-//! answers `1` to another CONNECT, which it does only once it has given up the first: no other answer is
-//! proof that the ring does not count on us.
+//! Until CONNECT completes, the node owns no keys. It answers data commands with `0`, LOCATE with the owner of its
+//! range, and UPDATE_PREV with `1`.
+//!
+//! The last step of CONNECT, our address, has no ack. So the node asks the ring for its own id until the answer is its own
+//! address. Another answer is no proof that the join failed: our address may still be under way. Received entries
+//! are therefore kept until an owner answers `1` to another CONNECT, which it does only after it has given up the first.
+//!
+//! The owner decides what it sends; this node decides what it keeps. Entries outside `[own id, owner's id)` are dropped as
+//! they come; those beyond our next, which is named last, are swept when the join is complete. A range that does
+//! not fit the memory limit ends the join for good: nothing was announced to the ring, so nothing changes there. A
+//! transfer has a deadline and a least pace, as on the serving side.
 
 use std::net::SocketAddrV4;
 
@@ -19,17 +25,20 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 use super::address_policy;
 use super::client;
 use super::disconnect::Staging;
+use super::id::Id;
+use super::membership_lock::Deadline;
 use super::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use super::operation::{Failure, Operation, Outcome, Verb};
 use super::range_stream::{Received, Receiving};
 use super::routing::Member;
 use super::wire::{self, Request};
 
-/// Tries before we give up: with their pauses about ten seconds, in which others may join and leave before us.
+/// Tries before the join is given up: with their pauses about ten seconds, in which others may join and leave before us.
 const TRIES_MAX: u32 = 20;
 
-/// The ring lists us, or may: without us a range of it is out of reach, and what is in the way passes. The node before us may
-/// be about to leave, for which it takes this long at most (see `leave`), or not know yet who follows us.
+/// The same as a time for a node that the ring lists, or may list: without it a range of the ring is out of reach, and
+/// what prevents the join is temporary. The node before us may be about to leave, which takes this long at most (see
+/// [`super::leave`]), or may not know yet who follows us.
 const LISTED_WITHIN: Ticks = Ticks::from_secs(120);
 
 /// Invariant 8 of the specification.
@@ -39,7 +48,7 @@ const CONFIRM_PAUSE: Ticks = Ticks::from_millis(200);
 /// The pause before another try is drawn below this, so that joiners which hinder each other part.
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(500).0;
 
-/// The same after [`TRIES_MAX`] tries: each has the node before us dial several others.
+/// The same after [`TRIES_MAX`] tries: in each the node before us dials several others.
 const LONG_PAUSE_TICKS_MAX: u64 = Ticks::from_secs(2).0;
 
 #[derive(Debug)]
@@ -48,19 +57,21 @@ pub(super) struct Join {
     phase: Phase,
     tries: u32,
     begun: Tick,
-    /// The ring names us as the owner of our range, and we have given nobody our address: we were killed, and come back.
+    /// The ring names us as the owner of our range before we gave anybody our address: this node was killed, and comes
+    /// back.
     listed: bool,
     given_up: bool,
     /// Who owns our range; the first contact while that is not known.
     owner: Member,
-    /// Our next, from when our address was sent until it is sure that it did not arrive.
+    /// Our next, from the moment our address was sent until it is certain that it did not arrive.
     given: Option<Member>,
-    /// Leave as soon as we know whether we have joined.
+    /// Leave as soon as it is known whether the join succeeded.
     leaves: bool,
     next: Option<Member>,
     conn: Option<ConnId>,
-    receiving: Receiving,
+    pub(super) receiving: Receiving,
     staging: Staging,
+    deadline: Option<Deadline>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +80,13 @@ enum Phase {
     Locate,
     /// CONNECT goes on.
     Receive,
-    /// Entries are committed, then the next is told.
+    /// The last entries are being committed.
     Commit,
+    /// Our next is told.
     Update,
-    /// Our address is sent: does the owner know us?
-    Confirm {
-        tries: u32,
-    },
-    /// Until the next try.
+    /// Our address is sent: does the owner list us?
+    Confirm { tries: u32 },
+    /// Before the next try.
     Pause,
 }
 
@@ -96,14 +106,25 @@ impl Join {
         self.owner
     }
 
-    /// The address may have been sent, so the ring may count on us.
+    /// Our address may have been sent, so the ring may count on this node.
     pub(super) fn is_perhaps_member(&self) -> bool {
         self.given.is_some()
+    }
+
+    /// A new transfer begins, or none.
+    fn reset_transfer(&mut self, hub: &mut Hub<DhtNode>) {
+        self.next = None;
+        self.receiving = Receiving::default();
+        self.staging = Staging::default();
+        if let Some(deadline) = self.deadline.take() {
+            deadline.end(hub);
+        }
     }
 }
 
 impl DhtNode {
-    /// Joins the ring of any of `contacts`. Entries that the node holds are brought into the ring, see `bring`.
+    /// Joins the ring of any of `contacts`. Entries that the node holds are recovered into the ring, see
+    /// `recovered_entries`.
     ///
     /// # Panics
     /// If there are no contacts.
@@ -124,6 +145,7 @@ impl DhtNode {
             conn: None,
             receiving: Receiving::default(),
             staging: Staging::default(),
+            deadline: None,
         });
         self.join_step(hub);
     }
@@ -133,46 +155,47 @@ impl DhtNode {
         matches!(&self.role, Role::Joining(join) if join.given_up)
     }
 
-    /// Begins a try, or asks once more whether it came to its end.
+    /// The join that goes on.
+    fn joining(&mut self) -> Option<&mut Join> {
+        match &mut self.role {
+            Role::Joining(join) if !join.given_up => Some(join),
+            _ => None,
+        }
+    }
+
+    /// Begins a try, or asks once more whether the last one succeeded.
     pub(super) fn join_step(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         let mut contacts = join.contacts.clone();
         match join.phase {
-            // It knows first.
+            // The owner is the first to know.
             Phase::Confirm { .. } => contacts.insert(0, join.owner.addr),
             _ => join.phase = Phase::Locate,
         }
-        // If we have joined, our contacts and the owner may have left since, and the way round begins at our next.
+        // If the join succeeded, our contacts and the owner may have left since; our next still leads round the ring.
         contacts.extend(join.given.map(|next| next.addr));
         let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
         client::start(self, hub, operation, Tag::Join);
     }
 
-    /// What came of an operation of our join.
+    /// An operation of our join is over.
     pub(super) fn join_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         match (join.phase, result) {
             (Phase::Locate | Phase::Confirm { .. }, Ok(Outcome::After { owner, .. }))
                 if owner == me.addr && join.given.is_some() =>
             {
                 self.joined(hub);
             }
-            // The ring lists us already when we were killed and come back (RELIABILITY.md A22): who does finds out.
+            // The ring lists a node already that was killed and comes back: its CONNECT goes to the node before it.
             (Phase::Locate, Ok(Outcome::After { before, owner }))
                 if owner == before || owner == me.addr =>
             {
                 join.listed = owner == me.addr;
                 join.owner = Member::at(before);
-                join.phase = Phase::Receive;
-                join.receiving = Receiving::default();
-                join.staging = Staging::default();
-                join.conn = Some(hub.dial(before, None, Conn::Join(Expect::Ack)));
+                self.dial_owner(hub);
             }
             (Phase::Update, Ok(_)) => self.give_address(hub),
             (Phase::Confirm { tries }, _) if tries < CONFIRM_TRIES_MAX => {
@@ -183,6 +206,33 @@ impl DhtNode {
             }
             (_, Ok(outcome)) => self.try_again(hub, format_args!("the ring says {outcome:?}")),
             (_, Err(failure)) => self.try_again(hub, failure),
+        }
+    }
+
+    fn dial_owner(&mut self, hub: &mut Hub<Self>) {
+        let limits = self.config.transfer;
+        let Some(join) = self.joining() else { return };
+        join.reset_transfer(hub);
+        join.phase = Phase::Receive;
+        join.deadline = Deadline::start(hub, &limits, limits.within, Timer::JoinDeadline);
+        if join.deadline.is_none() {
+            return self.try_again(hub, "no timer");
+        }
+        join.conn = Some(hub.dial(join.owner.addr, None, Conn::Join(Expect::Ack)));
+    }
+
+    /// A window of the transfer's deadline is over.
+    pub(super) fn join_window_over(&mut self, hub: &mut Hub<Self>) {
+        let limits = self.config.transfer;
+        let Some(join) = self.joining() else { return };
+        let moved_bytes = join.receiving.moved_bytes();
+        // Nothing is owed before the owner said `1`: it may have others to serve first.
+        let owed = (join.phase == Phase::Receive && moved_bytes > 0).then_some(moved_bytes);
+        if let Some(deadline) = &mut join.deadline
+            && !deadline.go_on(hub, &limits, Timer::JoinDeadline, owed)
+        {
+            join.deadline = None;
+            self.try_again(hub, "the owner of our range is too slow");
         }
     }
 
@@ -197,71 +247,38 @@ impl DhtNode {
         expect: &mut Expect,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        let Input { bytes, seen } = input;
-        let (id, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
-        let (me, durable) = (self.me().id, self.config.durable);
-        let Role::Joining(join) = &mut self.role else {
-            return Err(Violation::us("the join is over"));
-        };
-        let used = match expect {
-            Expect::Ack => match wire::ack(bytes, seen)? {
+        match expect {
+            Expect::Ack => match wire::ack(input.bytes, input.seen)? {
                 Some((true, used)) => {
                     *expect = Expect::Entries;
-                    return Ok(self.begin_join(cx, used));
+                    Ok(self.begin_receiving(cx, used))
                 }
-                Some((false, _)) => return Err(Violation::us("the range was not its to give")),
-                None => return Ok(Step::More),
+                Some((false, _)) => Err(Violation::us("the range was not its to give")),
+                None => Ok(Step::More),
             },
-            Expect::Entries => {
-                let Some((received, used)) = join.receiving.read(bytes, seen, value_bytes_max)?
-                else {
-                    return Ok(Step::More);
-                };
-                if join.receiving.is_complete() {
-                    *expect = Expect::Next;
+            Expect::Entries => self.join_entry(cx, expect, input),
+            Expect::Next => match wire::address(input.bytes, input.seen)? {
+                Some((addr, used)) => {
+                    *expect = Expect::Nothing;
+                    self.join_next(cx, addr)?;
+                    Ok(Step::Wait(used))
                 }
-                if let Received::Entry(key, value) = received {
-                    let filled = durable && join.staging.push(key, value.clone());
-                    self.store_entry(key, value);
-                    if filled {
-                        self.stage_join(cx, id);
-                    }
-                }
-                used
-            }
-            Expect::Next => {
-                let Some((addr, used)) = wire::address(bytes, seen)? else {
-                    return Ok(Step::More);
-                };
-                if !address_policy::is_plausible(*cx.peer_v4().ip(), addr, join.owner.addr.port()) {
-                    return Err(Violation::peer("a next that it cannot know"));
-                }
-                let next = Member::at(addr);
-                if next.id == me || !me.in_arc(join.owner.id, next.id) {
-                    return Err(Violation::peer("its next is not after us"));
-                }
-                join.next = Some(next);
-                join.phase = Phase::Commit;
-                *expect = Expect::Nothing;
-                self.stage_join(cx, id);
-                self.join_committed(cx);
-                return Ok(Step::Wait(used));
-            }
-            Expect::Nothing => return Err(Violation::peer("it speaks unasked")),
-        };
-        Ok(Step::Took(used))
+                None => Ok(Step::More),
+            },
+            Expect::Nothing => Err(Violation::peer("it speaks unasked")),
+        }
     }
 
-    /// An owner begins to give us its range: nobody counts on what we have from another try.
-    fn begin_join(&mut self, hub: &mut Hub<Self>, used: usize) -> Step {
-        if let Role::Joining(join) = &mut self.role {
+    /// The owner begins to give us its range, so it does not count on what we have from another try.
+    fn begin_receiving(&mut self, hub: &mut Hub<Self>, used: usize) -> Step {
+        if let Some(join) = self.joining() {
             join.given = None;
             if join.leaves {
                 self.drop_join(hub);
                 return Step::Wait(used);
             }
         }
-        if matches!(self.lock_holder, LockHolder::Nobody) {
+        if !self.is_locked() {
             let all = self.me().id;
             self.sweep(hub, all, all);
         }
@@ -273,22 +290,84 @@ impl DhtNode {
 
     /// The entries of another try are removed.
     pub(super) fn join_swept(&mut self, hub: &mut Hub<Self>) {
-        if let Role::Joining(Join {
-            phase: Phase::Receive,
-            conn: Some(conn),
-            ..
-        }) = self.role
-        {
-            hub.resume(conn);
+        match &self.role {
+            Role::Joining(join) if join.given_up => hub.stop(),
+            Role::Joining(Join {
+                phase: Phase::Receive,
+                conn: Some(conn),
+                ..
+            }) => hub.resume(*conn),
+            _ => {}
         }
     }
 
-    fn stage_join(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
-        let Role::Joining(join) = &mut self.role else {
-            return;
+    fn join_entry(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        input: Input<'_>,
+    ) -> Result<Step, Violation> {
+        let (conn, me, durable) = (cx.id(), self.me().id, self.config.durable);
+        let value_bytes_max = self.config.value_bytes_max;
+        let per_job = self.config.quanta.entries_per_job;
+        let Some(join) = self.joining() else {
+            return Err(Violation::us("the join is over"));
         };
+        let owner = join.owner.id;
+        let wants = |key: Id| key.in_arc(me, owner);
+        let receiving = &mut join.receiving;
+        let read = receiving.read(input.bytes, input.seen, value_bytes_max, wants)?;
+        let Some((received, used)) = read else {
+            return Ok(Step::More);
+        };
+        if receiving.is_complete() {
+            *expect = Expect::Next;
+        }
+        let grows = receiving.staged_bytes() > 0 || matches!(received, Received::Entry(..));
+        if let Received::Entry(key, value) = received {
+            let filled = durable && join.staging.push(key, value.clone(), per_job);
+            self.store_entry(key, value);
+            if filled {
+                self.stage_join(cx, conn);
+            }
+        }
+        if grows && self.is_over_memory() {
+            let max_bytes = self.config.memory_bytes_max;
+            self.give_up_join(
+                cx,
+                format_args!("our range does not fit into {max_bytes} bytes (memory_bytes_max)"),
+            );
+            return Err(Violation::us("memory_bytes_max reached"));
+        }
+        Ok(Step::Took(used))
+    }
+
+    /// All entries came, and the owner's next.
+    fn join_next(&mut self, cx: &mut Cx<'_, Self>, addr: SocketAddrV4) -> Result<(), Violation> {
+        let (conn, me, peer) = (cx.id(), self.me().id, cx.peer_v4());
+        let Some(join) = self.joining() else {
+            return Err(Violation::us("the join is over"));
+        };
+        if !address_policy::is_plausible(*peer.ip(), addr, join.owner.addr.port()) {
+            return Err(Violation::peer("a next that it cannot know"));
+        }
+        let next = Member::at(addr);
+        if next.id == me || !me.in_arc(join.owner.id, next.id) {
+            return Err(Violation::peer("its next is not after us"));
+        }
+        join.next = Some(next);
+        join.phase = Phase::Commit;
+        self.stage_join(cx, conn);
+        self.join_committed(cx);
+        Ok(())
+    }
+
+    fn stage_join(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let Some(join) = self.joining() else { return };
         if let Some(changes) = join.staging.take()
-            && !self.submit(hub, Changes::Many(changes), Then::Staged(conn))
+            && self
+                .submit(hub, Changes::Many(changes), Then::Staged(conn))
+                .is_err()
         {
             self.staged(hub, conn, false);
         }
@@ -308,9 +387,7 @@ impl DhtNode {
     /// Once all entries are here and committed, the next is told.
     fn join_committed(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         let Some(next) = join.next else { return };
         if join.phase != Phase::Commit || !join.staging.is_settled() {
             return;
@@ -330,9 +407,7 @@ impl DhtNode {
     /// The step with which ownership moves.
     fn give_address(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         let Some(out) = join.conn.and_then(|conn| hub.output_of(conn)) else {
             self.try_again(hub, "the owner closed the connection");
             return;
@@ -341,6 +416,9 @@ impl DhtNode {
         let (next, owner) = (join.next, join.owner);
         join.phase = Phase::Confirm { tries: 0 };
         join.given = next;
+        if let Some(deadline) = join.deadline.take() {
+            deadline.end(hub);
+        }
         if next == Some(owner) {
             let operation = Operation::update_prev(me.addr, owner.addr, bounds);
             client::start(self, hub, operation, Tag::TakeBack);
@@ -349,12 +427,9 @@ impl DhtNode {
     }
 
     pub(super) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
-        let Role::Joining(join) = &mut self.role else {
+        let Some(join) = self.joining().filter(|join| join.conn == Some(id)) else {
             return;
         };
-        if join.conn != Some(id) {
-            return;
-        }
         join.conn = None;
         if matches!(join.phase, Phase::Receive | Phase::Commit) {
             self.try_again(hub, "the owner of our range broke off, or refused");
@@ -362,21 +437,16 @@ impl DhtNode {
     }
 
     fn try_again(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         join.phase = Phase::Pause;
         join.tries += 1;
-        join.next = None;
+        join.reset_transfer(hub);
         if let Some(conn) = join.conn.take() {
             hub.close_conn(conn);
         }
         let matters = join.listed || join.given.is_some();
         if join.tries >= TRIES_MAX && !(matters && hub.now() < join.begun + LISTED_WITHIN) {
-            join.given_up = true;
-            log::error!("the join is given up after {} tries: {why}", join.tries);
-            hub.stop();
-            return;
+            return self.give_up_join(hub, why);
         }
         if join.leaves && join.given.is_none() {
             return self.drop_join(hub);
@@ -389,16 +459,33 @@ impl DhtNode {
         };
         let pause = Ticks(1 + hub.rng().random_range(0..below));
         if hub.arm(pause, Timer::Join).is_none() {
+            self.give_up_join(hub, "no timer");
+        }
+    }
+
+    /// The join ends for good. Entries that the ring did not give away leave the disk first.
+    fn give_up_join(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let (all, durable) = (self.me().id, self.config.durable);
+        let Some(join) = self.joining() else { return };
+        join.given_up = true;
+        log::error!("the join is given up after {} tries: {why}", join.tries);
+        join.reset_transfer(hub);
+        let may_count_on_us = join.given.is_some();
+        if let Some(conn) = join.conn.take() {
+            hub.close_conn(conn);
+        }
+        if durable && !may_count_on_us {
+            self.sweep(hub, all, all);
+        } else {
             hub.stop();
         }
     }
 
     fn joined(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         let Some(next) = join.given else { return };
+        join.reset_transfer(hub);
         let (owner, conn, leaves) = (join.owner, join.conn.take(), join.leaves);
         if let Some(conn) = conn {
             hub.close_conn(conn);
@@ -408,13 +495,14 @@ impl DhtNode {
         self.set_next(hub, next);
         log::info!("joined between {} and {}", owner.addr, next.addr);
         if next != owner {
-            // What it asked the ring before our owner knew us may have made it forget us again, and for whom it takes as
-            // its prev matters to who dies (see `rejoin`).
+            // Our next was told before the owner listed us. If it asked the ring who is before it in that moment, it took
+            // the owner for its prev again, so it is told once more. Should our next have to say later who follows a dead
+            // node (see `rejoin`), its prev has to be right.
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
             client::start(self, hub, operation, Tag::TellNext);
         }
-        // An owner may hand over more than our range.
-        if matches!(self.lock_holder, LockHolder::Nobody) && !self.begin_recovery(hub) {
+        // The owner may have sent entries from beyond our next.
+        if !self.is_locked() && !self.begin_recovery(hub) {
             self.sweep(hub, next.id, self.me().id);
         }
         if leaves {
@@ -422,23 +510,20 @@ impl DhtNode {
         }
     }
 
-    /// Asked to leave in the middle of it: at once, unless the ring may count on us.
+    /// The operator asks the node to leave while it joins: at once, unless the ring may count on it.
     pub(super) fn leave_after_join(&mut self, hub: &mut Hub<Self>) {
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
         join.leaves = join.given.is_some();
         if !join.leaves {
             self.drop_join(hub);
         }
     }
 
-    /// The process ends, and nobody counts on us. It still has its turns until all connections are drained: in none of
+    /// The process ends, and nobody counts on this node. It still has turns until all connections are drained; in none of
     /// them may it go on to join.
     fn drop_join(&mut self, hub: &mut Hub<Self>) {
-        let Role::Joining(join) = &mut self.role else {
-            return;
-        };
+        let Some(join) = self.joining() else { return };
+        join.reset_transfer(hub);
         let (owner, conn) = (join.owner, join.conn.take());
         self.role = Role::Gone(owner);
         if let Some(conn) = conn {

@@ -1,30 +1,35 @@
-//! We leave the ring: DISCONNECT at the node before us, which takes our range.
+//! Leaves the ring: DISCONNECT at the node before us, the heir, which takes our range.
 //!
 //! ```text
 //! Find ─▶ Settle ─▶ Send ─▶ Await ──1──▶ gone
 //!   ▲        └──────┴────0──┘ │ no answer
 //!   └── Pause ◀───────────────┘
 //! ```
-//! Writes are held from Settle on. From Await on the range may be the heir's already, so we serve it no more until
-//! it says `0`. When the connection breaks before the ack we are uncertain: the node before us tells whether it owns
-//! our id (then we are gone). If not, it may still be about to take our range, so we serve nothing and send
-//! another DISCONNECT, for which it gives up the first. When that one is answered `0` and the node before us
-//! still names us, the range stayed ours. In a pause that is not uncertain we are an ordinary member that takes no
-//! joiner, so that of two neighbours which leave at once one takes the other's range.
+//! Writes are fenced from Settle on. From Await on the range may be the heir's already, so this node does not serve it
+//! unless the heir answers `0`.
+//!
+//! When the connection breaks before the ack, the leave is uncertain. If the node before us says that it owns our id, the
+//! range is gone. If not, it may still be about to take the range: this node serves nothing and sends another DISCONNECT,
+//! for which the heir gives up the first. If that one is answered `0` and the node before us still names us, the range
+//! stayed ours.
+//!
+//! In a pause that is not uncertain, the node is an ordinary member that takes no joiner, but takes a leaver. So of two
+//! neighbours that leave at once one takes the other's range.
 
 use rand::RngExt;
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::client;
+use super::membership_lock::Deadline;
 use super::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::range_stream::{Sending, Sent};
 use super::routing::Member;
 use super::wire::{self, NextNode, Request};
 
-/// For how long we try; then the process ends with its range, which a durable node still has on its disk. The
-/// heir may have a joiner that died, for which it waits 30 s before it takes us, and then another one.
+/// Tries end after this time. Then the process ends with its range, which a durable node still has on its disk. The heir
+/// may have a joiner that died, for which it waits 30 s, and then another one.
 const LEAVE_WITHIN: Ticks = Ticks::from_secs(120);
 
 /// The pause before another try is drawn below this.
@@ -38,9 +43,10 @@ pub(super) struct Leave {
     heir: Member,
     conn: Option<ConnId>,
     sending: Sending,
-    /// All was sent once, and nobody said what came of it.
+    deadline: Option<Deadline>,
+    /// All was sent once, and no answer came.
     uncertain: bool,
-    /// A later DISCONNECT was refused, so that nothing of the first is under way any more.
+    /// A later DISCONNECT was refused, so nothing of the first is under way any more.
     refused: bool,
 }
 
@@ -48,7 +54,7 @@ pub(super) struct Leave {
 enum Phase {
     /// Who is before us?
     Find,
-    /// Until the writes that the worker had are back.
+    /// Writes that the worker had before come back.
     Settle {
         submitted: u64,
     },
@@ -64,7 +70,7 @@ impl Leave {
         !self.uncertain && self.phase != Phase::Await
     }
 
-    /// Writes are held.
+    /// Writes are fenced.
     pub(super) fn moves(&self) -> bool {
         !self.pauses()
     }
@@ -95,27 +101,28 @@ impl DhtNode {
             heir: me,
             conn: None,
             sending: Sending::new(me.id, me.id),
+            deadline: None,
             uncertain: false,
             refused: false,
         });
         self.leave_step(hub);
     }
 
-    /// Begins a try, or asks again what came of the last one.
+    /// Begins a try, or asks again whether the last one succeeded.
     pub(super) fn leave_step(&mut self, hub: &mut Hub<Self>) {
         let (me, next, bounds) = (self.me(), self.routing.next(), self.bounds());
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
         if self.routing.is_alone() {
-            // A joiner saves what we have.
+            // The joiner will take the entries.
             return match self.lock_holder {
                 LockHolder::HandOff(_) => self.pause_leave(hub, "somebody joins here"),
                 _ => hub.stop(),
             };
         }
         leave.phase = Phase::Find;
-        // Both may have left since; then anybody else who knows the ring.
+        // Both may have left since; any other member knows the ring too.
         let others = self.routing.fingers().iter().copied();
         let contacts = [next, leave.heir]
             .into_iter()
@@ -163,12 +170,36 @@ impl DhtNode {
             && let Phase::Settle { submitted } = leave.phase
             && self.written >= submitted
         {
+            let limits = &self.config.transfer;
+            leave.deadline = Deadline::start(hub, limits, limits.within, Timer::LeaveDeadline);
+            if leave.deadline.is_none() {
+                return self.pause_leave(hub, "no timer is to be had");
+            }
             leave.phase = Phase::Send;
             leave.conn = Some(hub.dial(
                 leave.heir.addr,
                 self.config.dial_from.map(Into::into),
                 Conn::Leave,
             ));
+        }
+    }
+
+    /// A window of the transfer's deadline is over.
+    pub(super) fn leave_window_over(&mut self, hub: &mut Hub<Self>) {
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
+        let sends = leave.phase == Phase::Send && leave.sending.moved_bytes() > 0;
+        let moved_bytes = sends.then(|| leave.sending.moved_bytes());
+        let limits = &self.config.transfer;
+        if let Some(deadline) = &mut leave.deadline
+            && !deadline.go_on(hub, limits, Timer::LeaveDeadline, moved_bytes)
+        {
+            leave.deadline = None;
+            // Its end decides whether the leave is uncertain.
+            if let Some(conn) = leave.conn {
+                hub.close_conn(conn);
+            }
         }
     }
 
@@ -188,7 +219,7 @@ impl DhtNode {
             return;
         }
         leave.sending.log_progress(cx.now());
-        match leave.sending.step(&self.entries, cx) {
+        match leave.sending.step(&self.entries, &self.config.quanta, cx) {
             Sent::Again => cx.notify(id, super::node::Note::Go),
             Sent::Full => {}
             Sent::All => leave.phase = Phase::Await,
@@ -234,13 +265,16 @@ impl DhtNode {
         self.pause_leave(hub, "the heir broke off");
     }
 
-    /// Another try, after a pause; the range is ours meanwhile, unless that is uncertain.
+    /// Another try, after a pause. The range is ours meanwhile, unless that is uncertain.
     fn pause_leave(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
         log::info!("leaving takes another try: {why}");
         leave.phase = Phase::Pause;
+        if let Some(deadline) = leave.deadline.take() {
+            deadline.end(hub);
+        }
         if let Some(conn) = leave.conn.take() {
             hub.close_conn(conn);
         }
@@ -258,7 +292,7 @@ impl DhtNode {
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
         if late || hub.arm(pause, Timer::Leave).is_none() {
             let entries = self.entries.len();
-            // For the turns until all connections are drained.
+            // LOCATE needs an answer in the turns until all connections are drained.
             let heir = if leave.uncertain {
                 log::error!("nobody says whether our {entries} entries were taken; leaving");
                 leave.heir
@@ -277,6 +311,9 @@ impl DhtNode {
             return;
         };
         let (heir, conn) = (leave.heir, leave.conn.take());
+        if let Some(deadline) = leave.deadline.take() {
+            deadline.end(hub);
+        }
         log::info!("left; {} has our {} entries", heir.addr, self.entries.len());
         if !self.recovered.is_empty() {
             log::warn!(
@@ -291,7 +328,7 @@ impl DhtNode {
         self.release_fenced_writes(hub);
         let next = self.routing.next();
         if next != heir {
-            // Some heirs leave this to the leaver; from others it has heard it already (RELIABILITY.md A19).
+            // Some implementations leave this to the leaver; from other heirs our next has heard it already.
             let once = Bounds {
                 attempts_max: 1,
                 ..self.bounds()
@@ -303,13 +340,13 @@ impl DhtNode {
         self.sweep(hub, all, all);
     }
 
-    /// A sweep is over: the last thing that a node does which has left.
+    /// Stops the driver of a node that has left, once nothing is owed to anybody.
     pub(super) fn swept(&mut self, hub: &mut Hub<Self>) {
-        // Somebody waits for these; a finger that is looked up serves nobody any more.
+        // Peers wait for these; a finger look-up serves nobody any more.
         let awaited = self
             .operations
             .tags()
-            .any(|tag| matches!(tag, Tag::Forward(_) | Tag::TellNext));
+            .any(|tag| matches!(tag, Tag::Forward { .. } | Tag::TellNext));
         let quiet = !awaited && matches!(self.lock_holder, LockHolder::Nobody);
         if matches!(self.role, Role::Gone(_)) && quiet {
             hub.stop();

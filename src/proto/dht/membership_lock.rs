@@ -1,25 +1,38 @@
-//! Whose turn it is: one part of the ring moves at a time, the others that want to join or leave here wait.
+//! The membership lock: one join or leave at a time changes the range of this node; the others wait.
 //!
-//! A CONNECT or DISCONNECT that comes while a transfer goes on is parked, for [`PARKED_FOR`] at most, and judged
-//! against the ring as it is when its turn comes.
+//! ```text
+//!  CONNECT, DISCONNECT ──free──▶ the change runs (connect, rejoin, disconnect, relay) ──▶ sweep ──▶ free
+//!          └────────taken──────▶ parked, at most PARKED_FOR ──free──▶ judged again
+//! ```
+//! A request that comes while the lock is taken is parked. When the lock is free it is offered to the one that waits longest,
+//! which is judged against the ring as it is then. A request that arrives in between may be quicker; the parked one then
+//! waits on with its old deadline.
+//!
+//! Whoever holds the lock for a peer has a deadline as a whole and a least pace ([`Deadline`]), so a peer that trickles
+//! cannot keep the others out.
+//!
+//! Invariants: the queue is in the order of its deadlines; while it is not empty one timer is armed.
 
 use std::collections::VecDeque;
 
-use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks};
+use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks, TimerId};
 
+use super::config::TransferLimits;
 use super::node::{DhtNode, Expect, LockHolder, Note, Role, Timer};
 use super::wire::{self, NextNode, Request};
 
-/// RELIABILITY.md A1: a joiner waits this long and is then told `0`, upon which it tries again.
+/// A joiner waits this long and is then told `0`, upon which it tries again.
 const PARKED_FOR: Ticks = Ticks::from_secs(5);
 
 /// A burst of joiners at one node; more are told `0` at once.
 const PARKED_MAX: usize = 64;
 
-/// Connections that wait for their turn, longest first.
+/// Connections that wait for the lock, with their deadlines.
 #[derive(Debug, Default)]
 pub(super) struct Parked {
     queue: VecDeque<(ConnId, Tick)>,
+    /// The timer of the queue runs.
+    armed: bool,
 }
 
 impl Parked {
@@ -30,6 +43,64 @@ impl Parked {
 
     pub(super) fn forget(&mut self, id: ConnId) {
         self.queue.retain(|(parked, _)| *parked != id);
+    }
+}
+
+/// A CONNECT or DISCONNECT that waits for the lock.
+#[derive(Debug, Clone, Copy)]
+pub struct ParkedRequest {
+    pub(super) request: Request,
+    pub(super) until: Tick,
+}
+
+/// When a transfer of entries must be over, and how fast it must go on.
+#[derive(Debug)]
+pub(super) struct Deadline {
+    until: Tick,
+    /// So many when the window of the least pace began.
+    moved_bytes: u64,
+    timer: TimerId,
+}
+
+impl Deadline {
+    /// `None` at the limit of timers.
+    pub(super) fn start(
+        hub: &mut Hub<DhtNode>,
+        limits: &TransferLimits,
+        within: Ticks,
+        timer: Timer,
+    ) -> Option<Deadline> {
+        Some(Deadline {
+            until: hub.now() + within,
+            moved_bytes: 0,
+            timer: hub.arm(within.min(limits.pace_over), timer)?,
+        })
+    }
+
+    pub(super) fn end(self, hub: &mut Hub<DhtNode>) {
+        hub.cancel(self.timer);
+    }
+
+    /// The timer fired. `moved_bytes`: so many in all, `None` while the peer owes nothing. False when the transfer is too
+    /// late, too slow, or no timer is to be had.
+    #[must_use]
+    pub(super) fn go_on(
+        &mut self,
+        hub: &mut Hub<DhtNode>,
+        limits: &TransferLimits,
+        timer: Timer,
+        moved_bytes: Option<u64>,
+    ) -> bool {
+        let now = hub.now();
+        let seconds = limits.pace_over.as_duration().as_secs();
+        let owed_bytes = limits.pace_bytes_per_sec.saturating_mul(seconds);
+        let moved = moved_bytes.map(|all| all.saturating_sub(self.moved_bytes));
+        if now >= self.until || moved.is_some_and(|bytes| bytes < owed_bytes) {
+            return false;
+        }
+        self.moved_bytes = moved_bytes.unwrap_or(self.moved_bytes);
+        let armed = hub.arm((self.until - now).min(limits.pace_over), timer);
+        armed.map(|timer| self.timer = timer).is_some()
     }
 }
 
@@ -53,9 +124,10 @@ impl DhtNode {
             self.supersede_disconnect(cx, next);
             self.yield_to_leaver(cx);
         }
-        if !matches!(self.lock_holder, LockHolder::Nobody) && self.may_take_part(&request) {
-            if self.parked.queue.len() < PARKED_MAX && self.park(cx) {
-                *expect = Expect::Lock(Box::new(request));
+        if self.is_locked() && self.may_take_part(&request) {
+            let (id, until) = (cx.id(), cx.now() + PARKED_FOR);
+            if self.park(cx, id, until) {
+                *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
                 return Step::Wait(used);
             }
         } else if self.begin_change(cx, expect, &request) {
@@ -69,34 +141,45 @@ impl DhtNode {
         Step::Done(used)
     }
 
-    fn park(&mut self, cx: &mut Cx<'_, Self>) -> bool {
-        let until = cx.now() + PARKED_FOR;
-        let armed = !self.parked.queue.is_empty() || cx.arm(PARKED_FOR, Timer::Parked).is_some();
-        if armed {
-            let id = cx.id();
-            self.parked.queue.push_back((id, until));
-        }
-        armed
+    pub(super) fn is_locked(&self) -> bool {
+        !matches!(self.lock_holder, LockHolder::Nobody)
     }
 
-    /// The turn of a parked connection came.
+    /// False when there is no place, no timer, or no time left.
+    #[must_use]
+    fn park(&mut self, hub: &mut Hub<Self>, id: ConnId, until: Tick) -> bool {
+        let has_place = self.parked.queue.len() < PARKED_MAX && until > hub.now();
+        if !has_place || !self.arm_parked(hub, until) {
+            return false;
+        }
+        let queue = &mut self.parked.queue;
+        let at = queue.partition_point(|(_, other)| *other <= until);
+        queue.insert(at, (id, until));
+        true
+    }
+
+    #[must_use]
+    fn arm_parked(&mut self, hub: &mut Hub<Self>, until: Tick) -> bool {
+        let armed = &mut self.parked.armed;
+        *armed = *armed || hub.arm(until - hub.now(), Timer::Parked).is_some();
+        *armed
+    }
+
+    /// The lock was free when this connection was told.
     pub(super) fn lock_offered(&mut self, cx: &mut Cx<'_, Self>, expect: &mut Expect) {
-        let Expect::Lock(request) = expect else {
+        let Expect::Lock(parked) = expect else {
             return;
         };
-        let request = **request;
+        let ParkedRequest { request, until } = **parked;
         let id = cx.id();
-        if let (Request::Connect(joiner), Some(after)) = (request, self.take_after(cx, id)) {
-            if !self.begin_hand_back(cx, expect, joiner, after) {
-                cx.notify(id, Note::Refused);
-                self.offer_lock(cx);
+        let goes_on = match (request, self.take_after(cx, id)) {
+            (Request::Connect(joiner), Some(after)) => {
+                self.begin_hand_back(cx, expect, joiner, after)
             }
-            return;
-        }
-        if !matches!(self.lock_holder, LockHolder::Nobody) && self.may_take_part(&request) {
-            // Somebody was quicker.
-            self.park(cx);
-        } else if !self.begin_change(cx, expect, &request) {
+            _ if self.is_locked() && self.may_take_part(&request) => self.park(cx, id, until),
+            _ => self.begin_change(cx, expect, &request),
+        };
+        if !goes_on {
             cx.notify(id, Note::Refused);
             self.offer_lock(cx);
         }
@@ -110,6 +193,7 @@ impl DhtNode {
         }
     }
 
+    #[must_use]
     fn begin_change(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -128,15 +212,16 @@ impl DhtNode {
         }
     }
 
-    /// The transfer that went on is over: the next in line.
     pub(super) fn release_lock(&mut self, hub: &mut Hub<Self>) {
+        self.end_lock_deadline(hub);
         self.lock_holder = LockHolder::Nobody;
         self.offer_lock(hub);
     }
 
-    /// Calls the next in line, if nothing goes on: also when the one that was called is gone or was refused.
+    /// Offers a free lock to the one that waits longest. Called too when the one that it was offered to is gone or was
+    /// refused.
     pub(super) fn offer_lock(&mut self, hub: &mut Hub<Self>) {
-        if matches!(self.lock_holder, LockHolder::Nobody)
+        if !self.is_locked()
             && let Some((id, _)) = self.parked.queue.pop_front()
         {
             hub.notify(id, Note::Go);
@@ -144,13 +229,54 @@ impl DhtNode {
     }
 
     pub(super) fn refuse_late_parked(&mut self, hub: &mut Hub<Self>) {
+        self.parked.armed = false;
         while let Some((id, until)) = self.parked.queue.front().copied() {
-            if until > hub.now() {
-                hub.arm(until - hub.now(), Timer::Parked);
+            if until > hub.now() && self.arm_parked(hub, until) {
                 return;
             }
+            // Late, or without a timer to end its wait.
             self.parked.queue.pop_front();
             hub.notify(id, Note::Refused);
+        }
+    }
+
+    /// What the lock is held for must be over `within` this time, or the connection of its peer is closed. False at the
+    /// limit of timers.
+    #[must_use]
+    pub(super) fn start_lock_deadline(
+        &mut self,
+        hub: &mut Hub<Self>,
+        conn: ConnId,
+        within: Ticks,
+    ) -> bool {
+        self.end_lock_deadline(hub);
+        let limits = &self.config.transfer;
+        self.lock_deadline = Deadline::start(hub, limits, within, Timer::Lock(conn));
+        self.lock_deadline.is_some()
+    }
+
+    pub(super) fn end_lock_deadline(&mut self, hub: &mut Hub<Self>) {
+        if let Some(deadline) = self.lock_deadline.take() {
+            deadline.end(hub);
+        }
+    }
+
+    /// A window of the lock's deadline is over.
+    pub(super) fn lock_window_over(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let moved_bytes = match &self.lock_holder {
+            LockHolder::HandOff(hand_off) => hand_off.moved_bytes(),
+            LockHolder::Disconnect(disconnect) => disconnect.moved_bytes(),
+            LockHolder::Relay(relay) => relay.moved_bytes(),
+            _ => None,
+        };
+        let Some(deadline) = &mut self.lock_deadline else {
+            return;
+        };
+        if !deadline.go_on(hub, &self.config.transfer, Timer::Lock(conn), moved_bytes) {
+            self.lock_deadline = None;
+            log::info!("a join or leave here takes too long; it is given up");
+            // Its end gives the change up.
+            hub.close_conn(conn);
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod id;
 mod join;
 mod leave;
 mod membership_lock;
+mod memory;
 pub mod node;
 pub mod operation;
 mod predecessor;

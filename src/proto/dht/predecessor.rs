@@ -1,4 +1,9 @@
-//! Who is before us.
+//! Our prev: claims by UPDATE_PREV, and what the ring says of them.
+//!
+//! UPDATE_PREV is acknowledged first and verified afterwards, if at all: a plain joiner answers nobody while it joins, so a
+//! node that dialled back before it acknowledged would wait for ever. A closer claimant is believed. A farther one is right
+//! only when the closer node is gone or never joined; the closest of these is remembered, and the old prev and the
+//! ring are asked.
 
 use crate::engine::{Hub, Ticks};
 
@@ -11,15 +16,15 @@ use super::routing::Member;
 const PREV_AFTER: Ticks = Ticks::from_secs(2);
 
 impl DhtNode {
-    /// UPDATE_PREV. A claim that is farther than what we know is right when the closer node left or never came to
-    /// join, so the ring is asked once whoever claims has had the time to make it true.
+    /// UPDATE_PREV. For a farther claim the ring is asked after [`PREV_AFTER`], when the claimant had time to complete its
+    /// join.
     pub(super) fn claim_prev(&mut self, hub: &mut Hub<Self>, claimant: Member) {
         self.prev_claims += 1;
         if self.routing.claim_prev(claimant) {
             self.prev_tentative = None;
             return;
         }
-        // The closest of them: who takes a farther one for the truth misses a living node.
+        // The closest of them: a farther one would leave a living node out.
         let me = self.me().id;
         let closer = |one: &Member| one.id.distance_to(me) < claimant.id.distance_to(me);
         self.prev_tentative = self.prev_tentative.filter(closer).or(Some(claimant));
@@ -34,7 +39,7 @@ impl DhtNode {
         self.prev_armed = false;
         self.look_up_prev(hub);
         if self.prev_tentative.is_some() {
-            // It may have been about to go when it was asked first.
+            // The old prev may have been about to leave when it was asked first.
             self.ask_prev(hub);
         }
     }
@@ -49,8 +54,7 @@ impl DhtNode {
         client::start(self, hub, operation, Tag::Prev(self.prev_claims));
     }
 
-    /// A farther claim is right when the closer node is gone (invariant 9 of the specification). The ring may take long to
-    /// say so, or be unable to while a node on the way is dead.
+    /// Asks the prev itself. The ring may take long to notice that it is gone, or cannot while a node on the way is dead.
     fn ask_prev(&mut self, hub: &mut Hub<Self>) {
         let once = Bounds {
             attempts_max: 1,
@@ -78,7 +82,7 @@ impl DhtNode {
 
     pub(super) fn prev_found(&mut self, claims: u64, result: Result<Outcome, Failure>) {
         if self.prev_claims != claims {
-            // Somebody said that it is before us while the ring was asked; what the ring says may be older.
+            // A claim came while the ring was asked; the answer may be older.
             return;
         }
         match result {

@@ -1,26 +1,22 @@
-//! Entries on the wire: the part of a range that CONNECT and DISCONNECT hand over.
+//! The entries of a range on the wire, as CONNECT and DISCONNECT carry them.
 //!
-//! `count`, then `key`, `length`, `bytes` for each. Both directions go piece by piece: the sender keeps a place in
-//! the ring and goes on when there is room, the receiver an enum of what comes next. Neither holds more than one
+//! `count`, then `key`, `length`, `bytes` for each. Both directions go piece by piece. The sender keeps a place in
+//! the ring and goes on when there is room. The receiver keeps an enum of what comes next. Neither holds more than one
 //! value that is not an entry yet.
 //!
-//! What it relies on: nothing changes in the range that is sent (its writes are held), so the count stays right.
+//! It relies on one thing: nothing changes in a range while it is sent, since writes into it are fenced. So the count
+//! stays right.
 
 use bytes::Bytes;
 
 use crate::engine::{Tick, Ticks};
 
-use super::entries::Entries;
+use super::config::Quanta;
+use super::entries::{self, Entries};
 use super::id::Id;
 use super::wire::{self, Malformed};
 
-/// Entries counted in one turn, and written in one: some 30 and 10 us, which is what others then wait. With 64
-/// written, the p99 of other commands was 3.5 times the quiet one; with 16 it is the quiet one, and a million entries
-/// take 0.9 s and not 0.5. Few in tests, as there are few.
-const COUNTED_PER_TURN: u64 = if cfg!(test) { 3 } else { 4096 };
-const SENT_PER_TURN: usize = if cfg!(test) { 2 } else { 16 };
-
-/// A transfer that takes long says this often how far it is.
+/// How often the log says how far a long transfer is.
 const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);
 
 /// The sending side: entries of `[at, end)`, clockwise.
@@ -33,8 +29,10 @@ pub struct Sending {
     count: u64,
     counted: bool,
     left: u64,
-    /// When progress was last said.
-    said: Option<Tick>,
+    /// Bytes of the values that were written.
+    moved_bytes: u64,
+    /// When progress was last logged.
+    logged: Option<Tick>,
 }
 
 /// How far [`Sending::step`] came.
@@ -64,7 +62,8 @@ impl Sending {
             count: 0,
             counted: false,
             left: 0,
-            said: None,
+            moved_bytes: 0,
+            logged: None,
         }
     }
 
@@ -72,25 +71,30 @@ impl Sending {
         self.count
     }
 
+    /// Bytes of entries written so far.
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved_bytes
+    }
+
     /// Logs how far it is, once a second.
     pub fn log_progress(&mut self, now: Tick) {
-        let said = *self.said.get_or_insert(now);
-        if now >= said + PROGRESS_EVERY {
-            self.said = Some(now);
+        let logged = *self.logged.get_or_insert(now);
+        if now >= logged + PROGRESS_EVERY {
+            self.logged = Some(now);
             log::info!("{} of {} entries sent", self.count - self.left, self.count);
         }
     }
 
-    /// Counts, then writes, as far as a turn and the room allow.
-    pub fn step(&mut self, entries: &Entries, sink: &mut impl Sink) -> Sent {
+    /// Counts, then writes, as far as the quanta and the room allow.
+    pub fn step(&mut self, entries: &Entries, quanta: &Quanta, sink: &mut impl Sink) -> Sent {
         if !self.counted {
-            return self.count_some(entries, sink);
+            return self.count_some(entries, quanta.counted_per_turn, sink);
         }
         if self.left == 0 {
             return Sent::All;
         }
         for (sent, (key, value)) in entries.arc(self.at, self.end).enumerate() {
-            if sink.room() == 0 || sent == SENT_PER_TURN {
+            if sink.room() == 0 || sent == quanta.sent_per_turn {
                 self.at = key;
                 return if sink.room() == 0 {
                     Sent::Full
@@ -102,6 +106,7 @@ impl Sending {
             wire::put_key(out, key);
             wire::put_number(out, value.len() as u64);
             sink.send(value);
+            self.moved_bytes = self.moved_bytes.saturating_add(entries::entry_bytes(value));
             self.left -= 1;
             if self.left == 0 {
                 return Sent::All;
@@ -110,10 +115,10 @@ impl Sending {
         unreachable!("the range that moves is held still while it is sent")
     }
 
-    fn count_some(&mut self, entries: &Entries, sink: &mut impl Sink) -> Sent {
+    fn count_some(&mut self, entries: &Entries, most: u64, sink: &mut impl Sink) -> Sent {
         let mut fresh = 0;
         for (key, _) in entries.arc(self.at, self.end) {
-            if fresh == COUNTED_PER_TURN {
+            if fresh == most {
                 self.at = key;
                 self.count += fresh;
                 return Sent::Again;
@@ -135,6 +140,8 @@ pub struct Receiving {
     expect: Expect,
     /// Entries still to come, after the count.
     left: u64,
+    /// Bytes that were read.
+    moved_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +160,8 @@ enum Expect {
 pub struct Incoming {
     pub key: Id,
     left_bytes: u64,
+    /// False: its bytes are dropped as they come.
+    kept: bool,
     /// Grows with what arrives, never by what was announced.
     bytes: Vec<u8>,
 }
@@ -165,6 +174,7 @@ impl Incoming {
         Incoming {
             key,
             left_bytes: length_bytes,
+            kept: true,
             bytes: Vec::new(),
         }
     }
@@ -186,6 +196,9 @@ impl Incoming {
             .unwrap_or(usize::MAX)
             .min(input.len());
         self.left_bytes -= take as u64;
+        if !self.kept {
+            return (take, (self.left_bytes == 0).then(Bytes::new));
+        }
         if self.left_bytes == 0 && self.bytes.is_empty() {
             return (take, Some(Bytes::copy_from_slice(&input[..take])));
         }
@@ -200,7 +213,7 @@ impl Incoming {
 /// What [`Receiving::read`] made of its bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
-    /// In the middle of an entry.
+    /// In the middle of an entry, or at the end of one that is not wanted.
     Part,
     Entry(Id, Bytes),
     /// There are no entries (the count was 0).
@@ -208,13 +221,26 @@ pub enum Received {
 }
 
 impl Receiving {
+    /// Bytes of the value that is under way.
+    pub fn staged_bytes(&self) -> u64 {
+        match &self.expect {
+            Expect::Value(incoming) => incoming.staged_bytes(),
+            Expect::Count | Expect::Key | Expect::Length { .. } => 0,
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved_bytes
+    }
+
     /// Every announced entry has come.
     pub fn is_complete(&self) -> bool {
         self.left == 0 && matches!(self.expect, Expect::Key)
     }
 
     /// Reads the next piece and says how many bytes it took; `None` when more are needed. Not called once it
-    /// [`Receiving::is_complete`].
+    /// [`Receiving::is_complete`]. `wants` says of which keys the entries are kept; of the others no value is held.
     ///
     /// # Errors
     /// What the lines' readers say, and [`Malformed::Number`] for a value over `value_bytes_max`.
@@ -223,7 +249,29 @@ impl Receiving {
         input: &[u8],
         seen: usize,
         value_bytes_max: u64,
+        wants: impl Fn(Id) -> bool,
     ) -> Result<Option<(Received, usize)>, Malformed> {
+        let step = self.read_piece(input, seen, value_bytes_max, wants)?;
+        if let Some((_, used)) = &step {
+            self.moved_bytes = self.moved_bytes.saturating_add(*used as u64);
+        }
+        Ok(step)
+    }
+
+    fn read_piece(
+        &mut self,
+        input: &[u8],
+        seen: usize,
+        value_bytes_max: u64,
+        wants: impl Fn(Id) -> bool,
+    ) -> Result<Option<(Received, usize)>, Malformed> {
+        let entry = |kept: bool, key: Id, value: Bytes| {
+            if kept {
+                Received::Entry(key, value)
+            } else {
+                Received::Part
+            }
+        };
         let (next, received, used) = match &mut self.expect {
             Expect::Count => {
                 let Some((count, used)) = wire::number(input, seen)? else {
@@ -252,9 +300,10 @@ impl Receiving {
                 }
                 if length == 0 {
                     self.left -= 1;
-                    (Expect::Key, Received::Entry(*key, Bytes::new()), used)
+                    (Expect::Key, entry(wants(*key), *key, Bytes::new()), used)
                 } else {
-                    let value = Incoming::new(*key, length);
+                    let mut value = Incoming::new(*key, length);
+                    value.kept = wants(*key);
                     (Expect::Value(value), Received::Part, used)
                 }
             }
@@ -264,7 +313,8 @@ impl Receiving {
                     return Ok(Some((Received::Part, used)));
                 };
                 self.left -= 1;
-                (Expect::Key, Received::Entry(incoming.key, value), used)
+                let received = entry(incoming.kept, incoming.key, value);
+                (Expect::Key, received, used)
             }
         };
         self.expect = next;

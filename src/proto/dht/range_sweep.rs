@@ -1,47 +1,150 @@
-//! Removes the entries of a range that is not ours, a few in each turn.
+//! A sweep: removes the entries of a range that is not ours, a few in each turn, from memory and from the disk.
+//!
+//! It holds the membership lock until the last removal is committed. So nothing can give this node the range again before,
+//! and no entry of it comes back from the disk after a crash. A removal that the worker has no room for is repeated. One
+//! that cannot be committed is repeated [`FAILURES_MAX`] times; then the sweep goes on without it, as a full or broken
+//! disk must not keep others from joining and leaving.
 
-use crate::engine::Hub;
+use bytes::Bytes;
+
+use crate::engine::{Hub, Ticks};
 
 use super::id::Id;
 use super::node::{Changes, DhtNode, LockHolder, Then, Timer};
 
-/// Entries removed in one turn: about 30 us, which is what others then wait. Few in tests, where a sweep is to take
-/// several turns.
-const SWEPT_PER_TURN: usize = if cfg!(test) { 2 } else { 128 };
+/// Removals at the worker at once. Each is of one turn's entries; the worker commits them together.
+const JOBS_MAX: usize = 16;
 
-/// A range of which the entries are removed.
+/// The pause before a removal is repeated.
+const AGAIN_AFTER: Ticks = Ticks::from_millis(100);
+
+/// With the pauses about ten seconds.
+const FAILURES_MAX: u32 = 100;
+
 #[derive(Debug)]
 pub(super) struct Sweep {
     start: Id,
     end: Id,
+    /// Memory may hold more entries of the range.
+    more: bool,
+    /// Removals that the worker has not taken yet.
+    waiting: Vec<(Id, Option<Bytes>)>,
+    jobs: usize,
+    failures: u32,
+    /// Entries that stay on the disk, as it takes no writes.
+    undropped: usize,
 }
 
 impl DhtNode {
-    /// Removes the entries of `[start, end)`, which are not ours; the next transfer waits for it.
+    /// Removes the entries of `[start, end)`, all of them when the two are the same. Takes the membership lock over.
     pub(super) fn sweep(&mut self, hub: &mut Hub<Self>, start: Id, end: Id) {
-        self.lock_holder = LockHolder::Sweep(Sweep { start, end });
+        self.end_lock_deadline(hub);
+        let mut sweep = Sweep {
+            start,
+            end,
+            more: true,
+            waiting: Vec::new(),
+            jobs: 0,
+            failures: 0,
+            undropped: 0,
+        };
+        // A node that is gone sweeps everything, whatever range it was at.
+        if let LockHolder::Sweep(before) = &mut self.lock_holder {
+            sweep.waiting = std::mem::take(&mut before.waiting);
+            sweep.jobs = before.jobs;
+        }
+        self.lock_holder = LockHolder::Sweep(sweep);
+        if !self.sweep_queued {
+            self.sweep_some(hub);
+        }
+    }
+
+    /// The next step of the sweep, in `pause` or in the next turn. At most one is queued.
+    fn queue_sweep(&mut self, hub: &mut Hub<Self>, pause: Option<Ticks>) {
+        if self.sweep_queued {
+            return;
+        }
+        self.sweep_queued = true;
+        let armed = pause.and_then(|pause| hub.arm(pause, Timer::Sweep));
+        if armed.is_none() {
+            hub.soon(Timer::Sweep);
+        }
+    }
+
+    pub(super) fn sweep_late(&mut self, hub: &mut Hub<Self>) {
+        self.sweep_queued = false;
         self.sweep_some(hub);
     }
 
-    pub(super) fn sweep_some(&mut self, hub: &mut Hub<Self>) {
-        let LockHolder::Sweep(Sweep { start, end }) = self.lock_holder else {
+    fn sweep_some(&mut self, hub: &mut Hub<Self>) {
+        let LockHolder::Sweep(sweep) = &mut self.lock_holder else {
             return;
         };
-        let mut removed = Vec::new();
-        let more = self
-            .entries
-            .remove_some(start, end, SWEPT_PER_TURN, &mut removed);
-        if self.config.durable && !removed.is_empty() {
-            let removals = removed.into_iter().map(|key| (key, None)).collect();
-            // Behind everything that wrote these keys, and before whatever will.
-            self.submit(hub, Changes::Many(removals), Then::Nothing);
+        if sweep.more && sweep.waiting.is_empty() {
+            let mut removed = Vec::new();
+            let most = self.config.quanta.swept_per_turn;
+            sweep.more = self
+                .entries
+                .remove_some(sweep.start, sweep.end, most, &mut removed);
+            if self.config.durable {
+                sweep.waiting = removed.into_iter().map(|key| (key, None)).collect();
+            }
         }
-        if more {
-            hub.soon(Timer::Sweep);
-        } else {
+        if !sweep.waiting.is_empty() {
+            let removals = std::mem::take(&mut sweep.waiting);
+            // Behind everything that wrote these keys, and before whatever will.
+            if let Err(Changes::Many(removals)) =
+                self.submit(hub, Changes::Many(removals), Then::Swept)
+            {
+                if let LockHolder::Sweep(sweep) = &mut self.lock_holder {
+                    sweep.waiting = removals;
+                }
+                return self.queue_sweep(hub, Some(AGAIN_AFTER));
+            }
+            if let LockHolder::Sweep(sweep) = &mut self.lock_holder {
+                sweep.jobs += 1;
+            }
+        }
+        self.go_on_sweeping(hub);
+    }
+
+    fn go_on_sweeping(&mut self, hub: &mut Hub<Self>) {
+        let LockHolder::Sweep(sweep) = &self.lock_holder else {
+            return;
+        };
+        if !sweep.waiting.is_empty() || (sweep.more && sweep.jobs < JOBS_MAX) {
+            self.queue_sweep(hub, None);
+        } else if !sweep.more && sweep.jobs == 0 {
+            if sweep.undropped > 0 {
+                let count = sweep.undropped;
+                log::error!("{count} entries of others stay on the disk: it takes no writes");
+            }
             self.release_lock(hub);
             self.join_swept(hub);
             self.swept(hub);
         }
+    }
+
+    /// A removal came back from the worker.
+    pub(super) fn swept_from_disk(
+        &mut self,
+        hub: &mut Hub<Self>,
+        removals: Changes,
+        committed: bool,
+    ) {
+        let (LockHolder::Sweep(sweep), Changes::Many(removals)) = (&mut self.lock_holder, removals)
+        else {
+            return;
+        };
+        sweep.jobs -= 1;
+        if !committed && sweep.failures < FAILURES_MAX {
+            sweep.failures += 1;
+            sweep.waiting.extend(removals);
+            return self.queue_sweep(hub, Some(AGAIN_AFTER));
+        }
+        if !committed {
+            sweep.undropped += removals.len();
+        }
+        self.go_on_sweeping(hub);
     }
 }

@@ -1,24 +1,24 @@
-//! A durable node that joins brings the entries of its earlier life into the ring.
+//! Recovered entries: what a durable node had on its disk when it started, and takes back into the ring.
 //!
 //! ```text
-//! data directory ─▶ luggage ──of our own range──▶ entries (once we are a member, before anybody else's turn)
-//!                       └─────of other ranges───▶ CONTAINS at the owner; INSERT if absent; then forgotten here
+//! data directory ─▶ recovered ──of our own range──▶ entries (once we are a member, under the membership lock)
+//!                       └───────of other ranges───▶ CONTAINS at the owner; INSERT if absent; then removed here
 //! ```
-//! A node that left gracefully has no entries on its disk. One that was killed has all that it ever acknowledged, and
-//! nobody else does: the ring keeps no replicas. So it joins as every other, and puts the entries aside while it
-//! does. What the ring gives us of a key, by a hand-over or a write, is newer and wins: our own entry of it is
-//! dropped ([`DhtNode::receive`]). From the moment that we are a member, reads of our range see the luggage too.
+//! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged, and
+//! nobody else has them: the ring keeps no replicas. So the node joins as every other does, with its entries set
+//! aside. What the ring gives it of a key, by a hand-off or a write, is newer and wins: the recovered entry is dropped
+//! ([`DhtNode::store_entry`]). From the moment that the node is a member, reads of its range see recovered entries too.
 //!
-//! What this can bring back: an entry that was removed from the ring while we were away (another member held a copy
-//! of it then, or our range had been given to another node that we did not know of), since the protocol knows
-//! neither versions nor tombstones. A removed entry that comes back can be removed again; an acknowledged one that is
-//! thrown away is lost, so this side is chosen. And between CONTAINS and INSERT a client may write the same
-//! key, a round trip in which our older value would replace its newer one: the protocol has no INSERT of absent keys only.
+//! The protocol knows neither versions nor tombstones, which has two consequences:
+//! - An entry that was removed from the ring while the node was away can come back, if another node owned its range
+//!   meanwhile. A removed entry that comes back can be removed again, while an acknowledged one that is dropped is lost.
+//! - Between CONTAINS and INSERT, one round trip, a client may write the same key, and the older value replaces the newer.
+//!   There is no INSERT of absent keys only.
 //!
-//! Bounds: the luggage is the memory that the entries had from the start; [`AT_ONCE_MAX`] operations at a time;
-//! a key whose owner does not answer is tried again after all others, after a pause, as long as the node is a
-//! member. On disk an entry goes only when its owner has acknowledged it: a crash at any point brings it again, and
-//! a node that leaves earlier keeps the rest in its data directory for the next time.
+//! Bounds: recovered entries take the memory that the entries had from the start; [`AT_ONCE_MAX`] operations run at a
+//! time. A key whose owner does not answer is tried again after a pause, behind all others, while the node is a
+//! member. An entry leaves the disk when its owner has acknowledged it. So after a crash it is recovered again, and a
+//! node that leaves earlier keeps the rest in its data directory.
 
 use bytes::Bytes;
 
@@ -30,18 +30,15 @@ use super::id::Id;
 use super::node::{Changes, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
-/// Entries of our own range taken over in one turn, as in a sweep. Few in tests, as there are few.
-const KEPT_PER_TURN: usize = if cfg!(test) { 2 } else { 128 };
-
 /// Operations at a time: enough to fill the round trips of a local network, and no load to speak of for the owners.
 const AT_ONCE_MAX: usize = 16;
 
-/// Before the keys are tried again whose owners could not take them.
+/// The pause before the next round of the keys whose owners could not take them.
 const PAUSE: Ticks = Ticks::from_secs(2);
 
 const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);
 
-/// Entries of an earlier life that are not in the ring yet.
+/// Recovered entries that are not in the ring yet.
 #[derive(Debug, Default)]
 pub(super) struct RecoveredEntries {
     entries: Entries,
@@ -50,7 +47,7 @@ pub(super) struct RecoveredEntries {
     at: Option<Id>,
     under_way: usize,
     armed: bool,
-    said: Option<Tick>,
+    logged: Option<Tick>,
 }
 
 impl RecoveredEntries {
@@ -76,11 +73,14 @@ impl RecoveredEntries {
 }
 
 impl DhtNode {
-    /// Puts our entries aside: a ring is joined without any.
+    /// Sets our entries aside: a ring is joined without any.
     pub(super) fn set_recovered_aside(&mut self) {
         let entries = std::mem::take(&mut self.entries);
         if !entries.is_empty() {
-            log::info!("{} entries are to be brought into the ring", entries.len());
+            log::info!(
+                "{} entries are to be recovered into the ring",
+                entries.len()
+            );
         }
         self.recovered = RecoveredEntries {
             total: entries.len(),
@@ -89,7 +89,7 @@ impl DhtNode {
         };
     }
 
-    /// We are a member. False when there is nothing to bring.
+    /// The node is a member now. False when there is nothing to recover.
     pub(super) fn begin_recovery(&mut self, hub: &mut Hub<Self>) -> bool {
         if self.recovered.is_empty() {
             return false;
@@ -101,20 +101,18 @@ impl DhtNode {
 
     fn arm_recovery(&mut self, hub: &mut Hub<Self>, pause: Option<Ticks>) {
         if !self.recovered.armed {
-            self.recovered.armed = match pause {
-                Some(pause) => hub.arm(pause, Timer::Recovery).is_some(),
-                None => {
-                    hub.soon(Timer::Recovery);
-                    true
-                }
-            };
+            self.recovered.armed = true;
+            let armed = pause.and_then(|pause| hub.arm(pause, Timer::Recovery));
+            if armed.is_none() {
+                hub.soon(Timer::Recovery);
+            }
         }
     }
 
     pub(super) fn recovery_step(&mut self, hub: &mut Hub<Self>) {
         self.recovered.armed = false;
         if !matches!(self.lock_holder, LockHolder::Recovery) {
-            // One that leaves keeps the rest on its disk.
+            // A node that leaves keeps the rest on its disk.
             if matches!(self.role, Role::Member) {
                 self.recovered.at = self.recovered.at.or(Some(Id::ZERO));
                 self.recover_some(hub);
@@ -122,15 +120,16 @@ impl DhtNode {
             return;
         }
         let (me, next) = (self.me().id, self.routing.next().id);
-        let kept = self.recovered.entries.arc(me, next).take(KEPT_PER_TURN);
+        let most = self.config.quanta.recovered_per_turn;
+        let kept = self.recovered.entries.arc(me, next).take(most);
         let kept: Vec<Id> = kept.map(|(key, _)| key).collect();
         for key in &kept {
             self.keep(*key);
         }
-        if kept.len() == KEPT_PER_TURN {
+        if kept.len() == most {
             return self.arm_recovery(hub, None);
         }
-        // As after every join: an owner may hand over more than our range.
+        // As after every join: the owner may have sent entries from beyond our next.
         self.sweep(hub, next, me);
         self.arm_recovery(hub, None);
     }
@@ -139,7 +138,7 @@ impl DhtNode {
     fn keep(&mut self, key: Id) {
         if let Some(value) = self.recovered.entries.get(key).cloned() {
             self.recovered.entries.remove(key);
-            // What the ring gave us of this key would have replaced it, see `receive`.
+            // If the ring had given us this key, `store_entry` would have dropped it here.
             self.entries.insert(key, value);
         }
     }
@@ -164,7 +163,7 @@ impl DhtNode {
                 // The range became ours meanwhile.
                 self.keep(key);
                 kept += 1;
-                if kept == KEPT_PER_TURN {
+                if kept == self.config.quanta.recovered_per_turn {
                     return self.arm_recovery(hub, None);
                 }
             }
@@ -200,14 +199,15 @@ impl DhtNode {
                 let verb = Verb::Insert(value.clone());
                 return self.start_recovery(hub, verb, key);
             }
-            // When the range has become ours it is kept in the next round, and stays on the disk.
+            // If the range has become ours, the next round keeps it, and it stays on the disk.
             (Ok(Outcome::Contains(true) | Outcome::Inserted), Some(_)) if !ours => {
                 let gone = Changes::Many(vec![(key, None)]);
-                if !self.config.durable || self.submit(hub, gone, Then::Nothing) {
+                // At the worker's limit the next round asks for it again.
+                if !self.config.durable || self.submit(hub, gone, Then::Nothing).is_ok() {
                     self.recovered.entries.remove(key);
                 }
             }
-            (Err(failure), _) => log::debug!("{key:?} is not brought yet: {failure}"),
+            (Err(failure), _) => log::debug!("{key:?} is not in the ring yet: {failure}"),
             _ => {}
         }
         self.recovered.under_way -= 1;
@@ -217,9 +217,9 @@ impl DhtNode {
     }
 
     fn log_recovered(&mut self, now: Tick) {
-        let said = *self.recovered.said.get_or_insert(now);
-        if now >= said + PROGRESS_EVERY {
-            self.recovered.said = Some(now);
+        let logged = *self.recovered.logged.get_or_insert(now);
+        if now >= logged + PROGRESS_EVERY {
+            self.recovered.logged = Some(now);
             let (left, total) = (self.recovered.len(), self.recovered.total);
             log::info!("{} of {total} entries are in the ring", total - left);
         }

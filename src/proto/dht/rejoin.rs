@@ -1,24 +1,26 @@
-//! A CONNECT with the id of our next: the node was killed, and comes back at its address while we still list it.
+//! Serves a CONNECT with the id of our next: our next was killed, and joins again at its address while it is still
+//! listed here.
 //!
 //! ```text
-//! Probe ──it is no member──▶ After ──who follows it──▶ a hand-over of its range, without entries
+//! Probe ──it is no member──▶ After ──who follows it──▶ a hand-off of its range, without entries
 //!   └──────── it is a member, or nobody can tell: 0 ───────┘
 //! ```
-//! RELIABILITY.md has its range absorbed first, from replicas. There are none: the entries were in the killed node alone,
-//! which brings them itself when it had them on its disk (see [`super::recovered_entries`]). Who served the range without them would
-//! tell readers meanwhile that acknowledged entries are not there. So for the joiner all is as if we had taken the range,
-//! and for everybody else the range is out of reach, as it was, until the joiner has given its address.
+//! There are no replicas: the entries of the range were in the killed node alone, and it recovers them from its own
+//! disk (see [`super::recovered_entries`]). If this node took the range meanwhile, readers would hear that
+//! acknowledged entries do not exist. So the joiner is treated as if this node owned the range, and for everybody else
+//! the range stays out of reach until the joiner has given its address.
 //!
-//! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::failure_detector`]), at an address
-//! where the joiner may listen already: one of ours says that it is no member until its join is over, or may be.
-//! A plain joiner is silent there, and so is a member that is stuck: silence counts as proof only when the CONNECT
-//! comes from next's own IP.
+//! A forged CONNECT takes nothing from a living member, because our next itself is asked (see
+//! [`super::failure_detector`]). The joiner may listen at that address already: a node of ours says that it is no member
+//! while it joins. A plain joiner is silent there, and so is a member that is stuck; silence counts as proof only
+//! when the CONNECT comes from our next's own IP.
 //!
-//! Who follows a dead node is looked for backwards: the first node that we know beyond it names the one before itself
-//! (XSTAT; a plain peer is asked LOCATE of its id less one, for which the closest that it knows is its prev), and so on
-//! until one names the dead node. Whatever else they say, the answer is `0`: who was told a wrong next would serve
-//! the range of a living node, whose entries nobody finds then. So two dead nodes in a row are not got over
-//! here, nor is a dead node before a plain peer that does not count its prev among the nodes that it knows.
+//! The node that follows a dead one is found backwards. The first node that we know beyond the dead one names the node
+//! before itself, that one names its own, and so on up to one that names the dead node. It is asked by XSTAT; a
+//! plain peer is asked LOCATE of its id less one, to which it answers its prev. Any other answer ends in `0`: a joiner
+//! that is told a wrong next would serve the range of a living node, whose entries nobody would find. So this does
+//! not get over two dead nodes in a row, or over a dead node before a plain peer that does not count its prev among the
+//! nodes that it knows.
 
 use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
 
@@ -26,12 +28,13 @@ use super::address_policy;
 use super::client::{self, OpId};
 use super::failure_detector::Verdict;
 use super::id::Id;
+use super::membership_lock::ParkedRequest;
 use super::node::{DhtNode, Expect, LockHolder, Note, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::routing::Member;
 use super::wire::Request;
 
-/// For the walk to the node behind a dead one: a few round trips. The joiner waits meanwhile.
+/// The walk to the node behind a dead one takes a few round trips. The joiner waits meanwhile.
 const WALK_WITHIN: Ticks = Ticks::from_secs(5);
 
 /// Nodes between the dead one and the first that we know beyond it: fingers double, so a few.
@@ -45,7 +48,7 @@ pub(super) struct Rejoin {
     own_ip: bool,
     phase: Phase,
     steps: u32,
-    /// Of those that we know ourselves, so many were not there.
+    /// So many of the nodes that we know ourselves were not there.
     skipped: usize,
     op: Option<OpId>,
     timer: Option<TimerId>,
@@ -60,7 +63,7 @@ enum Phase {
         /// Asked by LOCATE, as it does not know XSTAT.
         plain: bool,
     },
-    /// The joiner's turn: it will be before this one.
+    /// The joiner will be before this one.
     Found {
         after: Member,
     },
@@ -68,6 +71,7 @@ enum Phase {
 
 impl DhtNode {
     /// `joiner` is the id of our next.
+    #[must_use]
     pub(super) fn begin_rejoin(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -79,7 +83,8 @@ impl DhtNode {
             return false;
         }
         let conn = cx.id();
-        *expect = Expect::Lock(Box::new(Request::Connect(joiner)));
+        let (request, until) = (Request::Connect(joiner), cx.now());
+        *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
         self.lock_holder = LockHolder::Rejoin(Rejoin {
             conn,
             own_ip: cx.peer_v4().ip() == next.addr.ip(),
@@ -103,7 +108,7 @@ impl DhtNode {
     pub(super) fn rejoin_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
         let Some(rejoin) = self.rejoin() else { return };
         let dead = match verdict {
-            Verdict::Member => false,
+            Verdict::Member | Verdict::Unknown => false,
             Verdict::NoMember => true,
             Verdict::Dead { silent } => !silent || rejoin.own_ip,
         };
@@ -111,6 +116,9 @@ impl DhtNode {
             return self.end_rejoin(hub, "it is there");
         }
         rejoin.timer = hub.arm(WALK_WITHIN, Timer::Rejoin);
+        if rejoin.timer.is_none() {
+            return self.end_rejoin(hub, "no timer is to be had");
+        }
         self.ask_first_candidate(hub);
     }
 
@@ -123,7 +131,7 @@ impl DhtNode {
         let Some(rejoin) = self.rejoin() else { return };
         match known.get(rejoin.skipped) {
             Some(candidate) => self.ask_candidate(hub, *candidate),
-            // It is before us as well: we are two.
+            // It is before us as well: a ring of two.
             None if known.is_empty() && before == Some(next) => self.found_after(hub, me),
             None => self.end_rejoin(hub, "nobody that we know is there"),
         }
@@ -143,7 +151,7 @@ impl DhtNode {
     }
 
     fn ask_rejoin(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
-        // A connection that breaks is no sign of a plain peer; three are.
+        // One connection that breaks is no sign of a plain peer; three are.
         let bounds = Bounds {
             attempts_max: if verb == Verb::Stat { 3 } else { 1 },
             ..self.bounds()
@@ -159,7 +167,7 @@ impl DhtNode {
         let Some(rejoin) = self.rejoin() else { return };
         rejoin.op = None;
         match (rejoin.phase, result) {
-            // One that joins has no neighbours yet, and does not know who is before it.
+            // A node that joins has no neighbours yet, and does not know its prev.
             (Phase::After { candidate, .. }, Ok(Outcome::Told(Some(stat))))
                 if stat.next == candidate.addr =>
             {
@@ -184,7 +192,7 @@ impl DhtNode {
                 };
                 self.ask_rejoin(hub, Verb::Closest, candidate.id.pred(), candidate);
             }
-            // A finger that is stale, or not to be reached now: whoever is beyond it leads back to it.
+            // A stale finger, or one out of reach now: the next candidate beyond it leads back to it.
             (Phase::After { .. }, Err(Failure::Unreachable { .. }))
                 if rejoin.steps as usize == rejoin.skipped + 1 =>
             {
@@ -222,7 +230,7 @@ impl DhtNode {
         }
     }
 
-    /// `after` follows the dead node; the joiner tells it so itself.
+    /// `after` follows the dead node. The joiner itself sends it UPDATE_PREV.
     fn found_after(&mut self, hub: &mut Hub<Self>, after: Member) {
         let Some(rejoin) = self.rejoin() else { return };
         rejoin.phase = Phase::Found { after };
@@ -230,7 +238,7 @@ impl DhtNode {
         hub.notify(conn, Note::Go);
     }
 
-    /// Who will be next of the joiner on this connection, once that is found; the search is over then.
+    /// The next of the joiner on this connection, once it is found; that ends the search.
     pub(super) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
         let rejoin = self.rejoin().filter(|rejoin| rejoin.conn == conn)?;
         let Phase::Found { after } = rejoin.phase else {

@@ -1,11 +1,11 @@
-//! We pass a DISCONNECT on: the leaver is another member's next, so that member should have been asked.
+//! Passes a DISCONNECT on to another member: the leaver is that member's next.
 //!
 //! ```text
 //! Find ──the member before the leaver──▶ Pass ──all entries──▶ its ack, passed back
 //! ```
-//! A leaver of ours would look for the right member itself when it is told `0`; a plain one repeats its DISCONNECT at
-//! once and for ever (invariant 10 of the specification). Nothing of ours changes and nothing is kept: entries go
-//! through as they come, no faster than the other side takes them. It is a transfer like others, one at a time.
+//! A leaver of ours looks for the right member itself when it is told `0`. A plain one repeats its DISCONNECT at once and
+//! for ever (invariant 10 of the specification). Nothing changes at this node, and no value is held: bytes go through
+//! as they come, no faster than the other side takes them. A relay holds the membership lock.
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
@@ -24,8 +24,16 @@ pub(super) struct Relay {
     to: Option<ConnId>,
     /// The leaver's next.
     next: Member,
-    /// Tells where the entries end.
+    /// Finds the end of the entries.
     receiving: Receiving,
+}
+
+impl Relay {
+    /// Bytes passed on; `None` while the leaver owes none.
+    pub(super) fn moved_bytes(&self) -> Option<u64> {
+        let owes = self.to.is_some() && !self.receiving.is_complete();
+        owes.then(|| self.receiving.moved_bytes())
+    }
 }
 
 impl DhtNode {
@@ -93,11 +101,11 @@ impl DhtNode {
     ) -> Result<Step, Violation> {
         let (from, value_bytes_max) = (cx.id(), self.config.value_bytes_max);
         let Some(relay) = self.relay().filter(|relay| relay.from == from) else {
-            return Err(Violation::us("the transfer is over"));
+            return Err(Violation::us("the relay is over"));
         };
         let read = relay
             .receiving
-            .read(input.bytes, input.seen, value_bytes_max)?;
+            .read(input.bytes, input.seen, value_bytes_max, |_| false)?;
         let Some((_, used)) = read else {
             return Ok(Step::More);
         };
@@ -140,7 +148,7 @@ impl DhtNode {
         };
         let id = cx.id();
         let Some(relay) = self.relay().filter(|relay| relay.to == Some(id)) else {
-            return Err(Violation::us("the transfer is over"));
+            return Err(Violation::us("the relay is over"));
         };
         if yes && !relay.receiving.is_complete() {
             return Err(Violation::peer("it takes what was not sent"));
@@ -158,8 +166,8 @@ impl DhtNode {
             return;
         };
         if relay.to == Some(id) && relay.receiving.is_complete() {
-            // It has everything, and may have taken it: a `0` would let the leaver serve the range again.
-            log::info!("who a DISCONNECT was passed to broke off at its end");
+            // It has everything, and may have taken the range: after a `0` the leaver would serve the range again.
+            log::info!("a member broke off after a DISCONNECT was passed to it");
             let from = relay.from;
             hub.close_conn(from);
             return self.release_lock(hub);

@@ -1,17 +1,19 @@
-//! A DHT node: serves the commands of the specification to whoever connects, as a member of a ring.
+//! A DHT node: serves the commands of the specification, as a member of a ring.
 //!
-//! Here is what goes where. What is done stands in files of their own: `data` (GET, INSERT, REMOVE),
-//! `handover` (we serve CONNECT), `disconnect` (we serve DISCONNECT), `join` and
-//! `leave` (we ask for them).
+//! This file dispatches: what comes from a connection, a timer, the worker or an operation goes to the file that serves it
+//! (see the list in [`super`]).
 //!
-//! Reads are answered from memory at once. A write of a durable node is a job for the worker; memory changes and the
-//! peer is acknowledged when it is committed, in the order of the commits, so that nobody reads what a
-//! crash could still take back. A write into a range that is being handed over is held: see `held`.
+//! Reads are answered from memory at once. A write of a durable node is a job for the worker. Memory changes, and the peer
+//! is acknowledged, when the job is committed, in the order of the commits; so nobody reads what a crash could still
+//! take back. A write into a range that is being handed over is fenced.
 //!
-//! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
-//! unfinished values hold, `writing_bytes` that of what durable writes under way will add at most; a connection has
-//! at most one write under way; there is at most one `LockHolder` at a time; a key that is not ours by
-//! [`DhtNode::owns`] is never served, whatever is in `entries`.
+//! Invariants:
+//! - nothing changes before the last byte of a value is there;
+//! - `staged_bytes` is the sum of what unfinished values hold, `writing_bytes` of what durable writes under way will add at
+//!   most, `forwarding_bytes` of the values that are passed on to other owners;
+//! - a connection has at most one write under way;
+//! - the membership lock has at most one holder;
+//! - a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use bytes::Bytes;
 
@@ -26,8 +28,9 @@ use super::fenced_writes::FencedWrites;
 use super::id::Id;
 use super::join::{self, Join};
 use super::leave::Leave;
-use super::membership_lock::Parked;
-use super::operation::{Bounds, Failure, Outcome};
+use super::membership_lock::{Deadline, Parked, ParkedRequest};
+use super::memory::Refusals;
+use super::operation::{Bounds, Failure, Operation, Outcome};
 use super::range_stream::{Incoming, Sink};
 use super::range_sweep::Sweep;
 use super::recovered_entries::RecoveredEntries;
@@ -39,20 +42,20 @@ use super::wire::{self, Request};
 
 pub(super) use super::commit::Then;
 pub use super::commit::{Changes, Write, Written};
-pub use super::config::{Config, VALUE_BYTES_MAX};
+pub use super::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
 
 /// The node's half of a connection.
 #[derive(Debug)]
 pub enum Conn {
     /// A peer that connected to us.
     Peer(Expect),
-    /// We ask another node something.
+    /// An operation of ours at another node.
     Operation(OpId),
     /// To the node that hands us our range.
     Join(join::Expect),
     /// To the node that takes our range.
     Leave,
-    /// To the node that takes the range of a leaver which asked us.
+    /// To the node that takes the range of a leaver whose DISCONNECT we pass on.
     Relay,
 }
 
@@ -65,8 +68,8 @@ pub enum Expect {
         key: Id,
     },
     Value(Box<Incoming>),
-    /// Nothing: its CONNECT or DISCONNECT waits for its turn.
-    Lock(Box<Request>),
+    /// Nothing: its CONNECT or DISCONNECT waits for the membership lock.
+    Lock(Box<ParkedRequest>),
     /// The joiner's address, once everything is handed over (`LockHolder::HandOff`).
     Joiner,
     /// The leaver's entries (`LockHolder::Disconnect`).
@@ -79,11 +82,11 @@ pub(super) enum Role {
     Member,
     Joining(Join),
     Leaving(Leave),
-    /// Our range is with this node.
+    /// The node has left; this node has its range.
     Gone(Member),
 }
 
-/// What goes on with a part of the ring. One at a time.
+/// What holds the membership lock.
 #[derive(Debug)]
 pub(super) enum LockHolder {
     Nobody,
@@ -91,81 +94,86 @@ pub(super) enum LockHolder {
     Disconnect(Disconnect),
     /// A DISCONNECT that is for another member.
     Relay(Relay),
-    /// The node that we list as our next asks to join.
+    /// A CONNECT with the id of our next.
     Rejoin(Rejoin),
-    /// Entries that we brought along are taken over in pieces.
+    /// Recovered entries of our own range are taken over in pieces.
     Recovery,
-    /// Entries that are not ours (any more) are removed in pieces.
+    /// Entries that are not ours are removed in pieces.
     Sweep(Sweep),
 }
 
-/// What one part of the node tells a connection.
+/// A note of the node to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
-    /// Go on with what you are in the middle of.
+    /// The exchange goes on: the lock is offered, a quantum is due, or the answer is `1`.
     Go,
-    /// Your turn did not come, or the answer is no: `0`.
+    /// The answer is `0`.
     Refused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     Retry(OpId),
-    /// Look for parked connections that have waited long enough.
+    /// Parked connections may have waited long enough.
     Parked,
-    /// Look for held writes that have waited long enough.
+    /// Fenced writes may have waited long enough.
     FencedWrites,
-    /// The joiner that we hand over to must have answered.
-    HandOff(ConnId),
+    /// A window of the deadline of what the membership lock is held for, at the peer of this connection.
+    Lock(ConnId),
     /// Next step of our own join or leave.
     Join,
     Leave,
+    /// A window of the deadline of our own join's, or leave's, transfer is over.
+    JoinDeadline,
+    LeaveDeadline,
     /// Look up one finger.
     Finger,
-    /// Look up who is before us.
+    /// Look up our prev.
     Prev,
     /// Remove a further piece.
     Sweep,
-    /// A round of asking whether our next is there is over.
+    /// A round of the probe of our next is over.
     Probe,
-    /// Who follows a dead node must be known.
+    /// The walk to the node behind a dead one takes too long.
     Rejoin,
-    /// Take over, or bring to others, more of what we brought along.
+    /// The next step of recovering entries.
     Recovery,
 }
 
 /// What an operation of the node is for.
 #[derive(Debug)]
 pub enum Tag {
-    /// A write of this peer, whose key went to another node meanwhile.
-    Forward(ConnId),
-    /// Who owns the key before the announced next of a leaver.
+    /// A write of this peer, whose key went to another node meanwhile, and what its value costs.
+    Forward {
+        conn: ConnId,
+        bytes: u64,
+    },
+    /// The owner of the key before the announced next of a leaver.
     WhoLeaves(ConnId),
-    /// Who is before a leaver that is not our next.
+    /// The node before a leaver that is not our next.
     Relay(ConnId),
     /// The announced next of a leaver takes us as its prev.
     DisconnectUpdate(ConnId),
     /// Whether our next is a member.
     Probe,
-    /// Who follows our dead next.
+    /// The node that follows our dead next.
     Rejoin,
-    /// An entry that we brought along, at its owner.
+    /// A recovered entry, at its owner.
     Recovered(Id),
-    /// Next takes us back after a joiner failed.
+    /// Our next takes us back as its prev after a joiner failed.
     TakeBack,
-    /// Next hears who is before it, after we left.
+    /// Our next is told its prev, after we left or joined.
     TellNext,
     /// A step of our own join or leave.
     Join,
     Leave,
     Finger,
-    /// Who is before us, and how many UPDATE_PREVs there were when that was asked.
+    /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
     Prev(u64),
-    /// Whether this one, our prev, is gone, as somebody farther says that it is before us.
+    /// Whether this one, our prev, is gone, as a farther node claims to be our prev.
     PrevGone(Member),
-    /// A client's, lent this node by a test.
-    #[cfg(test)]
-    Test(usize),
+    /// The program's that the node is part of, by the number that it gave.
+    Program(usize),
 }
 
 /// The service.
@@ -176,14 +184,19 @@ pub struct DhtNode {
     pub(super) entries: Entries,
     pub(super) staged_bytes: u64,
     pub(super) writing_bytes: u64,
+    pub(super) forwarding_bytes: u64,
+    pub(super) refusals: Refusals,
     pub(super) role: Role,
     pub(super) lock_holder: LockHolder,
+    pub(super) lock_deadline: Option<Deadline>,
     pub(super) parked: Parked,
+    /// A step of the sweep is queued.
+    pub(super) sweep_queued: bool,
     pub(super) fenced_writes: FencedWrites,
     pub(super) probe: Option<Probe>,
     pub(super) recovered: RecoveredEntries,
     pub(super) operations: Operations<Tag>,
-    /// Writes given to the worker and come back, ever: a transfer waits for those before it.
+    /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(super) submitted: u64,
     pub(super) written: u64,
     pub(super) finger: usize,
@@ -193,11 +206,10 @@ pub struct DhtNode {
     pub(super) prev_armed: bool,
     /// UPDATE_PREVs ever.
     pub(super) prev_claims: u64,
-    /// The closest of those who claimed to be before us and are farther than our prev.
+    /// The closest of the claimants that are farther than our prev.
     pub(super) prev_tentative: Option<Member>,
-    /// Outcomes of [`Tag::Test`].
-    #[cfg(test)]
-    pub(super) told: Vec<(usize, Result<Outcome, Failure>)>,
+    /// Outcomes of [`DhtNode::ask`] that were not taken yet.
+    outcomes: Vec<(usize, Result<Outcome, Failure>)>,
 }
 
 impl DhtNode {
@@ -210,9 +222,13 @@ impl DhtNode {
             entries,
             staged_bytes: 0,
             writing_bytes: 0,
+            forwarding_bytes: 0,
+            refusals: Refusals::default(),
             role: Role::Member,
             lock_holder: LockHolder::Nobody,
+            lock_deadline: None,
             parked: Parked::default(),
+            sweep_queued: false,
             fenced_writes: FencedWrites::default(),
             probe: None,
             recovered: RecoveredEntries::default(),
@@ -225,8 +241,7 @@ impl DhtNode {
             prev_armed: false,
             prev_claims: 0,
             prev_tentative: None,
-            #[cfg(test)]
-            told: Vec::new(),
+            outcomes: Vec::new(),
         }
     }
 
@@ -242,7 +257,23 @@ impl DhtNode {
         &self.entries
     }
 
-    /// What it tells whoever asks.
+    /// Begins an operation of the program that the node is part of. Its outcome waits, under `number`, in
+    /// [`DhtNode::take_outcomes`].
+    pub fn ask(&mut self, hub: &mut Hub<Self>, number: usize, operation: Operation) {
+        client::start(self, hub, operation, Tag::Program(number));
+    }
+
+    /// What came of the operations that are over since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<(usize, Result<Outcome, Failure>)> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// There are outcomes to take.
+    pub fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
+    /// The answer to XSTAT.
     pub fn stat(&self) -> Stat {
         Stat {
             entries: self.entries.len() as u64,
@@ -271,7 +302,7 @@ impl DhtNode {
     pub(super) fn closest(&self, key: Id) -> Member {
         match &self.role {
             Role::Member | Role::Leaving(_) => self.routing.closest(key),
-            // The ring may list us, and asks whether it is right to.
+            // The ring may list us, and asks whether we serve.
             Role::Joining(join) if join.is_perhaps_member() && key == self.me().id => self.me(),
             Role::Joining(join) => join.contact(),
             Role::Gone(heir) => *heir,
@@ -341,7 +372,7 @@ impl DhtNode {
     }
 }
 
-/// Acknowledges a write of a peer that waited for it; it may be gone.
+/// Acknowledges a write of a peer that waited for it, if it is still there.
 pub(super) fn acknowledge(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) {
     if say(hub, conn, yes) {
         hub.resume(conn);
@@ -429,7 +460,7 @@ impl Service for DhtNode {
                 self.relay_input(cx, input)
             }
             Expect::Leaver => self.disconnect_input(cx, input),
-            Expect::Lock(_) => Err(Violation::us("input while a turn is waited for")),
+            Expect::Lock(_) => Err(Violation::us("input while the lock is waited for")),
         }
     }
 
@@ -444,7 +475,7 @@ impl Service for DhtNode {
 
     fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
         match (conn, note) {
-            (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_off_some(cx),
+            (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_off_noted(cx),
             (Conn::Leave, Note::Go) => self.leave_some(cx),
             (Conn::Peer(expect @ Expect::Lock(_)), Note::Go) => self.lock_offered(cx, expect),
             (Conn::Peer(expect @ Expect::Leaver), Note::Go) => {
@@ -463,6 +494,8 @@ impl Service for DhtNode {
     }
 
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
+        // It may have been the last reader of a value.
+        self.entries.release_pinned(2);
         match conn {
             Conn::Operation(op) => client::ended(self, hub, id, op, end),
             Conn::Join(_) => self.join_ended(hub, id),
@@ -488,12 +521,14 @@ impl Service for DhtNode {
             Timer::Retry(op) => client::retry(self, hub, op),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
-            Timer::HandOff(conn) => self.hand_off_late(hub, conn),
+            Timer::Lock(conn) => self.lock_window_over(hub, conn),
             Timer::Join => self.join_step(hub),
             Timer::Leave => self.leave_step(hub),
+            Timer::JoinDeadline => self.join_window_over(hub),
+            Timer::LeaveDeadline => self.leave_window_over(hub),
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.claim_late(hub),
-            Timer::Sweep => self.sweep_some(hub),
+            Timer::Sweep => self.sweep_late(hub),
             Timer::Probe => self.probe_late(hub),
             Timer::Rejoin => self.rejoin_late(hub),
             Timer::Recovery => self.recovery_step(hub),
@@ -526,7 +561,10 @@ impl Host for DhtNode {
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {
         match tag {
-            Tag::Forward(conn) => acknowledge(hub, conn, result.is_ok()),
+            Tag::Forward { conn, bytes } => {
+                self.forwarding_bytes -= bytes;
+                acknowledge(hub, conn, result.is_ok());
+            }
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
             Tag::DisconnectUpdate(conn) => self.disconnect_told(hub, conn, result),
@@ -539,8 +577,7 @@ impl Host for DhtNode {
             Tag::Finger => self.finger_found(result),
             Tag::Prev(claims) => self.prev_found(claims, result),
             Tag::PrevGone(asked) => self.prev_asked(asked, result),
-            #[cfg(test)]
-            Tag::Test(number) => self.told.push((number, result)),
+            Tag::Program(number) => self.outcomes.push((number, result)),
         }
         self.swept(hub);
     }

@@ -25,18 +25,18 @@ use super::wire::{self, Request};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     Locate,
-    /// What one node answers to LOCATE, without following it.
+    /// One node's answer to LOCATE; it is not followed.
     Closest,
-    /// Who owns the position after the key, says the owner of the key. For a node's own id less one, this is what
-    /// the ring holds of the node, and no finger to it has a say.
+    /// Who owns the position after the key, as the owner of the key says. For a node's own id less one this is the ring's
+    /// view of the node, independent of fingers to it.
     After,
     Contains,
     Get,
     Insert(Bytes),
     Remove,
-    /// Tell a node, which is not looked for, that the one at this address is before it.
+    /// UPDATE_PREV with this address, at the contact itself.
     UpdatePrev(SocketAddrV4),
-    /// XSTAT of a node, which is not looked for.
+    /// XSTAT of the contact itself.
     Stat,
 }
 
@@ -50,9 +50,9 @@ impl Verb {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The owner of the key, or who a single node takes for it.
+    /// The owner of the key, or the answer of one node ([`Verb::Closest`]).
     Located(SocketAddrV4),
-    /// The owner of the key, and whom it takes for the owner of what follows.
+    /// The owner of the key, and its answer for the position that follows.
     After {
         before: SocketAddrV4,
         owner: SocketAddrV4,
@@ -96,8 +96,7 @@ pub enum Failure {
     TooManyHops { hops: u32 },
     #[error("the node at {addr} says that it owns the key and then that it does not")]
     NotOwner { addr: SocketAddrV4 },
-    /// A write was not acknowledged in the end. When the range moved meanwhile, the new owner may have it all the
-    /// same (RELIABILITY.md A5).
+    /// A write was not acknowledged in the end. If the range moved meanwhile, the new owner may have it all the same.
     #[error(
         "the node at {addr} did not store the value (too large for it, it is full, or its range moved)"
     )]
@@ -116,7 +115,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Trying again would end the same way, or take as long again.
+    /// Another try would end the same way, or take as long again.
     fn is_final(&self) -> bool {
         matches!(self, Failure::TooLarge { .. } | Failure::TimedOut { .. })
     }
@@ -135,8 +134,8 @@ pub struct Bounds {
     /// Pause before the second try; it doubles for each further one, up to `backoff_max`.
     pub backoff: Ticks,
     pub backoff_max: Ticks,
-    /// An INSERT or REMOVE of which nobody knows whether it was done is not tried again. A second try could be
-    /// acknowledged while the bytes of the first are still under way, and then undo what is written afterwards.
+    /// An INSERT or REMOVE whose outcome is unknown is not tried again. A second try could be acknowledged while the bytes
+    /// of the first are still under way; the first would then undo what is written afterwards.
     pub unknown_is_final: bool,
 }
 
@@ -299,7 +298,7 @@ impl Operation {
                     addr: self.at,
                     what: v.what,
                 };
-                // One hop that talks nonsense is no reason for the lookup to fail: there may be a way round it.
+                // One hop with a malformed answer does not end the lookup: there may be a way round it.
                 (Step::Done(input.bytes.len()), self.go_round(malformed))
             }
         }
@@ -450,7 +449,7 @@ impl Operation {
         Next::Dial(addr)
     }
 
-    /// The node that is asked is of no use: whoever named it may know another one before it.
+    /// The node that is asked is of no use. The node that named it may know another one before it.
     fn go_round(&mut self, failure: Failure) -> Next {
         let Some((via, distance)) = self.via.take().filter(|_| self.stage == Stage::Locate) else {
             return self.fail(failure);
@@ -582,7 +581,7 @@ impl Operation {
             return Next::Finished(Err(failure));
         }
         log::debug!("try {} of {:?}: {failure}", self.attempts, self.key);
-        let doubled = self.bounds.backoff.0 << (self.attempts - 1).min(16);
+        let doubled = (self.bounds.backoff.0).saturating_mul(1 << (self.attempts - 1).min(16));
         Next::RetryAfter(Ticks(doubled.min(self.bounds.backoff_max.0)))
     }
 }

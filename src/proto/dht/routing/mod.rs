@@ -1,7 +1,7 @@
 //! What a node knows of the ring: itself, its neighbours, and some nodes further on (fingers).
 //!
-//! `next` decides what the node owns. `prev` is what somebody claimed last and decides nothing: who needs the true
-//! one asks the ring (LOCATE of our id less one). Fingers only make lookups shorter.
+//! `next` decides what the node owns. `prev` is the last claim that was believed and decides nothing; the ring knows the true
+//! one (LOCATE of our id less one). Fingers only make lookups shorter.
 
 use std::net::SocketAddrV4;
 
@@ -32,7 +32,7 @@ pub struct Routing {
     me: Member,
     next: Member,
     prev: Option<Member>,
-    /// The last prev, when it did not answer and nobody took its place since.
+    /// The last prev, if it did not answer and none took its place since.
     lost_prev: Option<Member>,
     /// Distinct nodes, in clockwise order from us, without us and `next`. At most one for each power of two.
     fingers: Vec<Member>,
@@ -62,7 +62,7 @@ impl Routing {
         self.prev
     }
 
-    /// The prev, or the one that was it until it did not answer: where it died, that is who was before us.
+    /// The prev, or the last one if it did not answer: if that is dead, it is still the node before us.
     pub fn last_prev(&self) -> Option<Member> {
         self.prev.or(self.lost_prev)
     }
@@ -87,7 +87,7 @@ impl Routing {
         }
     }
 
-    /// Somebody says that `claimant` is before us: the closer of the two is kept. False when it is the old one.
+    /// `claimant` is said to be before us: the closer of the two is kept. False when it is the old one.
     pub fn claim_prev(&mut self, claimant: Member) -> bool {
         let closer = self.prev.is_none_or(|prev| {
             prev == self.me
@@ -147,9 +147,8 @@ impl Routing {
 impl DhtNode {
     /// Sets our next, and keeps fingers from when we are not alone.
     pub(super) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
-        let was_alone = self.routing.is_alone();
         self.routing.set_next(next);
-        if was_alone && !self.routing.is_alone() {
+        if !self.routing.is_alone() {
             self.begin_fingers(hub);
         }
     }

@@ -235,7 +235,7 @@ fn two_joiners_come_one_after_the_other_and_are_judged_anew() {
 
 /// Of several that wait, one that is refused or gone does not keep the others waiting.
 #[test]
-fn a_turn_that_nobody_takes_goes_to_the_next_in_line() {
+fn a_lock_that_nobody_takes_is_offered_to_the_next_in_line() {
     let mut world = Ring::new(6);
     let p = ring(&mut world, 1)[0];
     let (one, id) = joiner_at(&world, p);
@@ -296,12 +296,12 @@ fn writes_into_a_moving_range_wait_and_go_to_the_new_owner() {
     hears(&mut world, remover, "1\n");
     world.run_for(secs(3));
     assert!(world.peer(writer).received().is_empty() && world.peer(early).received().is_empty());
-    assert!(world.service(p).entries().is_empty(), "held, not stored");
+    assert!(world.service(p).entries().is_empty(), "fenced, not stored");
     let stays = insert(id.pred(), "stays");
     assert_eq!(
         asked(&mut world, p, &stays),
         "1\n1\n",
-        "what does not move is not held"
+        "what does not move is not fenced"
     );
     world.peer(peer).send(format!("{joiner}\n").as_bytes());
     let mut got = Vec::new();
@@ -334,7 +334,7 @@ fn writes_into_a_moving_range_wait_and_go_to_the_new_owner() {
 }
 
 #[test]
-fn a_write_over_the_quota_of_held_ones_is_refused() {
+fn a_write_over_the_quota_of_fenced_ones_is_refused() {
     let mut world = Ring::new(8);
     let p = ring(&mut world, 1)[0];
     let (joiner, id) = joiner_at(&world, p);
@@ -348,9 +348,9 @@ fn a_write_over_the_quota_of_held_ones_is_refused() {
     assert_eq!(asked(&mut world, p, &insert(id, "x")), "1\n1\n");
 }
 
-/// A held write is answered in any case.
+/// A fenced write is answered in any case.
 #[test]
-fn held_writes_are_refused_after_thirty_seconds() {
+fn fenced_writes_are_refused_after_thirty_seconds() {
     let mut world = Ring::new(9);
     let p = ring(&mut world, 1)[0];
     let (joiner, id) = joiner_at(&world, p);
@@ -551,9 +551,9 @@ fn a_join_is_confirmed_before_it_counts_and_given_up_only_with_proof() {
     }
 }
 
-/// Deadlines belong to one hand-over: a second on the same connection has its own time.
+/// Deadlines belong to one hand-off: a second on the same connection has its own time.
 #[test]
-fn a_hand_over_does_not_end_with_the_deadline_of_another() {
+fn a_hand_off_does_not_end_with_the_deadline_of_another() {
     let mut world = Ring::new(1);
     let at = places(3);
     let node = add(&mut world, at[0]);

@@ -1,21 +1,20 @@
 //! LOCATE through nodes that answer badly, or not at all.
 
-use super::super::client;
-use super::super::node::{Role, Tag};
+use super::super::node::Role;
 use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::script::{Member, Ring, Then, ring};
 use super::*;
 
 fn start(world: &mut Ring, asker: NodeId, key: Id, contact: SocketAddrV4, bounds: Bounds) {
     let operation = Operation::new(Verb::Locate, key, vec![contact], bounds);
-    world.with(asker, |node, hub| {
-        client::start(node, hub, operation, Tag::Test(0))
-    });
+    world.with(asker, |node, hub| node.ask(hub, 0, operation));
 }
 
 fn told(world: &mut Ring, asker: NodeId) -> Result<Outcome, Failure> {
-    world.until(secs(60), |w| !w.service(asker).told.is_empty());
-    world.with(asker, |node, _| node.told.remove(0)).1
+    world.until(secs(60), |w| w.service(asker).has_outcomes());
+    world
+        .with(asker, |node, _| node.take_outcomes().remove(0))
+        .1
 }
 
 #[test]
@@ -43,7 +42,7 @@ fn loops_and_garbage_end_in_an_error() {
             world.until(secs(30), |w| {
                 first.serve(w, &mut |_, _| Then::Say(one.into()));
                 second.serve(w, &mut |_, _| Then::Say(other.into()));
-                !w.service(asker).told.is_empty()
+                w.service(asker).has_outcomes()
             });
             assert!(told(&mut world, asker).is_err(), "{one:?} {other:?}");
             assert!(
@@ -54,7 +53,7 @@ fn loops_and_garbage_end_in_an_error() {
     }
 }
 
-/// RELIABILITY.md A23: a finger to a node that left is no reason for a lookup to fail, not even for its first try.
+/// A finger to a node that left is no reason for a lookup to fail, not even for its first try.
 #[test]
 fn a_lookup_goes_round_a_node_that_left() {
     let mut world = Ring::new(2);

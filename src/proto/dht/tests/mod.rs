@@ -1,8 +1,10 @@
-//! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
-//! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`], [`relays`], [`strangers`]).
+//! The DHT under the simulator: whole rings with everything going on at once ([`ring`]), and single exchanges against
+//! scripted peers: CONNECT, DISCONNECT and what they may cost ([`connect`], [`disconnect`], [`relay`], [`rejoin`],
+//! [`limits`]), LOCATE ([`lookups`]), peers that lie ([`untrusted_peers`]).
 
 mod connect;
 mod disconnect;
+mod limits;
 mod lookups;
 mod rejoin;
 mod relay;
@@ -21,7 +23,7 @@ use crate::sim::{NodeId, Span, World};
 
 use super::entries::Entries;
 use super::id::Id;
-use super::node::{Changes, Config, DhtNode, Write, Written};
+use super::node::{Changes, Config, DhtNode, Quanta, Write, Written};
 
 /// Where node number `n` listens. Each has an IP of its own, as members of a ring usually do.
 fn addr(n: usize) -> SocketAddrV4 {
@@ -64,9 +66,30 @@ impl Work for Commits {
     }
 }
 
+/// Quanta with which the few entries of a test take several turns.
+const SMALL: Quanta = Quanta {
+    counted_per_turn: 3,
+    sent_per_turn: 2,
+    swept_per_turn: 2,
+    recovered_per_turn: 2,
+    entries_per_job: 2,
+};
+
+/// The configuration of node number `n`: small quanta in the worlds of even seeds, those of production in the others.
+fn config(seed: u64, n: usize) -> Config {
+    Config {
+        quanta: if seed % 2 == 0 {
+            SMALL
+        } else {
+            Quanta::default()
+        },
+        ..Config::new(addr(n))
+    }
+}
+
 /// Adds node number `n`, a ring of one.
 fn add(world: &mut World<DhtNode>, n: usize) -> NodeId {
-    let config = Config::new(addr(n));
+    let config = config(world.seed(), n);
     let limits = config.fit(Limits::default());
     world.add(addr(n), DhtNode::new(config, Entries::default()), limits)
 }
@@ -74,7 +97,7 @@ fn add(world: &mut World<DhtNode>, n: usize) -> NodeId {
 fn add_durable(world: &mut World<DhtNode>, n: usize, delay: Span) -> (NodeId, Disk) {
     let config = Config {
         durable: true,
-        ..Config::new(addr(n))
+        ..config(world.seed(), n)
     };
     let limits = config.fit(Limits::default());
     let id = world.add(addr(n), DhtNode::new(config, Entries::default()), limits);

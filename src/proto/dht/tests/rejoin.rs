@@ -1,4 +1,4 @@
-//! Nodes that are killed and come back at their address while the ring lists them, and what a durable one brings.
+//! Nodes that are killed and come back at their address while the ring lists them, and what a durable one recovers.
 
 use super::super::node::{LockHolder, Role};
 use super::super::routing;
@@ -20,7 +20,8 @@ fn again(world: &Ring, id: NodeId, disk: Option<&Disk>) -> DhtNode {
     }
     let config = Config {
         durable: disk.is_some(),
-        ..Config::new(world.addr(id))
+        advertise: world.addr(id),
+        ..config(world.seed(), 0)
     };
     DhtNode::new(config, entries)
 }
@@ -106,7 +107,7 @@ fn the_range_of_a_killed_node_waits_for_it() {
     assert_round(&world, &nodes);
 }
 
-/// RELIABILITY.md A22: no take-over by a forged CONNECT, wherever it comes from.
+/// No take-over by a forged CONNECT, wherever it comes from.
 #[test]
 fn a_member_that_is_there_keeps_its_range() {
     let mut world = Ring::new(2);
@@ -322,7 +323,7 @@ fn write_disk(disk: &Disk, key: Id, value: &str) {
 
 /// The keys that a node had on its disk when it was killed, of its own range and of others'.
 #[test]
-fn a_durable_node_brings_what_it_had() {
+fn a_durable_node_recovers_what_it_had() {
     for kill_after in (0..40).step_by(4) {
         let mut world = Ring::new(kill_after);
         let nodes = durable_ring(&mut world, 4);
@@ -384,10 +385,10 @@ fn a_durable_node_brings_what_it_had() {
 /// Told to leave in the middle of it: what the node had is in the ring or still on its disk, and its own range is in the
 /// ring as soon as it was a member.
 #[test]
-fn a_node_that_leaves_while_it_brings_loses_nothing() {
+fn a_node_that_leaves_while_it_recovers_loses_nothing() {
     // So many that bringing them takes some ticks.
     const COUNT: u8 = 120;
-    let (mut some_left, mut all_brought) = (false, false);
+    let (mut some_left, mut all_recovered) = (false, false);
     for leaves_after in (0..40).step_by(3) {
         let mut world = Ring::new(leaves_after);
         let nodes = durable_ring(&mut world, 3);
@@ -418,14 +419,14 @@ fn a_node_that_leaves_while_it_brings_loses_nothing() {
             }
         }
         some_left |= was_member && !left.is_empty();
-        all_brought |= left.is_empty();
+        all_recovered |= left.is_empty();
     }
-    assert!(some_left && all_brought, "both happen");
+    assert!(some_left && all_recovered, "both happen");
 }
 
-/// What the ring moves to us, or is told through us, is newer than what we brought.
+/// What the ring moves to us, or is told through us, is newer than a recovered entry.
 #[test]
-fn what_the_ring_gives_wins_over_what_was_brought() {
+fn what_the_ring_gives_wins_over_what_was_recovered() {
     let mut world = Ring::new(5);
     let at = places(3);
     let (node, disk) = add_durable(&mut world, at[1], Span::ms(1, 2));

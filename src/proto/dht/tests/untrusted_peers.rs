@@ -1,8 +1,7 @@
 //! Peers that are not who they say, or say what is not so: addresses that they cannot know, leavers from elsewhere,
 //! members that answer with garbage.
 
-use super::super::client;
-use super::super::node::{Role, Tag};
+use super::super::node::Role;
 use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::super::routing;
 use super::script::{
@@ -19,7 +18,7 @@ fn next_of(world: &Ring, id: NodeId) -> SocketAddrV4 {
     world.service(id).routing().next().addr
 }
 
-/// RELIABILITY.md A25: who comes from the internet knows no node of our own network, and nobody a node on a port of
+/// Who comes from the internet knows no node of our own network, and nobody a node on a port of
 /// another service (A26).
 #[test]
 fn nobody_lists_an_address_that_he_cannot_know() {
@@ -93,14 +92,12 @@ fn a_lookup_goes_nowhere_that_its_hop_cannot_know() {
             ..Bounds::default()
         };
         let operation = Operation::new(Verb::Locate, Id::ZERO, vec![contact], bounds);
-        world.with(asker, |node, hub| {
-            client::start(node, hub, operation, Tag::Test(0))
-        });
+        world.with(asker, |node, hub| node.ask(hub, 0, operation));
         let mut answer = |_: &str, _: &str| Then::Say(format!("{to}\n"));
         run_with(&mut world, &mut member, secs(30), &mut answer, &mut |w| {
-            !w.service(asker).told.is_empty()
+            w.service(asker).has_outcomes()
         });
-        let (_, result) = world.with(asker, |node, _| node.told.remove(0));
+        let (_, result) = world.with(asker, |node, _| node.take_outcomes().remove(0));
         let want = Failure::Implausible {
             addr: contact,
             to: at(to),
@@ -110,7 +107,7 @@ fn a_lookup_goes_nowhere_that_its_hop_cannot_know() {
     }
 }
 
-/// RELIABILITY.md A26: announced nexts are dialled one after the other, whoever announces them.
+/// Announced nexts are dialled one after the other, whoever announces them.
 #[test]
 fn many_disconnects_do_not_dial_many() {
     let (mut world, node, leaver, _) = with_next(3);
@@ -157,7 +154,7 @@ fn with_next(seed: u64) -> (Ring, NodeId, SocketAddrV4, SocketAddrV4) {
     (world, node, next, beyond)
 }
 
-/// RELIABILITY.md A11: our own leaver behind a NAT, or with several addresses, gets out as fast as any.
+/// Our own leaver behind a NAT, or with several addresses, gets out as fast as any.
 #[test]
 fn a_leaver_from_another_address_is_believed_when_it_says_so_itself() {
     let mut world = Ring::new(4);
@@ -217,7 +214,7 @@ fn a_plain_leaver_from_another_address_is_believed_when_it_is_not_there() {
     }
 }
 
-/// RELIABILITY.md A17: the claimant may be a joiner that answers nobody until its join is over.
+/// The claimant may be a joiner that answers nobody until its join is over.
 #[test]
 fn update_prev_is_acknowledged_before_anybody_is_asked() {
     for answer in [Answer::Queue, Answer::Ignore, Answer::Refuse] {
@@ -245,7 +242,7 @@ fn update_prev_is_acknowledged_before_anybody_is_asked() {
     }
 }
 
-/// RELIABILITY.md A5: whether the new owner has it nobody knows; a second one could undo what was written meanwhile.
+/// Whether the new owner has it nobody knows; a second one could undo what was written meanwhile.
 #[test]
 fn a_passed_on_write_is_not_repeated_when_its_outcome_is_unknown() {
     for removes in [false, true] {
@@ -331,14 +328,12 @@ fn a_finger_that_talks_nonsense_is_gone_round() {
         for id in &nodes {
             let contact = world.addr(*id);
             let operation = Operation::new(Verb::Contains, key, vec![contact], Bounds::default());
-            world.with(asker, |node, hub| {
-                client::start(node, hub, operation, Tag::Test(0))
-            });
+            world.with(asker, |node, hub| node.ask(hub, 0, operation));
             world.until(secs(60), |w| {
                 member.serve_plain(w, &mut answer);
-                !w.service(asker).told.is_empty()
+                w.service(asker).has_outcomes()
             });
-            let (_, result) = world.with(asker, |node, _| node.told.remove(0));
+            let (_, result) = world.with(asker, |node, _| node.take_outcomes().remove(0));
             // Who says that it owns what it does not cannot be told from an owner by one who asks it alone.
             let fooled =
                 wrong == "itself" && member.heard.iter().any(|line| line.starts_with("CONTAINS"));

@@ -119,10 +119,45 @@ fn staged_bytes_have_a_limit() {
     }
 }
 
+/// A value that was overwritten stays in memory as long as a slow reader of it does, and counts as long.
+#[test]
+fn values_that_slow_readers_keep_alive_count_as_memory() {
+    const LEN: usize = 100_000;
+    let lab = &mut Lab::with(false, Limits::default(), |c| c.memory_bytes_max = 1_000_000);
+    let writer = lab.connect();
+    let mut readers = Vec::new();
+    let mut refused = 0;
+    for _ in 0..50 {
+        lab.send(writer, &insert("a", &noise(LEN)));
+        lab.world.run_for(Ticks(1));
+        refused += u32::from(lab.world.peer(writer).take() == b"1\n0\n");
+        let reader = lab.connect();
+        lab.world.peer(reader).set_window(1000);
+        lab.world.peer(reader).stop_reading();
+        lab.send(reader, &line("GET", "a"));
+        lab.world.run_for(Ticks(1));
+        readers.push(reader);
+        assert!(lab.service().held_bytes() <= 1_000_000);
+    }
+    assert!(refused >= 40, "{refused} refused");
+    assert_eq!(lab.service().memory_refusals(), u64::from(refused));
+    for reader in readers {
+        lab.world.peer(reader).reset();
+    }
+    lab.world.run_for(secs(1));
+    lab.send(writer, &insert("a", &noise(LEN)));
+    lab.world.run_for(Ticks(1));
+    assert_eq!(lab.world.peer(writer).take(), b"1\n1\n");
+    assert!(
+        lab.service().held_bytes() < 2 * LEN as u64,
+        "the readers are gone"
+    );
+}
+
 #[test]
 fn entries_have_a_limit() {
     for durable in [false, true] {
-        let lab = &mut Lab::with(durable, Limits::default(), |c| c.entries_bytes_max = 1000);
+        let lab = &mut Lab::with(durable, Limits::default(), |c| c.memory_bytes_max = 1000);
         let peer = lab.connect();
         let mut expect = |ask: Vec<u8>, reply: &[u8], shown: &str| {
             lab.send(peer, &ask);
@@ -167,7 +202,7 @@ fn entries_have_a_limit() {
 
 #[test]
 fn writes_under_way_count_as_entries() {
-    let lab = &mut Lab::with(true, Limits::default(), |c| c.entries_bytes_max = 1000);
+    let lab = &mut Lab::with(true, Limits::default(), |c| c.memory_bytes_max = 1000);
     let peers = ["a", "b", "c"].map(|name| lab.sent(&insert(name, &noise(400)), Ticks(0)));
     lab.world.run_for(Ticks(20));
     let mut replies = peers.map(|peer| lab.received(peer));

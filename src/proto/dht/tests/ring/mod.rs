@@ -12,8 +12,7 @@ use rand::RngExt;
 use crate::engine::{Tick, Ticks};
 use crate::sim::{Faults, Span, Tally, check};
 
-use super::super::client;
-use super::super::node::{LockHolder, Role, Tag};
+use super::super::node::{LockHolder, Role};
 use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::*;
 
@@ -226,7 +225,8 @@ impl Ring {
         }
         let config = Config {
             durable: true,
-            ..Config::new(self.world.addr(id))
+            advertise: self.world.addr(id),
+            ..config(self.world.seed(), 0)
         };
         self.world.kill(id);
         self.world.restart(id, DhtNode::new(config, entries));
@@ -353,18 +353,16 @@ impl Ring {
             },
         );
         self.world.with(self.asker, |node, hub| {
-            client::start(node, hub, operation, Tag::Test(number));
+            node.ask(hub, number, operation);
         });
     }
 
     /// Looks at what came of the clients' operations.
     fn hear(&mut self) {
-        if self.world.service(self.asker).told.is_empty() {
+        if !self.world.service(self.asker).has_outcomes() {
             return;
         }
-        let told = self
-            .world
-            .with(self.asker, |node, _| std::mem::take(&mut node.told));
+        let told = self.world.with(self.asker, |node, _| node.take_outcomes());
         for (number, result) in told {
             let asked = self.asked[number].take().expect("an operation ends once");
             self.open -= 1;
@@ -585,6 +583,7 @@ const HAPPENS_WITH_RESTARTS: &[(&str, u64)] = &[
     ("unknown", 10),
 ];
 
+/// Storms of `count` seeds, half of them with small quanta and half with those of production.
 fn storms(count: u64, restarts: bool) {
     let least = if restarts {
         HAPPENS_WITH_RESTARTS
