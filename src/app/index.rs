@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::{Committer, Durable};
 use crate::engine::Work;
 use crate::proto::index::fields::PeerId;
-use crate::proto::index::record::{self, Done, Job};
+use crate::proto::index::persisted::{self as record, Done, Job};
 use crate::proto::index::server::{BadRecord, Stored};
 use crate::store::{Change, Store, StoreError, Table};
 

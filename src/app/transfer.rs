@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::engine::Work;
 use crate::proto::index::transfer::CHUNK_BYTES;
 use crate::proto::index::transfer::fetch::{DiskFault, Done, Job};
-use crate::proto::index::transfer::plan;
+use crate::proto::index::transfer::ranges as plan;
 use crate::proto::index::transfer::serve::{Read, ReadDone, Unreadable};
 use crate::store::part::{Part, PartError, Stored};
 use crate::store::shared::{OpenFile, SharedDir, SharedFile};

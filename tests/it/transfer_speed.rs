@@ -16,8 +16,8 @@ use sha1::{Digest, Sha1};
 use peerloop::app::transfer::{Reader, Writer};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::client::Patience;
-use peerloop::proto::index::exchange::Credentials;
 use peerloop::proto::index::fields::{self, PeerId};
 use peerloop::proto::index::reply;
 use peerloop::proto::index::sharer::{Config, Files, Shared, Sharer};
@@ -88,7 +88,7 @@ fn holder(dir: &Path) -> (Holder, fields::Sha1) {
     let addr = bound.addr();
     let (tell_handle, handle) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let (news, _) = std::sync::mpsc::channel();
+        let (news, _) = std::sync::mpsc::sync_channel(1);
         let config = Config {
             // Nobody is there; the sharer goes on without.
             server: LOOPBACK,

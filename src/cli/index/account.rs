@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use peerloop::proto::index::exchange::{Answer as Told, Call};
+use peerloop::proto::index::call::{Answer as Told, Call};
 
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};

@@ -16,7 +16,7 @@ use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde::{Deserialize, Serialize};
 
-use peerloop::proto::index::exchange::Credentials;
+use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::fields::{PASSWORD_BYTES_MAX, PeerId, check_password, check_user};
 
 use crate::cli::prompt::Interrupted;

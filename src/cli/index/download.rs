@@ -15,15 +15,14 @@ use serde::Serialize;
 use peerloop::app::transfer::Writer;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
+use peerloop::proto::index::call::{Answer as Told, Call};
 use peerloop::proto::index::client::Stay;
-use peerloop::proto::index::exchange::{Answer as Told, Call};
-use peerloop::proto::index::fields::{PeerId, Sha1};
+use peerloop::proto::index::fields::{PeerId, Sha1, Which};
 use peerloop::proto::index::reply::Hit;
 use peerloop::proto::index::transfer::fetch::{
     self, Failure, Fetcher, Progress, Report, Source, Wanted,
 };
-use peerloop::proto::index::transfer::{RANGE_BYTES, plan};
-use peerloop::proto::index::wire::Which;
+use peerloop::proto::index::transfer::{RANGE_BYTES, ranges};
 use peerloop::store::part::{self, Part};
 
 use super::ServerAt;
@@ -200,7 +199,7 @@ impl DownloadArgs {
         let more = self.search(&sha1.to_string(), HITS_MAX).unwrap_or_default();
         // A size that no plan has room for is somebody's joke, and no reason to leave the others.
         let is_possible =
-            |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= plan::RANGES_MAX;
+            |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= ranges::RANGES_MAX;
         let same = hits.iter().chain(&more).filter(|hit| hit.file.sha1 == sha1);
         let same = same.filter(is_possible);
         let mut by_size: BTreeMap<u64, Vec<Source>> = BTreeMap::new();

@@ -17,8 +17,8 @@ use clap::{Args, Subcommand};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 use peerloop::proto::index::batch::Batch;
+use peerloop::proto::index::call::{Answer as Told, Call};
 use peerloop::proto::index::client::{Failure, Patience};
-use peerloop::proto::index::exchange::{Answer as Told, Call};
 use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 
 use super::Answer;

@@ -12,7 +12,7 @@ use peerloop::app::index::{Jobs, argon2id, load};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::index::catalog::{FILES_MAX, Match};
-use peerloop::proto::index::record::{Cost, Job};
+use peerloop::proto::index::persisted::{Cost, Job};
 use peerloop::proto::index::server::{COST, Config, IndexServer};
 use peerloop::store::Store;
 use peerloop::store::memory::Memory;

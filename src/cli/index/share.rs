@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +17,7 @@ use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
-use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
+use peerloop::proto::index::sharer::{Config, Files, NEWS_MAX, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
 use peerloop::store::shared::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
 
@@ -87,7 +87,7 @@ impl ShareArgs {
         let bound = Bound::bind(self.listen)
             .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
         let scan = first_scan(&dir).with_context(context)?;
-        let (tell, news) = channel();
+        let (tell, news) = sync_channel(NEWS_MAX);
         let config = Config {
             server: self.server.addr,
             who: identity.who(),

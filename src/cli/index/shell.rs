@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use peerloop::proto::index::exchange::Call;
+use peerloop::proto::index::call::Call;
 
 use super::ServerAt;
 use super::account::register;

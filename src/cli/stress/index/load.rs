@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use sha1::{Digest, Sha1 as Hasher};
 
 use peerloop::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, Violation};
-use peerloop::proto::index::exchange::{Answer, Call, Credentials, Exchange, Next};
+use peerloop::proto::index::call::{Answer, Call, CallState as Exchange, Credentials, Next};
 use peerloop::proto::index::fields::{PeerId, Sha1};
 use peerloop::proto::index::reply::{Hit, Listed};
 use peerloop::proto::index::wire::Frame;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
-use peerloop::proto::index::record::Cost;
+use peerloop::proto::index::persisted::Cost;
 use peerloop::proto::index::server::COST;
 use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 

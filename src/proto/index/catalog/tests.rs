@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::postings::{PIECE_MAX, rank};
-use super::scan::{HITS_MAX, STEPS_PER_NAME};
+use super::bulk_load::Loader;
+use super::postings::PIECE_MAX;
+use super::ranking::rank;
+use super::search::STEPS_PER_NAME;
 use super::*;
+use crate::proto::index::fields::Sha1;
 
 const SHA1: Sha1 = Sha1([7; 20]);
 
@@ -36,7 +39,7 @@ impl Catalog {
                 files.push(Posting::new(number, occurrences));
                 assert_ne!(file.signature & signature(word), 0);
             });
-            let files: &mut Vec<Posting> = contents.entry(front(file.sha1)).or_default();
+            let files: &mut Vec<Posting> = contents.entry(content_key(file.sha1)).or_default();
             files.push(Posting::new(number, 1));
             assert_eq!(owners.remove(&number), Some(file.holder));
         }
@@ -48,12 +51,12 @@ impl Catalog {
             assert_eq!(pieces.collect::<Vec<_>>().concat(), want);
             assert_eq!(list.len(), want.len());
         };
-        assert_eq!(self.words.iter().count(), words.len());
-        assert_eq!(self.contents.iter().count(), contents.len());
-        for (word, list) in self.words.iter() {
+        assert_eq!(self.lists.words.iter().count(), words.len());
+        assert_eq!(self.lists.contents.iter().count(), contents.len());
+        for (word, list) in self.lists.words.iter() {
             is(list, words.remove(&**word).expect("some file has it"));
         }
-        for (content, list) in self.contents.iter() {
+        for (content, list) in self.lists.contents.iter() {
             is(list, contents.remove(content).expect("some file has it"));
         }
     }
@@ -168,8 +171,8 @@ fn searches_find_what_a_scan_finds() {
         }
         assert!(
             catalog.is_empty()
-                && catalog.words.iter().next().is_none()
-                && catalog.contents.iter().next().is_none()
+                && catalog.lists.words.iter().next().is_none()
+                && catalog.lists.contents.iter().next().is_none()
                 && catalog.holders.is_empty()
         );
     }

@@ -240,7 +240,7 @@ fn a_list_longer_than_a_frame_goes_on() {
 #[test]
 fn pages_are_asked_for_until_there_are_no_more() {
     let mut lab = Lab::new();
-    let which = super::super::wire::Which::All;
+    let which = super::super::fields::Which::All;
     lab.ask(1, Call::Peers { which });
     assert_eq!(lab.heard(1), (5, "all\n0\n".into()));
     lab.say(
@@ -398,10 +398,10 @@ fn a_call_that_cannot_be_timed_is_given_up() {
 #[test]
 fn a_list_without_an_end_is_given_up() {
     let mut lab = Lab::new();
-    let which = super::super::wire::Which::All;
+    let which = super::super::fields::Which::All;
     lab.ask(1, Call::Peers { which });
     let mut answers = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..200 {
         let _ = lab.heard(1);
         lab.world.run_for(Ticks::from_secs(25));
         lab.say(105, "1000000\n1|a|online|127.0.0.1|1|2\n");
@@ -413,7 +413,7 @@ fn a_list_without_an_end_is_given_up() {
     let server = SERVER;
     assert_eq!(answers, [(1, Err(Failure::TimedOut { server }))]);
     let minutes = lab.world.now().0 / Ticks::from_secs(60).0;
-    assert!((10..12).contains(&minutes), "{minutes}");
+    assert!((60..62).contains(&minutes), "{minutes}");
 }
 
 /// A keep-alive that was under way says nothing of a login that was asked for after it.

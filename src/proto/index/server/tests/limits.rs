@@ -203,7 +203,10 @@ fn a_registration_ends_without_a_timer_of_its_own() {
     let peer = lab.connect();
     let _ = lab.register(peer, "alice", &["song"]);
     lab.world.run_for(Ticks::from_secs(300));
-    assert_eq!((lab.service().peers(), lab.service().counts().expired), (0, 1));
+    assert_eq!(
+        (lab.service().peers(), lab.service().counts().expired),
+        (0, 1)
+    );
 }
 
 /// More files than can be numbered are never listed, whatever the configuration says.
@@ -214,5 +217,8 @@ fn the_catalogue_is_not_told_to_hold_more_than_it_can() {
         ..Config::default()
     };
     let server = IndexServer::new(config, Stored::default());
-    assert_eq!(server.config.files_max, crate::proto::index::catalog::FILES_MAX);
+    assert_eq!(
+        server.config.files_max,
+        crate::proto::index::catalog::FILES_MAX
+    );
 }

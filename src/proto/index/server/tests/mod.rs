@@ -9,7 +9,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::*;
 use crate::engine::{Limits, Work as Worker};
-use crate::proto::index::record::{self, Change};
+use crate::proto::index::persisted::{self, Change};
 use crate::sim::{NodeId, PeerId as Script, Span, World};
 
 mod accounts;
@@ -103,7 +103,7 @@ impl Worker for Machine {
     }
 }
 
-fn cheap_hash(job: &record::Hash) -> record::Digest {
+fn cheap_hash(job: &persisted::Hash) -> persisted::Digest {
     let mut sha1 = Sha1::new();
     sha1.update(job.salt);
     sha1.update(job.password.as_bytes());

@@ -132,7 +132,7 @@ fn a_long_search_does_not_hold_up_short_ones() {
     // None has both, which is known only at the end.
     lab.send(peer, 7, "straw hay");
     lab.world
-        .until(SOON, |world| !world.service(lab.server).work.is_empty());
+        .until(SOON, |world| !world.service(lab.server).tasks.is_empty());
     lab.send(other, 7, "needle");
     lab.world
         .until(SOON, |world| !world.peer(other).received().is_empty());
@@ -189,7 +189,7 @@ fn a_long_change_does_not_hold_up_a_search() {
     assert!(purging > 3000, "{purging} are still to be purged");
     lab.send(other, 7, "straw hay mow");
     lab.world
-        .until(SOON, |world| !world.service(lab.server).work.is_empty());
+        .until(SOON, |world| !world.service(lab.server).tasks.is_empty());
     lab.world.until(SOON, |world| {
         Frame::parse(world.peer(other).received()).is_some()
     });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rand::RngExt;
 
 use super::*;
-use crate::proto::index::wire::Which;
+use crate::proto::index::fields::Which;
 use crate::sim::{check, seeds};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -94,7 +94,7 @@ fn run(seed: u64) {
     run.check_lists();
     run.lab.world.run_for(Ticks::from_secs(400));
     let server = run.lab.service();
-    assert!(server.ops.is_empty() && server.busy.is_empty() && server.work.is_empty());
+    assert!(server.ops.is_empty() && server.busy.is_empty() && server.tasks.is_empty());
     assert_eq!(server.pending, Pending::default());
 }
 

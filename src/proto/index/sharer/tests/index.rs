@@ -197,7 +197,7 @@ fn an_index_that_is_away_lets_nobody_in_and_serving_goes_on_after() {
     lab.world.peer(peer).send(&request(0, 0, 0, 7));
     lab.serve_index(Ticks::from_secs(200), &mut |_, _, _| {});
     let got = lab.world.peer(peer).take();
-    assert_eq!(got, ko(208, gate::SILENT));
+    assert_eq!(got, ko(208, online_check::SILENT));
     lab.serve_index(Ticks::from_secs(60), &mut good(&[7]));
     assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
 }
@@ -224,7 +224,7 @@ fn a_silent_index_is_no_reason_to_let_requesters_wait() {
     }
     // Ours fall silent after 20 s themselves; they are told before, and when to come back.
     lab.serve_index(Ticks::from_secs(6), &mut |_, _, _| {});
-    let silent = ko(208, gate::SILENT);
+    let silent = ko(208, online_check::SILENT);
     assert_eq!(lab.world.peer(peers[0]).take(), silent);
     // Whoever comes back does not have the index asked once more while it is silent.
     let kinds = lab.kinds();

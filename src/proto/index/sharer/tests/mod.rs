@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 
@@ -75,16 +75,10 @@ impl Lab {
         Lab::with_limits(seed, open, slots, sizes, limits)
     }
 
-    fn with_limits(
-        seed: u64,
-        open: bool,
-        slots: usize,
-        sizes: &[usize],
-        limits: Limits,
-    ) -> Lab {
+    fn with_limits(seed: u64, open: bool, slots: usize, sizes: &[usize], limits: Limits) -> Lab {
         let mut world = World::new(seed);
         let index = world.listen(SERVER);
-        let (tell, news) = channel();
+        let (tell, news) = sync_channel(NEWS_MAX);
         let config = Config {
             server: SERVER,
             who: Arc::new(Credentials {

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use super::super::*;
 use crate::engine::NoJob;
+use crate::proto::index::call::Answer;
 use crate::proto::index::client::{self, Failure, Host, Patience, Presence, Session, SessionTimer};
-use crate::proto::index::exchange::Answer;
 
 pub(super) struct Member {
     pub(super) session: Session<usize>,

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use rand::RngExt;
 
 use super::*;
+use crate::proto::index::call::{Answer, Call, Credentials};
 use crate::proto::index::client::{self, Failure, Presence as News, Stay};
-use crate::proto::index::exchange::{Answer, Call, Credentials};
+use crate::proto::index::fields::Which;
 use crate::proto::index::reply::{Hit, Listed};
-use crate::proto::index::wire::Which;
 use crate::sim::{Faults, ListenerId, check, seeds};
 
 use member::{Member, new_member};
@@ -532,7 +532,7 @@ fn run(seed: u64) {
     town.run_for(Ticks::from_secs(30));
     town.check_search(&[0, 3]);
     let server = town.lab.service();
-    assert!(server.ops.is_empty() && server.busy.is_empty() && server.work.is_empty());
+    assert!(server.ops.is_empty() && server.busy.is_empty() && server.tasks.is_empty());
     assert_eq!((server.queries, &server.pending), (0, &Pending::default()));
 }
 

@@ -6,19 +6,19 @@ use std::sync::Mutex;
 use sha1::Digest;
 
 use crate::engine::Work;
-use crate::proto::index::exchange::Credentials;
+use crate::proto::index::call::Credentials;
 use crate::proto::index::fields::{FileLine, PeerId, Sha1};
 use crate::proto::index::reply::{Sending, hit_label, write_hit};
 use crate::proto::index::sharer::NOT_ONLINE;
-use crate::proto::index::transfer::plan::Stored;
+use crate::proto::index::transfer::ranges::Stored;
 use crate::proto::index::wire::{Frame, FrameOut, Kind, Range, Request, write_ko, write_text};
 use crate::sim::{Answer as Dialled, Faults, ListenerId, NodeId, PeerId as Script, Span, World};
 
 use super::*;
 
 mod bad;
+mod find_holders;
 mod index;
-mod more;
 
 use index::Index;
 

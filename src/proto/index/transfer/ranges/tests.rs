@@ -64,11 +64,8 @@ impl Lab {
         let holder = self.rng.random_range(0..self.natures.len());
         if self.rng.random_bool(0.6) {
             let asked = self.asked.clone();
-            let since = |range| {
-                let of = asked.iter().flatten().filter(|(r, _)| *r == range);
-                of.map(|(_, at)| *at).min()
-            };
-            if let Some(range) = self.plan.next(holder, self.now, since) {
+            let under_way = asked.iter().flatten().copied();
+            if let Some(range) = self.plan.next(holder, self.now, under_way) {
                 assert!(
                     !self.asked[holder].iter().any(|(r, _)| *r == range),
                     "asked twice"
@@ -191,22 +188,25 @@ fn a_file_without_ranges_is_whole() {
     assert_eq!(plan.is_wrong(), Verdict::Liars(vec![0, 1]));
 }
 
+fn nobody() -> impl Iterator<Item = (usize, Tick)> {
+    std::iter::empty()
+}
+
 #[test]
 fn who_is_slow_loses_the_last_range() {
     let mut plan = Plan::new(&[false; 3], 2);
     (0..2).for_each(|holder| plan.set_ready(holder, true));
-    let nobody = |_: usize| None;
-    assert_eq!(plan.next(0, Tick(0), nobody), Some(0));
-    assert_eq!(plan.next(1, Tick(0), nobody), Some(1));
+    assert_eq!(plan.next(0, Tick(0), nobody()), Some(0));
+    assert_eq!(plan.next(1, Tick(0), nobody()), Some(1));
     assert!(plan.received(1, 1, Ticks(10)));
     plan.stored(1, 1, Stored::New);
-    assert_eq!(plan.next(1, Tick(10), nobody), Some(2));
+    assert_eq!(plan.next(1, Tick(10), nobody()), Some(2));
     assert!(plan.received(1, 2, Ticks(10)));
     plan.stored(1, 2, Stored::New);
-    let since = |range: usize| (range == 0).then_some(Tick(0));
-    assert_eq!(plan.next(1, Tick(39), since), None, "not yet");
-    assert_eq!(plan.next(1, Tick(40), since), Some(0));
-    assert_eq!(plan.next(1, Tick(50), since), None, "once");
+    let since = || std::iter::once((0, Tick(0)));
+    assert_eq!(plan.next(1, Tick(39), since()), None, "not yet");
+    assert_eq!(plan.next(1, Tick(40), since()), Some(0));
+    assert_eq!(plan.next(1, Tick(50), since()), None, "once");
     assert!(plan.received(1, 0, Ticks(10)));
     assert_eq!(plan.others_asked(0).collect::<Vec<_>>(), [0]);
     plan.stored(1, 0, Stored::New);
@@ -219,21 +219,21 @@ fn who_is_slow_loses_the_last_range() {
 fn a_range_that_is_given_back_is_asked_again() {
     let mut plan = Plan::new(&[true, false, false], 2);
     (0..2).for_each(|holder| plan.set_ready(holder, true));
-    assert_eq!(plan.next(0, Tick(0), |_| None), Some(1));
-    assert_eq!(plan.next(0, Tick(0), |_| None), Some(2));
-    assert_eq!(plan.next(1, Tick(0), |_| None), None);
+    assert_eq!(plan.next(0, Tick(0), nobody()), Some(1));
+    assert_eq!(plan.next(0, Tick(0), nobody()), Some(2));
+    assert_eq!(plan.next(1, Tick(0), nobody()), None);
     plan.set_ready(0, false);
     plan.give_back(0, 1);
     plan.give_back(0, 2);
-    assert_eq!(plan.next(0, Tick(0), |_| None), None, "not connected");
-    assert_eq!(plan.next(1, Tick(0), |_| None), Some(1));
+    assert_eq!(plan.next(0, Tick(0), nobody()), None, "not connected");
+    assert_eq!(plan.next(1, Tick(0), nobody()), Some(1));
 }
 
 #[test]
 fn who_is_dropped_while_its_bytes_are_written_has_sent_them() {
     let mut plan = Plan::new(&[false; 2], 2);
     plan.set_ready(0, true);
-    let ask = |plan: &mut Plan| plan.next(0, Tick(0), |_| None).unwrap();
+    let ask = |plan: &mut Plan| plan.next(0, Tick(0), nobody()).unwrap();
     let (first, second) = (ask(&mut plan), ask(&mut plan));
     assert!(plan.received(0, first, Ticks(1)));
     plan.stored(0, first, Stored::New);
