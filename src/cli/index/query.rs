@@ -175,7 +175,7 @@ impl Query {
     }
 }
 
-/// What `--json` prints of a hit. Ids are strings: they do not fit what JavaScript takes for a number.
+/// The `--json` output of a hit. Ids are strings: JavaScript's numbers do not hold 63 bits.
 #[derive(Serialize)]
 struct HitRow<'a> {
     name: &'a str,

@@ -17,7 +17,9 @@
 //! Not here: requests and answers of a call ([`super::call`]).
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(super) mod test_host;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;

@@ -25,9 +25,14 @@ const QUERIES_MAX: usize = 256;
 impl IndexServer {
     pub(super) fn add_task(&mut self, hub: &mut Hub<Self>, task: Task) {
         self.tasks.push_back(task);
-        // One timer for all tasks, also for those that a task adds.
-        if !std::mem::replace(&mut self.is_running, true) {
+        self.schedule(hub);
+    }
+
+    /// Arms [`Timer::Tasks`] if tasks wait: one for all of them, also for those that a task adds.
+    pub(super) fn schedule(&mut self, hub: &mut Hub<Self>) {
+        if !self.is_running && !self.tasks.is_empty() {
             hub.soon(Timer::Tasks);
+            self.is_running = true;
         }
     }
 
@@ -59,10 +64,8 @@ impl IndexServer {
             }
             self.queries -= usize::from(task.is_query());
         }
-        self.is_running = !self.tasks.is_empty();
-        if self.is_running {
-            hub.soon(Timer::Tasks);
-        }
+        self.is_running = false;
+        self.schedule(hub);
     }
 
     /// Continues a task; true when it is done. Otherwise hardly any of `steps` are left.

@@ -308,7 +308,6 @@ impl IndexServer {
                 password: &op.secret.0,
             };
             let proof = Proof::new(op.action.id(), account, random_bytes(hub));
-            // Without the note, the next operation of this connection is hashed again.
             hub.notify(conn, Note::Proved(Box::new(proof)));
         }
         hub.resume(conn);

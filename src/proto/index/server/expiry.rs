@@ -72,12 +72,13 @@ impl IndexServer {
         }
     }
 
-    /// [`Timer::Clock`]: stores the clock, and looks after registrations without a timer.
+    /// [`Timer::Clock`]: stores the clock, and looks after what was refused a timer.
     pub(super) fn check_clock(&mut self, hub: &mut Hub<Self>) {
         // First of all, so that the timer that has just fired makes room for it.
         self.arm_clock(hub);
         self.store_clock(hub);
         self.check_unwatched(hub);
+        self.schedule(hub);
     }
 
     pub(super) fn arm_clock(&self, hub: &mut Hub<Self>) {

@@ -139,7 +139,7 @@ impl Config {
             // Two a peer, for its keep-alive and its time to live; the clock's and the tasks'.
             timers_max: limits
                 .timers_max
-                .max(self.peers_max.saturating_mul(2).saturating_add(1)),
+                .max(self.peers_max.saturating_mul(2).saturating_add(2)),
             ..limits
         }
     }

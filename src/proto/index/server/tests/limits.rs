@@ -1,6 +1,7 @@
 //! Limits under many requests at once, and the line before the hashing threads.
 
 use super::*;
+use crate::engine::TimerId;
 
 /// Hashes and commits take this long.
 const SLOW: Span = Span::ms(100, 100);
@@ -171,42 +172,64 @@ fn there_are_timers_for_all_peers() {
     assert!(config.fit(Limits::default()).timers_max > 10_000_000);
 }
 
-/// The same at a limit that was set lower: a peer that no timer watches would never be taken for gone.
+impl Lab {
+    /// Takes all timers that are left, for timers that do nothing.
+    fn take_timers(&mut self) -> Vec<TimerId> {
+        let nobody = Timer::Alive(u32::MAX);
+        self.world.with(self.server, |_, hub| {
+            std::iter::from_fn(|| hub.arm(Ticks::from_secs(1_000_000), nobody)).collect()
+        })
+    }
+
+    fn with_few_timers(config: Config) -> Lab {
+        let limits = Limits {
+            timers_max: 100,
+            ..config.fit(Limits::default())
+        };
+        Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits)
+    }
+}
+
+/// The same at a limit that was set lower: a peer that no timer watches would be online for ever.
 #[test]
 fn nobody_is_online_without_a_timer() {
-    let config = Config::default();
-    let limits = Limits {
-        timers_max: 2,
-        ..config.fit(Limits::default())
-    };
-    let mut lab = Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits);
+    let mut lab = Lab::with_few_timers(Config::default());
     let peer = lab.connect();
     let id = lab.register(peer, "alice", &["song"]);
+    let timers = lab.take_timers();
     let full = (202, "no timer is left for a login; retry in 10 s");
     lab.expect(peer, 2, &account("alice", id), full);
     assert!(lab.search(peer, "song").is_empty());
-    let _ = lab.register(peer, "bob", &[]);
+    lab.world.with(lab.server, |_, hub| {
+        timers.into_iter().for_each(|timer| hub.cancel(timer));
+    });
+    lab.expect(peer, 2, &account("alice", id), (102, "LOGIN SUCCESS"));
+    assert_eq!(lab.search(peer, "song"), ["song"]);
 }
 
 /// A registration whose timer was refused still ends.
 #[test]
 fn a_registration_ends_without_a_timer_of_its_own() {
-    let config = Config {
+    let mut lab = Lab::with_few_timers(Config {
         time_to_live: Ticks::from_secs(100),
         ..Config::default()
-    };
-    let limits = Limits {
-        timers_max: 1,
-        ..config.fit(Limits::default())
-    };
-    let mut lab = Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits);
+    });
     let peer = lab.connect();
     let _ = lab.register(peer, "alice", &["song"]);
+    let _timers = lab.take_timers();
+    lab.world.with(lab.server, |server, hub| {
+        let slot = server.registry.slot_of_user("alice").expect("registered");
+        server.arm_expiry(hub, slot);
+        assert!(
+            server
+                .registry
+                .get(slot)
+                .is_some_and(|r| r.expiry.is_none())
+        );
+    });
     lab.world.run_for(Ticks::from_secs(300));
-    assert_eq!(
-        (lab.service().peers(), lab.service().counts().expired),
-        (0, 1)
-    );
+    let service = lab.service();
+    assert_eq!((service.peers(), service.counts().expired), (0, 1));
 }
 
 /// More files than can be numbered are never listed, whatever the configuration says.

@@ -4,7 +4,6 @@
 //! A world has nodes of one service, so there are two, in step: the members' and the server's. Each member dials a
 //! scripted listener of its own, behind which the bytes and the end of every connection go over to the other world.
 
-mod member;
 mod user;
 mod wires;
 
@@ -15,12 +14,12 @@ use rand::RngExt;
 
 use super::*;
 use crate::proto::index::call::{Answer, Call, Credentials};
-use crate::proto::index::client::{self, Failure, Presence as News, Stay};
+use crate::proto::index::client::test_host::TestHost;
+use crate::proto::index::client::{self, Failure, Patience, Presence as News, Stay};
 use crate::proto::index::fields::Which;
 use crate::proto::index::reply::{Hit, Listed};
 use crate::sim::{Faults, ListenerId, check, seeds};
 
-use member::{Member, new_member};
 use user::{Asked, Past, User};
 use wires::{Frames, Wire, pass_on};
 
@@ -31,7 +30,7 @@ const EVERY: Ticks = Ticks::from_secs(10);
 
 struct Town {
     lab: Lab,
-    members: World<Member>,
+    members: World<TestHost>,
     nodes: Vec<NodeId>,
     doors: Vec<ListenerId>,
     /// All there ever were: bytes may still crawl through one that both ends have left.
@@ -49,6 +48,15 @@ fn user_name(n: usize) -> String {
 
 fn home(n: usize) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, n as u8), 4000)
+}
+
+fn new_member(n: usize) -> TestHost {
+    let server = SocketAddrV4::new(*SERVER.ip(), 9100 + n as u16);
+    let patience = Patience {
+        answer: Ticks::from_secs(5),
+        call: Ticks::from_secs(20),
+    };
+    TestHost::new(server, patience)
 }
 
 fn who(n: usize) -> Arc<Credentials> {
