@@ -108,7 +108,7 @@ impl FromStr for Sha1 {
     }
 }
 
-/// Who asks, in requests that change a registration. `Debug` hides the password, so that no log has it.
+/// The credentials of requests that change a registration. `Debug` hides the password, so that no log has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Account<'a> {
     pub user: &'a str,

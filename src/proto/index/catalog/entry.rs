@@ -1,4 +1,4 @@
-//! What the catalogue stores of a file and of a holder. Postings, searches and the bulk load all read these.
+//! The records of files and holders in the catalogue.
 
 use crate::proto::index::fields::{FileLine, Sha1};
 

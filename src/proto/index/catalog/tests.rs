@@ -74,7 +74,7 @@ impl Catalog {
     }
 }
 
-/// What a search must find, the slow way.
+/// The names that a search must find, computed by reading all of them.
 fn expected(visible: &[String], words: &str, matching: Match) -> Vec<String> {
     let split = |text: &str| -> Vec<String> {
         let lower = text.to_lowercase();
@@ -111,7 +111,7 @@ fn random_name(rng: &mut StdRng) -> String {
         .join([" ", ".", "-"][rng.random_range(0..3)])
 }
 
-/// Holders come, go, hide and change under random searches: what is found is what a scan of all names finds.
+/// Holders are added, changed, hidden and killed under random searches: results equal those of reading all names.
 #[test]
 fn searches_find_what_a_scan_finds() {
     for seed in 0..30 {
@@ -304,7 +304,7 @@ fn long_lists_are_searched_only_as_far_as_an_answer_goes() {
     assert!(all - steps < names.len(), "{} steps", all - steps);
 }
 
-/// What comes and goes costs its words, not the length of their lists.
+/// Adding or removing a file costs its words, not the length of their lists.
 #[test]
 fn a_file_more_or_less_is_little_work() {
     let mut catalog = Catalog::default();

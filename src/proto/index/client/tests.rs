@@ -351,7 +351,7 @@ fn a_list_without_an_end_is_given_up() {
     assert!((60..62).contains(&minutes), "{minutes}");
 }
 
-/// A keep-alive that was under way says nothing of a login that was asked for after it.
+/// The answer to a keep-alive does not count for a stay that has replaced the one it belongs to.
 #[test]
 fn the_answer_to_a_former_stay_is_none_to_the_next() {
     let mut lab = Lab::new();

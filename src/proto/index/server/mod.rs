@@ -68,8 +68,8 @@ pub struct Config {
     pub tries_max: usize,
     pub tries_window: Ticks,
     pub lock: Ticks,
-    /// New ids an address gets within an hour; loopback is exempt. Three are enough for one who starts over, and
-    /// too few to fill the catalogue from one machine.
+    /// New ids that an address gets within an hour; loopback is exempt. Three are enough to start over, and too few to fill
+    /// the catalogue from one machine.
     pub registrations_per_hour_max: usize,
     /// Files of one registration.
     pub files_per_peer_max: usize,
@@ -77,7 +77,7 @@ pub struct Config {
     pub peers_max: usize,
     /// Files in all, at most [`FILES_MAX`]. Ten million take about 4 GB.
     pub files_max: usize,
-    /// What SEARCH finds.
+    /// Which names a SEARCH for several words finds.
     pub matching: Match,
     /// List peers under the address that their LOGIN names. Otherwise only those that log in from this machine; others are
     /// listed under the address that they come from.

@@ -18,7 +18,7 @@ use crate::engine::{Tick, Ticks};
 /// Events that are remembered: 65,536 of different keys take about 10 MB.
 pub(super) const EVENTS_MAX: usize = 65_536;
 
-/// What is known of a key.
+/// The events and attempts of a key.
 #[derive(Debug, Default)]
 struct History {
     /// When its events happened, oldest first.
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// Whoever is refused is refused again and again: a refusal looks at the events of one key, not at all of them.
+    /// A refusal reads the events of one key, not those of all: the peer that causes it can repeat it.
     #[test]
     fn a_refusal_costs_the_same_however_many_events_are_remembered() {
         let mut quota = Quota::new(2, Ticks::from_secs(10));

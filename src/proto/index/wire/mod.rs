@@ -21,7 +21,7 @@ pub use super::lines::Fault;
 
 pub const HEADER_BYTES: usize = 4;
 
-/// What a length of 16 bits allows.
+/// Longest payload: its length has 16 bits.
 pub const PAYLOAD_BYTES_MAX: usize = u16::MAX as usize;
 
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + PAYLOAD_BYTES_MAX;

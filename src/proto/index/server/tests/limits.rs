@@ -1,4 +1,4 @@
-//! Limits under many requests at once, and the line before the hashing threads.
+//! Limits under many requests at once, and at the limit of timers.
 
 use super::*;
 use crate::engine::TimerId;
@@ -95,8 +95,7 @@ fn registrations_at_once_do_not_overfill_the_server() {
     assert_eq!(lab.service().peers(), 3);
 }
 
-/// The quota of an address is for registrations that are made: by whoever goes away as well, and by nobody whose
-/// registration could not be stored.
+/// A quota counts registrations that were made, also if the connection is gone, and none that could not be stored.
 #[test]
 fn a_quota_counts_what_was_registered() {
     let mut lab = slow(Config::default());
@@ -124,8 +123,8 @@ fn a_quota_counts_what_was_registered() {
     let _ = lab.register(peer, "bob", &[]);
 }
 
-/// A list of peers that many share a turn with is one turn's work each; who comes when many wait is told so, and what is
-/// registered meanwhile waits for no more than those.
+/// Each list of many peers takes a turn. Beyond the limit of queries they are refused, and a registration made meanwhile
+/// waits only for the queries before it.
 #[test]
 fn lists_of_many_peers_wait_for_each_other() {
     let mut lab = Lab::new(Config::default());

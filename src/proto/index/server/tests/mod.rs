@@ -1,4 +1,4 @@
-//! The server in the simulator: scripted peers, a disk that outlives it, and a hash that costs nothing.
+//! The server in the simulator: scripted peers, a disk that survives crashes, and a cheap hash.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -25,7 +25,7 @@ const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 9000)
 
 pub(super) const SHA1: &str = "eac923ffd38e75dc5a30da86bd6ae3442638a89f";
 
-/// What is on the disk of a server, and what its worker thread did.
+/// The disk of a server, and counts of what its worker did.
 #[derive(Debug, Default)]
 struct Disk {
     peers: BTreeMap<PeerId, Bytes>,

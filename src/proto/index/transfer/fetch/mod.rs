@@ -5,8 +5,9 @@
 //!                 ▲              ▲                 │                 │
 //!                 └── lost       └─────────────────┘                 └─▶ wrong: drop liars, fetch again
 //! ```
-//! - [`super::ranges`]: which range is asked of which holder, and who lied. - `connections`: holders and their bytes.
-//! - `find_holders`: asking the index for more. - `holder`: the state of one. - `task`: the interface.
+//! - [`super::ranges`]: which range is asked of which holder, and who lied; `holder`: the state of a holder.
+//! - `connections`: dialling holders, and receiving ranges; `find_holders`: asking the index for more.
+//! - `task`: the task, the jobs of the worker, the report.
 //!
 //! A range is received whole into memory and then given to the worker: two holders never write into one range, and a
 //! connection that breaks leaves nothing. While the worker is behind, connections wait.

@@ -1,11 +1,11 @@
-//! Plans with holders that lie, die and dawdle, against a model of the disk.
+//! Plans with holders that lie, leave or are slow, against a model of the disk.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// What a holder does with a range.
+/// The behaviour of a holder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Nature {
     Honest,
@@ -58,7 +58,7 @@ impl Lab {
         }
     }
 
-    /// A random holder asks, or sends what it was asked for.
+    /// A random holder is asked for a range, or sends one.
     fn step(&mut self) {
         self.now = Tick(self.now.0 + self.rng.random_range(0..20));
         let holder = self.rng.random_range(0..self.natures.len());
@@ -78,7 +78,7 @@ impl Lab {
             if self.plan.received(holder, range, self.now.since(at)) {
                 let bytes = self.sends(holder);
                 let stored = match self.disk[range] {
-                    // What is on the disk of a range that nobody vouches for is compared too.
+                    // Bytes on the disk are compared also if no holder vouches for them.
                     Some(before) if before == bytes => Stored::Same,
                     Some(_) => Stored::Differs,
                     None => Stored::New,
@@ -95,7 +95,7 @@ impl Lab {
         }
     }
 
-    /// Runs until the file is right, or nobody is left; returns who was found to lie.
+    /// Runs until the file is right or no holder is left; returns the holders found to lie.
     fn run(&mut self) -> Option<Vec<usize>> {
         let mut liars = Vec::new();
         for _ in 0..1_000_000 {
@@ -143,7 +143,7 @@ fn with_one_honest_holder_the_file_gets_right() {
         for liar in &liars {
             assert_ne!(natures[*liar], Nature::Honest, "seed {seed} {natures:?}");
         }
-        // Each liar costs two transfers of the file at most, besides the first one and what was asked twice.
+        // Each liar costs at most two transfers of the file, besides the first one and ranges asked twice.
         let most = (2 + 2 * liars.len()) * ranges + count * ranges;
         assert!(
             lab.transfers <= most,
@@ -238,7 +238,7 @@ fn who_is_dropped_while_its_bytes_are_written_has_sent_them() {
     assert!(plan.received(0, first, Ticks(1)));
     plan.stored(0, first, Stored::New);
     assert!(plan.received(0, second, Ticks(1)));
-    // Its file has changed, say: no reason to doubt what came before.
+    // Its file may have changed: earlier ranges are still right.
     plan.drop(0);
     plan.stored(0, second, Stored::New);
     assert!(plan.is_whole());

@@ -1,5 +1,5 @@
-//! Our own sessions against the server, both in the simulator and everything going wrong between them: registrations that
-//! were acknowledged are there, searches find nobody who is gone, and once the faults end everybody gets back by himself.
+//! Our own sessions against the server, with faults between them: acknowledged registrations are there, searches find only
+//! holders that are online, and after the faults all members come back online without help.
 //!
 //! A world has nodes of one service, so there are two, in step: the members' and the server's. Each member dials a
 //! scripted listener of its own, behind which the bytes and the end of every connection go over to the other world.
@@ -25,7 +25,7 @@ use wires::{Frames, Wire, pass_on};
 
 const MEMBERS: usize = 4;
 
-/// What the members keep alive by; the server gives them three seconds more.
+/// The keep-alive interval of the members. The server's grace is three seconds.
 const EVERY: Ticks = Ticks::from_secs(10);
 
 struct Town {
@@ -138,7 +138,7 @@ impl Town {
         }
     }
 
-    /// Takes what arrived in one world over to the other.
+    /// Passes bytes and ends of connections from one world to the other.
     fn carry(&mut self) {
         for n in 0..MEMBERS {
             while let Some(near) = self.members.accept(self.doors[n]) {
@@ -194,7 +194,7 @@ impl Town {
         }
     }
 
-    /// What a member was told.
+    /// Handles the answers and the news of a member.
     fn hear(&mut self, n: usize) {
         let member = self.members.service(self.nodes[n]);
         for news in member.news.take() {
@@ -355,7 +355,7 @@ impl Town {
         }
     }
 
-    /// Nobody is found by what was replaced, or is gone.
+    /// No search result has a replaced name or a holder that was offline.
     fn check_found(&self, past: &[Past; MEMBERS], hits: &[Hit]) {
         for hit in hits {
             let name = &hit.file.name;
@@ -368,7 +368,7 @@ impl Town {
         }
     }
 
-    /// Every user has what was acknowledged last, or what may have been done since without an answer.
+    /// Every user has the list that was acknowledged last, or one that may have been stored since without an answer.
     fn check_kept(&self) {
         let server = self.lab.service();
         for (n, user) in self.users.iter().enumerate() {
@@ -427,15 +427,15 @@ impl Town {
         }
     }
 
-    /// What crawls through a connection that its member has left long ago is done some day, and a registration or a list
-    /// replaces later ones then. Nobody can tell; here it is over when this returns.
+    /// Waits until no request is left in connections that their members have closed: one that arrives late would replace
+    /// later registrations.
     fn drain(&mut self) {
         for wire in &mut self.wires {
             self.members.peer(wire.near).reset();
             self.lab.world.peer(wire.far).reset();
             (wire.near_ended, wire.far_ended) = (true, true);
         }
-        // Behind a server that fell silent, bytes wait for ever.
+        // A server that is silent never takes its bytes.
         for _ in 0..300 {
             let (world, wires) = (&mut self.lab.world, &self.wires);
             if wires.iter().all(|wire| world.peer(wire.far).unsent() == 0) {
@@ -443,7 +443,7 @@ impl Town {
             }
             self.run_for(Ticks::from_secs(1));
         }
-        // What stalled on its way mostly comes within five; a registration of seed 6708 took longer.
+        // Stalled requests mostly arrive within 5 s; one of seed 6708 took longer.
         self.run_for(Ticks::from_secs(30));
     }
 
@@ -453,7 +453,7 @@ impl Town {
         self.members.heal();
         self.step = Ticks(10);
         self.drain();
-        // The longest pause between two tries, and what else is before a call.
+        // The longest pause between two attempts, and the calls before.
         let long = Ticks::from_secs(120);
         self.until(long, "all calls are answered", |town| {
             town.users.iter().all(|user| user.asked.is_empty())
@@ -493,7 +493,7 @@ impl Town {
         });
     }
 
-    /// A search finds everything of who is online, and nothing else.
+    /// A search finds all files of online members, and no others.
     #[track_caller]
     fn check_search(&mut self, online: &[usize]) {
         let mut want: Vec<(String, usize)> = Vec::new();
