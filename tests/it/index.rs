@@ -168,14 +168,6 @@ fn commands_say_what_is_missing() {
         let first = wrong.stderr.lines().next().expect("a line");
         assert!(first.contains(option) && first.contains(value), "{first}");
     }
-    for (option, value) in [
-        ("--uploads", "0"),
-        ("--connections-max", "18446744073709551615"),
-        ("--rescan", "0"),
-    ] {
-        let share = ["share", "/nowhere", option, value];
-        run(&mut user(home, &server, &share), "").expect_error(&[option, value]);
-    }
     let (at, data) = (server.at(), home.join("data"));
     let mut taken = peerloop(&["index", "server", "--listen", &at, "--data"]);
     run(taken.arg(&data), "").expect_error(&["cannot listen", &at, "in use"]);

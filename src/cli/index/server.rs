@@ -90,7 +90,7 @@ fn seconds() -> clap::builder::RangedU64ValueParser {
 const LONG_SECS: u64 = 100 * 365 * 24 * 3600;
 
 /// A parser of numbers in a range.
-pub(super) fn from_to(range: RangeInclusive<u32>) -> RangedI64ValueParser<u32> {
+fn from_to(range: RangeInclusive<u32>) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(i64::from(*range.start())..=i64::from(*range.end()))
 }
 

@@ -27,7 +27,6 @@ use peerloop::store::shared::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
 use super::download::byte_bar;
-use super::server::from_to;
 use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
@@ -61,11 +60,11 @@ pub(in crate::cli) struct ShareArgs {
     #[arg(long)]
     open: bool,
     /// Peers that are sent to at once; the others wait for their turn
-    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX as u32, value_parser = from_to(1..=1_000_000))]
-    uploads: u32,
+    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX)]
+    uploads: usize,
     /// Most connections at once; the file limit less 32 when that is lower
-    #[arg(long, value_name = "N", default_value_t = 15_000, value_parser = from_to(1..=1_000_000))]
-    connections_max: u32,
+    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    connections_max: usize,
     /// Print what happens, after the first line, as one JSON object a line
     #[arg(long)]
     json: bool,
@@ -100,10 +99,10 @@ impl ShareArgs {
             port: bound.addr().port(),
             keep_alive: Ticks::from_secs(self.keep_alive),
             open: self.open,
-            slots: self.uploads as usize,
+            slots: self.uploads.max(1),
         };
         let limits = serve::limits(Limits {
-            conns_max: self.connections_max as usize,
+            conns_max: self.connections_max.max(1),
             ..Limits::default()
         });
         let listening = bound.addr();

@@ -32,6 +32,12 @@ impl Cost {
 pub type Salt = [u8; 16];
 pub type Digest = [u8; 32];
 
+/// Compares digests in a time that does not depend on where they differ.
+pub fn equal_in_constant_time<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
+    let differ = |sum: u8, (a, b): (&u8, &u8)| sum | (a ^ b);
+    std::hint::black_box(a.iter().zip(b).fold(0, differ)) == 0
+}
+
 /// A hashed password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashed {
@@ -41,10 +47,8 @@ pub struct Hashed {
 }
 
 impl Hashed {
-    /// Compares in a time that does not depend on where the digests differ.
     pub fn matches(&self, digest: &Digest) -> bool {
-        let differ = |sum: u8, (a, b): (&u8, &u8)| sum | (a ^ b);
-        std::hint::black_box(self.digest.iter().zip(digest).fold(0, differ)) == 0
+        equal_in_constant_time(&self.digest, digest)
     }
 }
 

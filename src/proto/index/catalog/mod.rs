@@ -7,7 +7,7 @@
 //!                        │
 //!   holders: [ state, files ]  online: found; hidden: not found; dead: being purged
 //! ```
-//! - [`ranking`]: the order of search results; `search`: reading lists until an answer is full.
+//! - `ranking`: the order of search results; `search`: reading lists until an answer is full.
 //! - `postings`: the list of a word; `words`: how names are split; [`bulk_load`]: the catalogue of a server that starts.
 //!
 //! A search for one word reads its list from the front and stops when the answer is full, however many files match. A
@@ -25,7 +25,7 @@
 pub mod bulk_load;
 mod entry;
 mod postings;
-pub mod ranking;
+mod ranking;
 mod search;
 mod sharded_map;
 #[cfg(test)]

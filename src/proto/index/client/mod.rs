@@ -97,7 +97,7 @@ pub enum Failure {
         server: SocketAddrV4,
         why: Unanswered,
     },
-    #[error("no connection was to be had: {limit} reached")]
+    #[error("limit {limit} reached")]
     Limit { limit: &'static str },
 }
 

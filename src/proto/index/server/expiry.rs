@@ -51,7 +51,6 @@ impl IndexServer {
     }
 
     /// [`Timer::Expiry`]: ends the registration if its time to live is over.
-
     pub(super) fn check_expiry(&mut self, hub: &mut Hub<Self>, slot: u32) {
         let due = self.life_left(hub, slot).is_some_and(|left| left.0 == 0);
         let Some(found) = self.registry.get_mut(slot) else {

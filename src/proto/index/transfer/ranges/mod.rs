@@ -29,7 +29,7 @@ use std::collections::HashMap;
 
 use crate::engine::{Tick, Ticks};
 
-/// Holders of one download: the bits of a range, without that of [`EARLIER`].
+/// Holders of one download: the bits of a range, without that of an earlier run.
 pub const HOLDERS_MAX: usize = 63;
 
 /// Ranges of one file: 4 TiB, for which the plan takes 96 MiB of memory. Larger files are refused.
