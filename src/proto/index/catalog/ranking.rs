@@ -6,7 +6,7 @@ use slab::Slab;
 
 use super::entry::Entry;
 
-/// Files that can be numbered: 28 of the 32 bits of a [`Posting`].
+/// Files that can be numbered: 28 of the 32 bits of a posting.
 pub const FILES_MAX: usize = 1 << FILE_BITS;
 const FILE_BITS: u32 = 28;
 

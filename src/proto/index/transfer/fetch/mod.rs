@@ -89,9 +89,9 @@ pub enum Conn {
 #[derive(Debug, Clone, Copy)]
 pub enum Timer {
     Session(SessionTimer),
-    /// The login takes too long. One, in [`Phase::Begin`].
+    /// The login takes too long. One, before the first login.
     Begin,
-    /// See [`LOOK_EVERY`]. One, from [`Phase::Fetch`] to the end.
+    /// Idle and lost holders are looked after. One, from the first login to the end.
     Look,
     /// The logout takes too long. One.
     GiveUp,
