@@ -6,7 +6,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use peerloop::proto::index::catalog::{Catalog, HolderNo, Loader, Match};
+use peerloop::proto::index::catalog::bulk_load::Loader;
+use peerloop::proto::index::catalog::{Catalog, HolderNo, Match};
 use peerloop::proto::index::fields::{FileLine, Sha1};
 
 const PEERS: usize = 10_000;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use peerloop::engine::{ConnId, Limits, Node, Tick, Ticks};
 use peerloop::proto::index::fields::PeerId;
-use peerloop::proto::index::record::{Cost, Done, Hashed, Job, Place, Record};
+use peerloop::proto::index::persisted::{Cost, Done, Hashed, Job, Place, Record};
 use peerloop::proto::index::server::{Config, IndexServer, Stored};
 
 use memory::{Memory, Pipe, READABLE};

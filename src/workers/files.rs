@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::engine::Work;
 use crate::proto::index::transfer::CHUNK_BYTES;
 use crate::proto::index::transfer::fetch::{DiskFault, Done, Job};
-use crate::proto::index::transfer::plan;
+use crate::proto::index::transfer::ranges as plan;
 use crate::proto::index::transfer::serve::{Read, ReadDone, Unreadable};
 use crate::store::partial_file::{PartialFile, PartialFileError, Stored};
 use crate::store::shared_dir::{OpenFile, SharedDir, SharedFile};

@@ -9,7 +9,7 @@ use super::commit::{Committer, Durable};
 use super::load::LoadError;
 use crate::engine::Work;
 use crate::proto::index::fields::PeerId;
-use crate::proto::index::record::{self, Done, Job};
+use crate::proto::index::persisted::{self as record, Done, Job};
 use crate::proto::index::server::{BadRecord, Stored};
 use crate::store::{Change, Store, Table};
 

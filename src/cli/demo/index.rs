@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use bytes::Bytes;
 
 use peerloop::engine::{Limits, Service, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::proto::index::call::{Answer as Told, Call, Credentials};
 use peerloop::proto::index::client::Stay;
-use peerloop::proto::index::exchange::{Answer as Told, Call, Credentials};
-use peerloop::proto::index::record::Job;
+use peerloop::proto::index::persisted::Job;
 use peerloop::proto::index::reply::Hit;
 use peerloop::proto::index::server::{Config as ServerConfig, IndexServer};
-use peerloop::proto::index::sharer::{Config, News, Sharer};
+use peerloop::proto::index::sharer::{Config, NEWS_MAX, News, Sharer};
 use peerloop::proto::index::transfer::fetch::{self, Fetcher, Source, Wanted};
 use peerloop::proto::index::transfer::{RANGE_BYTES, serve};
 use peerloop::store::memory::Memory;
@@ -118,7 +118,7 @@ impl Running {
         addr: SocketAddrV4,
         make: impl FnOnce() -> Result<Reactor<S>> + Send + 'static,
     ) -> Result<Running> {
-        let (tell, told) = channel();
+        let (tell, told) = sync_channel(NEWS_MAX);
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
@@ -176,7 +176,7 @@ fn start_sharer(at: &ServerAt, folder: &Path, n: usize) -> Result<(Running, Rece
     let dir = Arc::new(SharedDir::open(folder)?);
     let scan = dir.scan(&[], &mut |_| true)?;
     let bound = Bound::bind(LOOPBACK)?;
-    let (tell, news) = channel();
+    let (tell, news) = sync_channel(NEWS_MAX);
     let config = Config {
         server: at.addr,
         who: credentials(&format!("demo-{n}")),

@@ -6,11 +6,15 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use peerloop::proto::index::exchange::{Answer as Told, Call};
+use peerloop::proto::index::call::{Answer as Told, Call};
+use peerloop::proto::index::fields::PeerId;
 
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
 use crate::cli::{Answer, print};
+
+/// The port that a login names by default.
+pub(super) const PORT: u16 = 9999;
 
 #[derive(Args)]
 pub(in crate::cli) struct AccountCommand {
@@ -31,11 +35,11 @@ pub(in crate::cli) struct LoginCommand {
     #[arg(long, value_name = "IP")]
     ip: Option<IpAddr>,
     /// The port to be listed under
-    #[arg(long, value_name = "PORT", default_value_t = 9999, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 }
 
-/// What `--json` prints.
+/// The `--json` output.
 #[derive(Serialize)]
 struct Report {
     user: String,
@@ -43,7 +47,7 @@ struct Report {
     online: bool,
 }
 
-/// Registers a user without files and keeps the id.
+/// Registers a user without files and saves the id.
 pub(super) fn register(server: &ServerAt, identity: &mut Identity) -> Result<()> {
     let (who, files) = (identity.who(), [].into());
     let Told::Registered(id) = server.ask(Call::Register { who, files })? else {
@@ -51,6 +55,15 @@ pub(super) fn register(server: &ServerAt, identity: &mut Identity) -> Result<()>
     };
     identity.id = Some(id);
     identity.save()
+}
+
+/// The user and the id of an earlier registration.
+pub(super) fn registered(server: &ServerAt, user: &UserArgs) -> Result<(Identity, PeerId)> {
+    let identity = user.identity(server.addr)?;
+    let id = identity
+        .id
+        .context("not registered at this server: register first")?;
+    Ok((identity, id))
 }
 
 impl AccountCommand {
@@ -61,18 +74,10 @@ impl AccountCommand {
     }
 
     pub(super) fn logout(self) -> Result<Answer> {
-        let (identity, id) = self.registered()?;
+        let (identity, id) = registered(&self.server, &self.user)?;
         let who = identity.who();
         self.server.ask(Call::Logout { who, id })?;
         self.report(&identity, false)
-    }
-
-    fn registered(&self) -> Result<(Identity, peerloop::proto::index::fields::PeerId)> {
-        let identity = self.user.identity(self.server.addr)?;
-        let id = identity
-            .id
-            .context("not registered at this server: register first")?;
-        Ok((identity, id))
     }
 
     fn report(&self, identity: &Identity, online: bool) -> Result<Answer> {
@@ -89,8 +94,9 @@ impl AccountCommand {
 
 impl LoginCommand {
     pub(super) fn run(self) -> Result<Answer> {
-        let (identity, id) = self.account.registered()?;
-        self.account.server.ask(Call::Login {
+        let AccountCommand { server, user, .. } = &self.account;
+        let (identity, id) = registered(server, user)?;
+        server.ask(Call::Login {
             who: identity.who(),
             id,
             ip: self.ip,

@@ -1,7 +1,7 @@
-//! Who a user is to an index server: name, password and id, kept in a file that only the user can read.
+//! The user of an index server: name, password and id, saved in a file that only the user can read.
 //!
-//! A password comes, in this order, from `--password-file`, from PEERLOOP_PASSWORD, from the file of an earlier run, or
-//! from a prompt without echo. Never from the command line, which every user of the machine can read.
+//! The password is read, in this order, from `--password-file`, PEERLOOP_PASSWORD, the file of an earlier run, or a prompt
+//! without echo. Never from the command line, which every user of the machine can read.
 
 use std::env::VarError;
 use std::fs::{DirBuilder, OpenOptions};
@@ -16,7 +16,7 @@ use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde::{Deserialize, Serialize};
 
-use peerloop::proto::index::exchange::Credentials;
+use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::fields::{PASSWORD_BYTES_MAX, PeerId, check_password, check_user};
 
 use crate::cli::prompt::Interrupted;
@@ -36,7 +36,7 @@ pub(in crate::cli) struct UserArgs {
     pub(in crate::cli) credentials: Option<PathBuf>,
 }
 
-/// What the file holds.
+/// The format of the file.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     server: SocketAddr,
@@ -50,12 +50,12 @@ pub(in crate::cli) struct Identity {
     path: PathBuf,
     server: SocketAddr,
     who: Arc<Credentials>,
-    /// Once it is registered.
+    /// Set once the user is registered.
     pub(in crate::cli) id: Option<PeerId>,
 }
 
 impl UserArgs {
-    /// What is known of the user at `server`; asks for what is missing.
+    /// Loads the user of `server`; prompts for what is missing.
     pub(in crate::cli) fn identity(&self, server: SocketAddr) -> Result<Identity> {
         let user = match &self.user {
             Some(user) => user.clone(),
@@ -110,15 +110,14 @@ impl UserArgs {
         match std::env::var(PASSWORD_VARIABLE) {
             Ok(password) => Ok(Some(password)),
             Err(VarError::NotPresent) => Ok(None),
-            // Its own text has the value in it.
+            // The error would print the value.
             Err(VarError::NotUnicode(_)) => bail!("{PASSWORD_VARIABLE} is no UTF-8"),
         }
     }
 }
 
 impl Identity {
-    /// A user that nobody chose, for who only downloads: the one of an earlier run, or a new one with a password that
-    /// nobody has to know.
+    /// A user for downloads without `--user`: the one of an earlier run, or a new one with a random name and password.
     pub(in crate::cli) fn guest(server: SocketAddr, path: Option<PathBuf>) -> Result<Identity> {
         let path = match path {
             Some(path) => path,
@@ -150,7 +149,7 @@ impl Identity {
         self.who.clone()
     }
 
-    /// Keeps it, readable by its user alone.
+    /// Saves the file, readable by its user alone.
     pub(in crate::cli) fn save(&self) -> Result<()> {
         let kept = Kept {
             server: self.server,
@@ -200,13 +199,13 @@ fn read(path: &Path) -> Result<Option<Kept>> {
     }
 }
 
-/// $XDG_STATE_HOME, or where the user has it without that variable.
+/// The folder of this program under $XDG_STATE_HOME, or its default.
 fn state_dir() -> Result<PathBuf> {
     user_dir("XDG_STATE_HOME", ".local/state")
         .context("no place for credentials: give --credentials FILE")
 }
 
-/// The folder of this program under a folder of the user's.
+/// The folder of this program under the folder that `variable` names, or `below_home` in $HOME.
 pub(super) fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let base = match set(variable) {
@@ -217,7 +216,7 @@ pub(super) fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf> {
     Ok(base.join("peerloop"))
 }
 
-/// A user name as a part of a file's: what is no plain letter or digit, by its bytes.
+/// A user name as part of a file name: ASCII letters and digits as they are, other bytes as %xx.
 fn file_safe(user: &str) -> String {
     let mut safe = String::new();
     for byte in user.bytes() {
@@ -230,7 +229,7 @@ fn file_safe(user: &str) -> String {
     safe
 }
 
-/// Asks on the terminal, without echo.
+/// Prompts on the terminal, without echo.
 fn prompt(user: &str) -> Result<String> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
@@ -239,7 +238,7 @@ fn prompt(user: &str) -> Result<String> {
     eprint!("password of {user}: ");
     let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
-    // Ctrl-C comes as a key: a process that it ends here would leave the terminal without echo.
+    // Without ISIG Ctrl-C is read as a key. As a signal it would leave the terminal without echo.
     let modes = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
     silent.local_modes.remove(modes);
     tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
@@ -249,7 +248,7 @@ fn prompt(user: &str) -> Result<String> {
     read
 }
 
-/// A line, key by key, as a terminal would edit it.
+/// Reads a line key by key, with the editing keys of a terminal.
 fn read_secret(keys: impl BufRead) -> Result<String> {
     const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
@@ -265,7 +264,7 @@ fn read_secret(keys: impl BufRead) -> Result<String> {
             CTRL_D if line.is_empty() => break,
             BACKSPACE | DELETE => while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
             CTRL_U => line.clear(),
-            // What is too long is refused when it is whole.
+            // The rest of a line that is too long is dropped; the password is refused by its length.
             key if (key == b'\t' || key >= b' ') && line.len() <= PASSWORD_BYTES_MAX => {
                 line.push(key)
             }

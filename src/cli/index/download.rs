@@ -1,4 +1,4 @@
-//! `peerloop index download`: one file, from everybody who is online and has it.
+//! `peerloop index download`: one file, from all online peers that have it.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -14,15 +14,14 @@ use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
+use peerloop::proto::index::call::{Answer as Told, Call};
 use peerloop::proto::index::client::Stay;
-use peerloop::proto::index::exchange::{Answer as Told, Call};
-use peerloop::proto::index::fields::{PeerId, Sha1};
+use peerloop::proto::index::fields::{PeerId, Sha1, Which};
 use peerloop::proto::index::reply::Hit;
 use peerloop::proto::index::transfer::fetch::{
     self, Failure, Fetcher, Progress, Report, Source, Wanted,
 };
-use peerloop::proto::index::transfer::{RANGE_BYTES, plan};
-use peerloop::proto::index::wire::Which;
+use peerloop::proto::index::transfer::{RANGE_BYTES, ranges};
 use peerloop::store::partial_file::{self, PartialFile};
 use peerloop::workers::files::Writer;
 
@@ -34,19 +33,19 @@ use crate::cli::print::escaped;
 use crate::cli::prompt::Interrupted;
 use crate::cli::{Answer, print};
 
-/// Between two looks at how far it is.
+/// Between two updates of the progress bar.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Hits that are looked at: far more than a file has holders who can be asked.
+/// Hits that are read: far more holders than can be asked.
 const HITS_MAX: usize = 1000;
 
-/// Hits that are looked through for a name which so many others contain: some seconds of a server's time.
+/// Hits that are read to find a name that many others contain: some seconds of a server's time.
 const NAMESAKES_MAX: usize = 100_000;
 
-/// SHA-1s of files of one name that an error lists.
+/// SHA-1s that the error of an ambiguous name lists.
 const LISTED_MAX: usize = 5;
 
-/// Who downloads only serves nobody; the port has to be something, and this one discards what comes.
+/// The port of a LOGIN without a listener: "discard".
 const NO_PORT: u16 = 9;
 
 const KEEP_ALIVE: Ticks = Ticks::from_secs(300);
@@ -70,7 +69,7 @@ pub(in crate::cli) struct DownloadArgs {
     json: bool,
 }
 
-/// What `--json` prints.
+/// The `--json` output.
 #[derive(Serialize)]
 struct Summary {
     path: Option<String>,
@@ -94,16 +93,16 @@ struct HolderRow {
     dropped: Option<String>,
 }
 
-/// A file that some peers have.
+/// A file and its holders.
 struct Found {
     name: String,
     sha1: Sha1,
-    /// Holders by the size that they announce, most holders first.
+    /// Holders by the size that they announce, the size with most holders first.
     sources: Vec<(u64, Vec<Source>)>,
 }
 
 impl DownloadArgs {
-    /// As a prompt has it: into the current directory.
+    /// For the prompt: into the current directory.
     pub(super) fn of(wanted: String, server: ServerAt, user: UserArgs) -> DownloadArgs {
         DownloadArgs {
             wanted,
@@ -128,7 +127,7 @@ impl DownloadArgs {
         let (requester, stay) = self.come_online()?;
         let start = Instant::now();
         let mut last: Option<(Report, u64)> = None;
-        // Some peer may announce the file with a wrong size: then the next one.
+        // A peer may announce a wrong size. Then the next size is tried.
         for (size_bytes, mut sources) in found.sources {
             sources.retain(|source| source.id != requester);
             let wanted = Wanted {
@@ -163,7 +162,7 @@ impl DownloadArgs {
         }
     }
 
-    /// Which file is meant, and who has it.
+    /// Finds the file and its holders.
     fn find(&self) -> Result<Option<Found>> {
         ensure!(!self.wanted.contains('\n'), "a name has no line breaks");
         let by_sha1 = self.wanted.parse::<Sha1>().ok();
@@ -196,11 +195,11 @@ impl DownloadArgs {
                 }
             );
         }
-        // Others may have it under another name.
+        // Peers may have it under another name.
         let more = self.search(&sha1.to_string(), HITS_MAX).unwrap_or_default();
-        // A size that no plan has room for is somebody's joke, and no reason to leave the others.
+        // Announced sizes that are too large for a plan are ignored.
         let is_possible =
-            |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= plan::RANGES_MAX;
+            |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= ranges::RANGES_MAX;
         let same = hits.iter().chain(&more).filter(|hit| hit.file.sha1 == sha1);
         let same = same.filter(is_possible);
         let mut by_size: BTreeMap<u64, Vec<Source>> = BTreeMap::new();
@@ -220,7 +219,7 @@ impl DownloadArgs {
         }))
     }
 
-    /// The id that holders ask the index about, and whether it is on us to keep it online.
+    /// The id that holders ask the index about; with a [`Stay`] if the download must keep it online.
     fn come_online(&self) -> Result<(PeerId, Option<Stay>)> {
         let is_guest = self.user.user.is_none();
         let mut identity = if is_guest {
@@ -230,16 +229,16 @@ impl DownloadArgs {
         };
         let is_known = match identity.id {
             None => false,
-            // The registration may have gone with its time, or with the server's data.
+            // The registration may have ended, or the server may have lost its data.
             Some(id) => match self.server.try_ask(Call::Peers {
                 which: Which::One(id),
             })? {
                 Ok(Told::Peers(peers)) => match peers.iter().find(|peer| peer.id == id) {
-                    // It shares, too: a login of ours would have it listed at our port.
+                    // The user shares at the moment: a login of ours would replace its port.
                     Some(peer) if peer.online && !is_guest => return Ok((id, None)),
                     peer => peer.is_some(),
                 },
-                // It cannot be asked that; the login will tell.
+                // This server knows no SHOW_PEERS for a single peer; the login will tell.
                 _ => true,
             },
         };
@@ -281,7 +280,7 @@ impl DownloadArgs {
         Ok(reactor.into_service().into_report())
     }
 
-    /// Prints what came of it.
+    /// Prints the result.
     fn tell(
         &self,
         report: Report,
@@ -339,7 +338,7 @@ fn summary(
     }
 }
 
-/// The same for people; the first line is where the file is.
+/// The result as text; the first line is the path of the file.
 fn told(report: &Report, path: Option<String>, size_bytes: u64, took: Duration) -> String {
     let mut text = String::new();
     if let Some(path) = path {
@@ -365,7 +364,7 @@ fn told(report: &Report, path: Option<String>, size_bytes: u64, took: Duration) 
     text
 }
 
-/// A bar with rate and time left, on stderr, when that is a terminal.
+/// A progress bar with rate and time left, on stderr if that is a terminal.
 pub(super) fn byte_bar(what: &str, total_bytes: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -373,14 +372,14 @@ pub(super) fn byte_bar(what: &str, total_bytes: u64) -> ProgressBar {
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
     let style = ProgressStyle::with_template(template);
     let bar = ProgressBar::new(total_bytes).with_message(escaped(what));
-    // A template that does not parse leaves the plain bar.
+    // If the template does not parse, the plain bar is shown.
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
 }
 
-/// A bar on a thread of its own; it goes when this is dropped.
+/// A progress bar on a thread of its own, until it is dropped.
 struct Bar {
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -390,7 +389,7 @@ impl Bar {
     fn start(what: &str, total_bytes: u64, progress: Arc<Progress>) -> Result<Bar> {
         let over = Arc::new(AtomicBool::new(false));
         let (bar, until) = (byte_bar(what, total_bytes), over.clone());
-        // What an earlier run left is no part of the rate.
+        // The rate does not count what an earlier run has left.
         bar.set_position(progress.have_bytes.load(Ordering::Relaxed));
         bar.reset_eta();
         let show = move || {
@@ -413,7 +412,7 @@ impl Drop for Bar {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // A bar that panicked is no reason to fail.
+            // A panic of the bar is ignored.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! `peerloop index`: the index server, and what is asked of one.
+//! `peerloop index`: the index server, its clients, and file sharing.
 
 mod account;
 pub(super) mod credentials;
@@ -17,8 +17,8 @@ use clap::{Args, Subcommand};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 use peerloop::proto::index::batch::Batch;
+use peerloop::proto::index::call::{Answer as Told, Call};
 use peerloop::proto::index::client::{Failure, Patience};
-use peerloop::proto::index::exchange::{Answer as Told, Call};
 use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 
 use super::Answer;
@@ -66,7 +66,7 @@ impl Command {
     }
 }
 
-/// The server that is asked.
+/// The index server of a command.
 #[derive(Args, Clone, Copy)]
 pub(super) struct ServerAt {
     /// The index server
@@ -90,11 +90,11 @@ impl ServerAt {
         Ok(self.try_ask(call)??)
     }
 
-    /// The same, for who tells a refusal from an error.
+    /// Makes one call. The inner error is the server's refusal or silence.
     pub(super) fn try_ask(&self, call: Call) -> Result<Result<Told, Failure>> {
         let batch = Batch::new(self.addr, self.patience(), vec![call]);
         let mut reactor = Reactor::new(batch, client_limits())?;
-        // Once a download in the shell has caught signals, they would be lost otherwise.
+        // Signals stay blocked once a download in the shell has caught them.
         reactor.catch_signals()?;
         reactor.run()?;
         let results = reactor.into_service().into_results();
@@ -103,7 +103,7 @@ impl ServerAt {
     }
 }
 
-/// What a service needs that takes whole frames.
+/// Limits of a service that reads whole frames.
 pub(super) fn client_limits() -> Limits {
     let limits = Limits::default();
     Limits {

@@ -4,10 +4,9 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use peerloop::proto::index::exchange::{Answer as Told, Call};
-use peerloop::proto::index::fields::PeerId;
+use peerloop::proto::index::call::{Answer as Told, Call};
+use peerloop::proto::index::fields::{PeerId, Which};
 use peerloop::proto::index::reply::{Hit, Listed, PeerLine};
-use peerloop::proto::index::wire::Which;
 
 use super::ServerAt;
 use super::table::{size, table};
@@ -177,7 +176,7 @@ impl Query {
     }
 }
 
-/// What `--json` prints of a hit. Ids are strings: they do not fit what JavaScript takes for a number.
+/// The `--json` output of a hit. Ids are strings: JavaScript's numbers do not hold 63 bits.
 #[derive(Serialize)]
 struct HitRow<'a> {
     name: &'a str,

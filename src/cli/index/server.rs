@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
-use peerloop::proto::index::catalog::{FILES_MAX, Match};
-use peerloop::proto::index::record::{Cost, Job};
+use peerloop::proto::index::catalog::Match;
+use peerloop::proto::index::persisted::{Cost, Job};
 use peerloop::proto::index::server::{COST, Config, IndexServer};
 use peerloop::store::Store;
 use peerloop::store::memory::Memory;
@@ -86,9 +86,10 @@ fn seconds() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=LONG_SECS)
 }
 
-/// A century, as good as for ever.
+/// A century: as good as for ever, and far from overflow in ticks.
 const LONG_SECS: u64 = 100 * 365 * 24 * 3600;
 
+/// A parser of numbers in a range.
 fn from_to(range: RangeInclusive<u32>) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(i64::from(*range.start())..=i64::from(*range.end()))
 }
@@ -155,7 +156,7 @@ impl ServerArgs {
             registrations_per_hour_max: self.registrations_max,
             peers_max: self.peers_max,
             files_per_peer_max: self.files_per_peer_max,
-            files_max: self.files_max.min(FILES_MAX),
+            files_max: self.files_max,
             matching: match self.matching {
                 Matching::All => Match::All,
                 Matching::Any => Match::Any,

@@ -1,10 +1,13 @@
-//! `peerloop index share`: a directory's files, announced and served until the process is told to stop.
+//! `peerloop index share`: announces and serves the files of a directory until it is stopped.
+//!
+//! The reactor runs the [`Sharer`] on the main thread. A second thread, the [`Keeper`], rescans the directory and prints
+//! and saves the news.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +19,7 @@ use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
-use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
+use peerloop::proto::index::sharer::{Config, Files, NEWS_MAX, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
 use peerloop::store::shared_dir::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
 use peerloop::workers::files::Reader;
@@ -28,10 +31,10 @@ use crate::cli::options::within;
 use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
-/// Hashing that takes longer than this is worth a progress bar.
+/// Hashing that takes longer than this shows a progress bar.
 const BAR_AFTER: Duration = Duration::from_secs(1);
 
-/// What was told last, an id perhaps, may take this long to be kept; a disk that hangs is not waited for.
+/// At the end, saving the last news (an id, perhaps) may take this long: a disk that hangs is not waited for.
 const KEEPER_ENDS: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
@@ -68,7 +71,7 @@ pub(in crate::cli) struct ShareArgs {
     json: bool,
 }
 
-/// What `--json` prints.
+/// The `--json` output.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Event {
@@ -88,7 +91,7 @@ impl ShareArgs {
         let bound = Bound::bind(self.listen)
             .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
         let scan = first_scan(&dir).with_context(context)?;
-        let (tell, news) = channel();
+        let (tell, news) = sync_channel(NEWS_MAX);
         let config = Config {
             server: self.server.addr,
             who: identity.who(),
@@ -132,7 +135,7 @@ impl ShareArgs {
         reactor.run()?;
         let sharer = reactor.into_service();
         let refused = sharer.refused().map(str::to_owned);
-        // Nothing more is told, which ends the keeper.
+        // Ends the news, and with them the keeper.
         drop(sharer);
         let _ = is_over.recv_timeout(KEEPER_ENDS);
         if let Some(why) = refused {
@@ -142,14 +145,14 @@ impl ShareArgs {
     }
 }
 
-/// Sees to what may take time: scans, and the file of credentials.
+/// Does what may block: scans, the file of credentials, printing.
 struct Keeper {
     dir: Arc<SharedDir>,
     caller: Caller<Sharing>,
     files: Vec<Arc<SharedFile>>,
-    /// How many they are.
+    /// Number of files, also while they are being scanned.
     count: usize,
-    /// It was said that there are too many files, or that the directory is not there.
+    /// The last warnings: too many files; the directory is gone.
     is_full: bool,
     is_gone: bool,
     identity: Identity,
@@ -171,7 +174,7 @@ impl Keeper {
         }
     }
 
-    /// Passes on what is told meanwhile; false when nothing will be any more.
+    /// Handles the news so far; false when there will be no more.
     fn catch_up(&mut self, news: &Receiver<News>) -> bool {
         loop {
             match news.try_recv() {
@@ -205,10 +208,10 @@ impl Keeper {
                 log::warn!("{}", escaped(&why));
                 Event::Trouble { why }
             }
-            // The end of the process says it.
+            // The process ends with it as its error.
             News::Refused(_) => return,
         };
-        // Whoever started us may have stopped listening.
+        // The reader of stdout may be gone.
         let _ = match (&event, self.json) {
             (event, true) => print::json(event),
             (Event::Online { id }, false) => print::stdout(format!("online {id}\n").as_bytes()),
@@ -216,10 +219,10 @@ impl Keeper {
         };
     }
 
-    /// Looks for changes.
+    /// Scans the directory and shares what has changed.
     fn rescan(&mut self, news: &Receiver<News>) {
         let (dir, files) = (self.dir.clone(), std::mem::take(&mut self.files));
-        // Hashing may take long: an id is kept meanwhile, and the end is not waited for.
+        // Hashing may take long. News are handled meanwhile, and the end of the process ends it.
         let result = dir.scan(&files, &mut |_| self.catch_up(news));
         self.files = files;
         let scan = match result {
@@ -239,10 +242,10 @@ impl Keeper {
         self.share(shared(&self.files));
     }
 
-    /// Without the directory nothing is shared; its hashes are kept for when it is back.
+    /// Shares nothing while the directory is gone. Its hashes are kept until it is back.
     fn cannot_scan(&mut self, e: &std::io::Error) {
         match e.kind() {
-            // The end came.
+            // The process ends.
             ErrorKind::Interrupted => {}
             ErrorKind::NotFound | ErrorKind::NotADirectory => {
                 if !std::mem::replace(&mut self.is_gone, true) {
@@ -255,7 +258,7 @@ impl Keeper {
     }
 
     fn share(&self, files: Files<Arc<SharedFile>>) {
-        // When the sharer is gone, the news end too.
+        // If the sharer is gone, the news end as well.
         let _ = self
             .caller
             .call(move |sharer, hub| sharer.share(hub, files));
@@ -266,7 +269,7 @@ fn warn_full() {
     log::warn!("there are more than {FILES_MAX} files: the rest of them is not shared");
 }
 
-/// Hashes what is there, with a bar when it takes long.
+/// The first scan, with a progress bar if it takes long.
 fn first_scan(dir: &SharedDir) -> Result<Scan> {
     let start = Instant::now();
     let mut bar: Option<ProgressBar> = None;
@@ -304,7 +307,7 @@ fn save(dir: &SharedDir, files: &[Arc<SharedFile>]) {
     }
 }
 
-/// What the index is told of: files whose names it takes.
+/// The files that are announced: those whose names the index takes.
 pub(in crate::cli) fn shared(files: &[Arc<SharedFile>]) -> Files<Arc<SharedFile>> {
     let fit = files.iter().filter(|file| check_name(file.name()).is_ok());
     let fit = fit.map(|file| Shared {

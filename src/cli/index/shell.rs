@@ -3,17 +3,17 @@
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use peerloop::proto::index::exchange::Call;
+use peerloop::proto::index::call::Call;
 
 use super::ServerAt;
-use super::account::register;
+use super::account::{PORT, register, registered};
 use super::credentials::UserArgs;
 use super::download::DownloadArgs;
 use super::query::{Query, Status};
 use crate::cli::prompt::{self, Commands, Then, split_word};
 use crate::cli::{Answer, print};
 
-/// Hits that the prompt shows.
+/// Hits that the prompt lists.
 const HITS_MAX: usize = 100;
 
 const HELP: &str = "\
@@ -90,10 +90,7 @@ impl Commands for ShellArgs {
                 print::stdout(format!("{id}\n").as_bytes())?;
             }
             "login" | "logout" => {
-                let identity = self.user.identity(self.server.addr)?;
-                let Some(id) = identity.id else {
-                    bail!("not registered at this server: register first");
-                };
+                let (identity, id) = registered(&self.server, &self.user)?;
                 let who = identity.who();
                 self.server.ask(match word {
                     "logout" => Call::Logout { who, id },
@@ -102,7 +99,7 @@ impl Commands for ShellArgs {
                         id,
                         ip: None,
                         port: if rest.is_empty() {
-                            9999
+                            PORT
                         } else {
                             rest.trim().parse()?
                         },

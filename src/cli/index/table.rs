@@ -1,10 +1,10 @@
-//! Lists for people: columns and sizes.
+//! Tables and sizes as text.
 
 use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr;
 
-/// Rows under a heading, each column as wide as its widest cell; the last one as it comes.
+/// A table: each column but the last is as wide as its widest cell.
 pub(super) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = heading.map(str::width);
     for row in rows {
@@ -32,7 +32,7 @@ pub(super) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) ->
     text
 }
 
-/// A size for people.
+/// A size with a unit.
 pub(in crate::cli) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let (mut value, mut unit) = (bytes as f64, "B");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
 use peerloop::engine::Input;
-use peerloop::proto::index::exchange::{Answer as Granted, Call, Credentials};
+use peerloop::proto::index::call::{Answer as Granted, Call, Credentials};
 use peerloop::proto::index::fields::PeerId;
 use peerloop::proto::index::wire::{Frame, Kind, Request};
 

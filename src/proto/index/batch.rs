@@ -1,13 +1,15 @@
-//! Calls to the index server and nothing else: what the program's commands run.
+//! A service that makes some calls to the index server and then stops its driver: one-shot commands run it.
+//!
+//! It never stays online, and accepts no connections.
 
 use std::net::SocketAddr;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
 
+use super::call::{Answer, Call};
 use super::client::{self, Failure, Host, Patience, Session, SessionTimer};
-use super::exchange::{Answer, Call};
 
-/// A service that makes calls one after the other and then stops its driver.
+/// See the module.
 #[derive(Debug)]
 pub struct Batch {
     session: Session<usize>,
@@ -24,7 +26,7 @@ impl Batch {
         }
     }
 
-    /// What came of each call, in their order; `None` for those not answered when the driver was stopped.
+    /// The answers, in the order of the calls; `None` for calls under way when the driver was stopped.
     pub fn into_results(self) -> Vec<Option<Result<Answer, Failure>>> {
         self.results
     }
@@ -71,7 +73,7 @@ impl Service for Batch {
     }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
-        // Nobody is to connect here.
+        // It has no listener.
         cx.close();
     }
 

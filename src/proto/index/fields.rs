@@ -1,6 +1,6 @@
-//! The values that messages are made of: ids, digests, sizes, names; each with the one way it is written.
+//! The fields of messages: ids, digests, sizes, names, accounts, each with its only notation.
 //!
-//! Parsing is strict: what is refused here never gets into the catalogue, the store or another peer's reply.
+//! Parsing is strict. A value that is refused here reaches neither the catalogue nor the store nor another peer.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,23 +9,23 @@ use thiserror::Error;
 
 use crate::proto::decimal::Decimal;
 
-/// Longest file name in bytes; what file systems allow.
+/// Longest file name in bytes: the limit of file systems.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// Longest user name in bytes: room for any name, and a reply line stays short.
+/// Longest user name in bytes: enough for any name, and keeps reply lines short.
 pub const USER_BYTES_MAX: usize = 64;
 
-/// Longest password in bytes: beyond any phrase, and hashing its bytes costs nothing beside Argon2 itself.
+/// Longest password in bytes: longer than any phrase; hashing that many is cheap beside Argon2 itself.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// Largest file: offsets and sizes fit a signed 64-bit number, as the system calls have them.
+/// Largest file in bytes: offsets and sizes of system calls are signed 64-bit numbers.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
-/// Decimals of `size_mb`: bytes of a megabyte are counted exactly.
+/// Decimals of `size_mb`: six are exact to the byte.
 const SIZE_DECIMALS: u32 = 6;
 const BYTES_PER_MB: u64 = 10_u64.pow(SIZE_DECIMALS);
 
-/// A value is not what its field takes. Says what is expected, without the peer's bytes.
+/// A value that its field does not allow. Says what is expected, and never quotes the peer's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct Invalid(pub &'static str);
@@ -108,6 +108,42 @@ impl FromStr for Sha1 {
     }
 }
 
+/// The credentials of requests that change a registration. `Debug` hides the password, so that no log has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Account<'a> {
+    pub user: &'a str,
+    pub password: &'a str,
+}
+
+impl fmt::Debug for Account<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The peers that SHOW_PEERS lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Online,
+    Offline,
+    All,
+    /// One peer. An extension: a holder asks this way whether a requester is online.
+    One(PeerId),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Which::Online => f.write_str("online"),
+            Which::Offline => f.write_str("offline"),
+            Which::All => f.write_str("all"),
+            Which::One(id) => id.fmt(f),
+        }
+    }
+}
+
 /// A file as a registration lists it: the line `name|size_mb|sha1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileLine<'a> {
@@ -156,7 +192,7 @@ impl fmt::Display for SizeMb {
     }
 }
 
-/// Reads a size: megabytes with up to six decimals, or, as the original client sends it, bytes without a point.
+/// Parses a size: megabytes with up to six decimals, or bytes without a point, as the original client sends it.
 pub fn parse_size(text: &str) -> Result<u64, Invalid> {
     const INVALID: Invalid = Invalid("the size is not a decimal number with up to 6 decimals");
     let bytes = match text.split_once('.') {
@@ -176,14 +212,14 @@ pub fn parse_size(text: &str) -> Result<u64, Invalid> {
     Ok(bytes)
 }
 
-/// ASCII digits only: no sign, no space, no digits of other scripts. `None` also when it does not fit.
+/// Parses ASCII digits: no sign, no space, no digits of other scripts. `None` also for 2^64 and above.
 pub fn decimal(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// A name that may be listed: one component of a path, 1 to 255 bytes, none of which is a separator of this
-/// protocol or of any file system. Other control characters are for whoever prints a name to escape.
+/// Checks that a name may be listed: one component of a path, 1 to 255 bytes, without separators of this protocol or of
+/// file systems. Other control characters are allowed; commands escape them before they print a name.
 pub fn check_name(name: &str) -> Result<(), Invalid> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(Invalid("the name is empty or over 255 bytes"));
@@ -197,7 +233,7 @@ pub fn check_name(name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A user name: 1 to 64 bytes without control characters or `|`, which separates it in replies.
+/// Checks a user name: 1 to 64 bytes without control characters or `|`, the separator of replies.
 pub fn check_user(user: &str) -> Result<(), Invalid> {
     let bad = |c: char| c == '|' || c.is_control();
     if user.is_empty() || user.len() > USER_BYTES_MAX || user.contains(bad) {
@@ -208,7 +244,7 @@ pub fn check_user(user: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A password: 1 to 1024 bytes on one line.
+/// Checks a password: 1 to 1024 bytes on one line.
 pub fn check_password(password: &str) -> Result<(), Invalid> {
     if password.is_empty() || password.len() > PASSWORD_BYTES_MAX || password.contains('\n') {
         return Err(Invalid("the password is not 1 to 1024 bytes on one line"));

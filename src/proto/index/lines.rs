@@ -1,18 +1,22 @@
-//! The lines of a payload, taken one after the other; whatever is wrong names its line.
+//! Reads a payload line by line. Every error names its line.
 
-use super::fields::{Invalid, check_password, check_user, decimal, parse_size};
-use super::wire::{Account, Fault, Which};
+use thiserror::Error;
 
-pub(super) fn parse_port(text: &str) -> Option<u16> {
-    let port = u16::try_from(decimal(text)?).ok()?;
-    (port != 0).then_some(port)
+use super::fields::{Invalid, decimal, parse_size};
+
+/// A message that cannot be parsed: the line of the payload, from 1, and what is expected there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("line {line}: {what}")]
+pub struct Fault {
+    pub line: usize,
+    pub what: &'static str,
 }
 
-/// The lines of a payload; the last one may end with a line break or not.
+/// The lines of a payload. A line break at its end is optional.
 #[derive(Debug, Clone)]
 pub(super) struct Lines<'a> {
     rest: Option<&'a str>,
-    /// Of the line that was taken last.
+    /// Of the last line that was read, from 1.
     number: usize,
 }
 
@@ -36,7 +40,7 @@ impl<'a> Lines<'a> {
         Some(line)
     }
 
-    fn fault(&self, Invalid(what): Invalid) -> Fault {
+    pub(super) fn fault(&self, Invalid(what): Invalid) -> Fault {
         Fault {
             line: self.number,
             what,
@@ -91,7 +95,7 @@ impl<'a> Lines<'a> {
         parse(line).ok_or_else(|| self.fault(Invalid(what)))
     }
 
-    /// A field that may be left out, or left empty when others follow.
+    /// An optional field: absent, or empty when others follow.
     pub(super) fn option<T>(
         &mut self,
         what: &'static str,
@@ -110,27 +114,7 @@ impl<'a> Lines<'a> {
         Ok(offset.unwrap_or(0))
     }
 
-    pub(super) fn account(&mut self) -> Result<Account<'a>, Fault> {
-        Ok(Account {
-            user: self.checked("the user", check_user)?,
-            password: self.checked("the password", check_password)?,
-        })
-    }
-
-    pub(super) fn which(&mut self) -> Result<Which, Fault> {
-        Ok(match self.next("online, offline or all")? {
-            "online" => Which::Online,
-            "offline" => Which::Offline,
-            "all" => Which::All,
-            other => Which::One(
-                other
-                    .parse()
-                    .map_err(|_| self.fault(Invalid("not online, offline, all or an id")))?,
-            ),
-        })
-    }
-
-    /// All that are left.
+    /// Parses all remaining lines.
     pub(super) fn rest_by<T>(
         &mut self,
         parse: impl Fn(&'a str) -> Result<T, Invalid>,

@@ -1,27 +1,28 @@
-//! The index server and file-sharing peers: who shares what is asked of one server, files move between peers.
+//! The index server and file-sharing peers: a server knows who shares what, files move between peers.
 //!
-//! Where to look:
-//! - [`fields`]: the values that messages are made of, each with the one way it is written.
-//! - [`wire`]: the bytes of frames and requests; [`reply`]: those of answers.
-//! - [`server`]: the index server; [`catalog`]: who shares what, searched by words; [`record`]: what outlives it;
-//!   `registry`: who is online and where; `guard`: lock-outs, quotas, the line before the hashing threads.
-//! - [`exchange`]: one call to the server from the asking side; pure.
-//! - [`client`]: a session with the server on a service's connection: calls, and staying online;
-//!   [`batch`]: a service that makes a few calls and nothing else.
-//! - [`sharer`]: a peer that shares files; [`transfer`]: DOWNLOAD, from both sides.
+//! ```text
+//!   sharer ── REGISTER, LOGIN, KEEP_ALIVE ─▶ server ◀── SEARCH ── fetcher
+//!     ▲                                                              │
+//!     └───────────────────────── DOWNLOAD ───────────────────────────┘
+//! ```
+//! - Wire format: [`wire`] (frames, requests), [`reply`] (answers), [`fields`] (values), `lines` (payloads).
+//! - The server: [`server`] (operations, lock-out, registrations), [`catalog`] (search and its ranking), [`persisted`] (the
+//!   persisted format and the jobs of the workers).
+//! - Clients of the server: [`call`] (one call, as requests), [`client`] (a session), [`batch`] (a service that makes calls
+//!   and stops).
+//! - Peers: [`sharer`] (shares files), [`transfer`] (DOWNLOAD, both sides).
+//!
+//! Not here: files, disks and hashes, which are jobs of worker threads.
 
 pub mod batch;
+pub mod call;
 pub mod catalog;
 pub mod client;
-pub mod exchange;
 pub mod fields;
-mod guard;
 mod lines;
-pub mod record;
-mod registry;
+pub mod persisted;
 pub mod reply;
 pub mod server;
 pub mod sharer;
 pub mod transfer;
 pub mod wire;
-mod words;

@@ -1,4 +1,4 @@
-//! The answers to requests: what their payloads hold, and what a KO says.
+//! The wire format of answers: the payloads of OKs, and the text of KOs.
 
 use std::fmt::{self, Display};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ pub const LOGIN_SUCCESS: &str = "LOGIN SUCCESS";
 pub const KEEP_ALIVE_SUCCESS: &str = "KEEP ALIVE SUCCESS";
 pub const LOGOUT_SUCCESS: &str = "LOGOUT SUCCESS";
 
-/// A KO, as its line says it.
+/// The text of a KO.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{text}")]
 pub struct Refusal {
@@ -26,7 +26,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// When the server says that it is only busy: seconds after which to ask again.
+    /// The seconds after which to ask again, if the KO names them ("retry in N s").
     pub fn retry_after_secs(&self) -> Option<u64> {
         let (_, after) = self.text.rsplit_once(RETRY_IN)?;
         decimal(after.strip_suffix(" s")?)
@@ -35,7 +35,7 @@ impl Refusal {
 
 const RETRY_IN: &str = "retry in ";
 
-/// A reason, and when to ask again; [`Refusal::retry_after_secs`] reads it.
+/// A reason and when to ask again, as [`Refusal::retry_after_secs`] parses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryIn {
     pub why: &'static str,
@@ -48,7 +48,7 @@ impl Display for RetryIn {
     }
 }
 
-/// Why an answer is none.
+/// Why a request was not granted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unanswered {
     #[error("refused: {0}")]
@@ -59,7 +59,7 @@ pub enum Unanswered {
     Malformed(#[from] Fault),
 }
 
-/// The payload of the answer to a request of `kind`, when it is its OK.
+/// The payload of the OK to a request of `kind`.
 pub fn granted(kind: Kind, frame: Frame<'_>) -> Result<&str, Unanswered> {
     if frame.kind == kind.ok() {
         return Ok(frame.text()?);
@@ -72,25 +72,25 @@ pub fn granted(kind: Kind, frame: Frame<'_>) -> Result<&str, Unanswered> {
     Err(Unanswered::Refused(Refusal { text }))
 }
 
-/// The id that REGISTER gave.
+/// The id in REGISTER's OK.
 pub fn parse_registered(payload: &str) -> Result<PeerId, Fault> {
     let mut lines = Lines::of(payload);
     lines.next("REGISTER_OK")?;
     lines.value("the id")
 }
 
-/// The number of files after a REGISTER_ADD.
+/// The number of files in REGISTER_ADD's OK.
 pub fn parse_total(payload: &str) -> Result<u64, Fault> {
     Lines::of(payload).number("the number of files")
 }
 
-/// A peer, as SHOW_PEERS lists it: `id|user|status|ip|port|files`.
+/// A line of SHOW_PEERS: `id|user|status|ip|port|files`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerLine {
     pub id: PeerId,
     pub user: String,
-    /// Where it serves, when it is online.
     pub online: bool,
+    /// Where it serves, if it is online.
     pub ip: IpAddr,
     pub port: u16,
     pub files: u64,
@@ -136,10 +136,10 @@ impl PeerLine {
     }
 }
 
-/// A part of a longer list.
+/// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// Of the whole list.
+    /// Entries of the whole list.
     pub total: u64,
     pub entries: Vec<T>,
 }
@@ -151,7 +151,7 @@ pub fn parse_peers(payload: &str) -> Result<Page<PeerLine>, Fault> {
     Ok(Page { total, entries })
 }
 
-/// What BROWSE_PEER lists, with names of its own.
+/// A file of a list, with an owned name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
@@ -186,7 +186,7 @@ pub fn parse_files(payload: &str) -> Result<Page<Listed>, Fault> {
     Ok(Page { total, entries })
 }
 
-/// One holder of one file, as SEARCH finds it.
+/// A search result: one holder of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hit {
     pub file: Listed,
@@ -196,12 +196,12 @@ pub struct Hit {
     pub port: u16,
 }
 
-/// Who has the file of a hit, and where: its last four lines, made once for all hits of a holder.
+/// The last four lines of a hit, which name its holder; formatted once for all hits of a holder.
 pub fn hit_label(user: &str, id: PeerId, ip: IpAddr, port: u16) -> Box<str> {
     format!("{user}\n{id}\n{ip}\n{port}\n").into()
 }
 
-/// Writes a hit; an answer has up to a thousand.
+/// Writes a hit. Allocates nothing: an answer has up to a thousand.
 pub fn write_hit(frame: &mut FrameOut<'_>, file: FileLine<'_>, label: &str) {
     frame
         .text(file.name.as_bytes())
@@ -233,7 +233,7 @@ pub fn parse_hits(payload: &str) -> Result<Vec<Hit>, Fault> {
     Ok(hits)
 }
 
-/// What DOWNLOAD's OK announces; `length` raw bytes follow the frame.
+/// DOWNLOAD's OK. `length` raw bytes follow the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sending {
     pub total_bytes: u64,

@@ -15,8 +15,8 @@ use sha1::{Digest, Sha1};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::client::Patience;
-use peerloop::proto::index::exchange::Credentials;
 use peerloop::proto::index::fields::{self, PeerId};
 use peerloop::proto::index::reply;
 use peerloop::proto::index::sharer::{Config, Files, Shared, Sharer};
@@ -88,7 +88,7 @@ fn holder(dir: &Path) -> (Holder, fields::Sha1) {
     let addr = bound.addr();
     let (tell_handle, handle) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let (news, _) = std::sync::mpsc::channel();
+        let (news, _) = std::sync::mpsc::sync_channel(1);
         let config = Config {
             // No index server listens there; the sharer serves without one.
             server: LOOPBACK.into(),

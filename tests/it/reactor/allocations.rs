@@ -12,7 +12,7 @@ use peerloop::engine::{ConnId, Limits, Node, Readiness, Service, Tick, Ticks, Tr
 use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::index::fields::PeerId;
-use peerloop::proto::index::record::{Cost, Hashed, Place, Record};
+use peerloop::proto::index::persisted::{Cost, Hashed, Place, Record};
 use peerloop::proto::index::server::{Config as ServerConfig, IndexServer, Stored};
 use peerloop::proto::index::wire::write_text;
 use peerloop::proto::overlay::peer::Config as PeerConfig;

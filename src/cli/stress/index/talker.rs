@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha1::{Digest, Sha1 as Hasher};
 
 use peerloop::engine::{Input, Ticks};
-use peerloop::proto::index::exchange::{Answer, Call, Credentials, Exchange, Next};
+use peerloop::proto::index::call::{Answer, Call, CallState, Credentials, Next};
 use peerloop::proto::index::fields::{PeerId, Sha1};
 use peerloop::proto::index::reply::{Hit, Listed};
 use peerloop::proto::index::wire::Frame;
@@ -123,7 +123,7 @@ pub(super) struct IndexTalker<I> {
 /// A task, and its exchange once it was asked.
 pub(super) struct Asked {
     task: Task,
-    exchange: Option<Exchange>,
+    exchange: Option<CallState>,
 }
 
 impl<I: Iterator<Item = Task>> IndexTalker<I> {
@@ -173,7 +173,7 @@ impl<I: Iterator<Item = Task>> Talker for IndexTalker<I> {
     }
 
     fn write(&mut self, asked: &mut Asked, out: &mut Vec<u8>) -> Option<Bytes> {
-        let exchange = Exchange::new(self.shares.call(asked.task));
+        let exchange = CallState::new(self.shares.call(asked.task));
         asked.exchange.insert(exchange).ask(out);
         None
     }

@@ -1,100 +1,60 @@
-//! Who shares what, and which names have which words. In memory; the store has what it is loaded from.
+//! The catalogue: an inverted index of who shares what, searched by the words of names and by SHA-1. In memory only.
 //!
 //! ```text
-//!   words: "song" ─▶ [posting, ...]   best first: more occurrences, then the name, then the file's number
+//!   words: "song" ─▶ [posting, ...]   best first: more occurrences, then the name, then the number of the file
 //!                        │
 //!   files: [ name, size, sha1, holder ]
 //!                        │
-//!   holders: [ state, files ]  online: found; hidden: not yet or not now; dead: to be purged
+//!   holders: [ state, files ]  online: found; hidden: not found; dead: being purged
 //! ```
-//! A search for one word reads its list from the front and stops when it has enough, however many match. One for
-//! several words reads their lists until nothing better can come ([`Scan`]).
+//! - `ranking`: the order of search results; `search`: reading lists until an answer is full.
+//! - `postings`: the list of a word; `words`: how names are split; [`bulk_load`]: the catalogue of a server that starts.
 //!
-//! Going is cheap and cleaning up is put off: a holder that dies is out of every search at once, and
-//! [`Catalog::purge`] then takes its files out of the lists, some at a time. A file more or less costs its words, each a
-//! search in its list: nothing costs the size of the catalogue, whatever comes or leaves.
+//! A search for one word reads its list from the front and stops when the answer is full, however many files match. A
+//! search for several words reads their lists until no better match can come ([`Search`]).
 //!
-//! Invariants: a file is in the list of each of its words and of its content, and in its holder's, and in no other; a
-//! list is in its order.
+//! Removal is immediate for searches and deferred for memory: a dead holder is in no result any more, and
+//! [`Catalog::purge`] then removes its files from the lists, some at a time. Adding or removing a file costs one binary
+//! search for each of its words; no operation costs the size of the catalogue.
 //!
-//! What it does not do: ids, users, addresses, time. What is shown of a holder beside its files is a label that means
-//! something to the server alone.
+//! Invariants: a file is in the list of each of its words, in that of its content and in that of its holder, and in no
+//! other; every list is in the order of the ranking.
+//!
+//! Not here: ids, users, addresses, time. A result shows its holder as a label that only the server can read.
 
-mod loader;
+pub mod bulk_load;
+mod entry;
 mod postings;
-mod scan;
-mod shards;
+mod ranking;
+mod search;
+mod sharded_map;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::hint::black_box;
 
 use slab::Slab;
 
-use super::fields::{FileLine, Sha1};
-use super::words::Splitter;
+use super::fields::FileLine;
 
-use postings::{Posting, Postings};
-use shards::Shards;
+use entry::{Entry, Holder, State, content_key, for_each_word, signature};
+use postings::Postings;
+use ranking::Posting;
+use search::Lists;
+use words::Splitter;
 
-pub use loader::Loader;
-pub use postings::FILES_MAX;
-pub use scan::{DEPTH_MAX, HITS_MAX, Match, Scan, WORDS_MAX};
+pub use entry::{FileNo, HolderNo};
+pub use ranking::FILES_MAX;
+pub use search::{DEPTH_MAX, HITS_MAX, Match, Search, WORDS_MAX};
 
-/// A list of files under one state: those of one registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HolderNo(u32);
-
-/// A file, as long as the catalogue is not changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileNo(u32);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Hidden,
-    Online {
-        label: Box<str>,
-    },
-    /// Being purged: its number is not free before [`Catalog::purge`] has said that it is done.
-    Dead,
-}
-
-#[derive(Debug)]
-struct Holder {
-    state: State,
-    files: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    name: Box<str>,
-    size_bytes: u64,
-    sha1: Sha1,
-    holder: u32,
-    /// The [`signature`] of its words.
-    signature: u64,
-}
-
-/// One bit for a word: a name that lacks a word is mostly known for it without a look at the name.
-fn signature(word: &str) -> u64 {
-    // FNV-1a. Who chooses words of the same bit only makes searches look at more names.
-    let mix = |sum: u32, byte: u8| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    1 << (word.bytes().fold(0x811c_9dc5, mix) >> 26)
-}
-
-/// What a content is found by: the first 8 bytes of its SHA-1.
-fn front(Sha1(digest): Sha1) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = digest;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
-/// In steps, the unit of work (about 60 ns): to make or drop a file, to find a word's list, and to look at a name in it
-/// on the way to a place.
+/// The costs of adding or removing a file, in steps of about 60 ns: the file itself, finding the list of a word, and
+/// comparing a name in a binary search.
 const STEPS_PER_FILE: usize = 16;
 const STEPS_PER_LIST: usize = 8;
 const STEPS_PER_LEVEL: usize = 3;
 
-/// More than glibc takes from its lists of small blocks, 1 KiB.
+/// A request that glibc does not serve from its lists of small blocks, which end at 1 KiB.
 const JOINING_BYTES: usize = 4096;
 
 /// See the module.
@@ -102,16 +62,14 @@ const JOINING_BYTES: usize = 4096;
 pub struct Catalog {
     files: Slab<Entry>,
     holders: Slab<Holder>,
-    words: Shards<Box<str>, Postings>,
-    /// The same for contents, by the front of their SHA-1: whoever reads a list compares the rest.
-    contents: Shards<u64, Postings>,
+    lists: Lists,
     splitter: Splitter,
-    /// The last search that was over, for its buffers.
-    spare: Option<Scan>,
+    /// The last search that was complete, for its buffers.
+    spare: Option<Search>,
 }
 
 impl Catalog {
-    /// Files, those that wait to be purged included.
+    /// Number of files, those of dead holders included.
     pub fn len(&self) -> usize {
         self.files.len()
     }
@@ -120,7 +78,7 @@ impl Catalog {
         self.files.is_empty()
     }
 
-    /// A new, hidden holder without files.
+    /// Adds a holder without files, hidden.
     pub fn add_holder(&mut self) -> HolderNo {
         HolderNo(self.holders.insert(Holder {
             state: State::Hidden,
@@ -128,7 +86,7 @@ impl Catalog {
         }) as u32)
     }
 
-    /// Searches find the files of a holder that has a label, each with that.
+    /// Sets the label of a holder. Searches find the files of holders that have one.
     pub fn show_holder(&mut self, holder: HolderNo, label: Option<Box<str>>) {
         if let Some(holder) = self.holders.get_mut(holder.0 as usize)
             && holder.state != State::Dead
@@ -137,21 +95,21 @@ impl Catalog {
         }
     }
 
-    /// The holder's files are out of every search. [`Catalog::purge`] it until that says that it is done.
+    /// Removes the holder's files from all results. [`Catalog::purge`] must follow until it returns true.
     pub fn kill_holder(&mut self, holder: HolderNo) {
         if let Some(holder) = self.holders.get_mut(holder.0 as usize) {
             holder.state = State::Dead;
         }
     }
 
-    /// Files that a holder has.
+    /// Number of files of a holder.
     pub fn count(&self, holder: HolderNo) -> usize {
         self.holders
             .get(holder.0 as usize)
             .map_or(0, |holder| holder.files.len())
     }
 
-    /// The files of a holder, from number `offset` on.
+    /// The files of a holder from number `offset` on.
     pub fn browse(&self, holder: HolderNo, offset: usize) -> impl Iterator<Item = FileLine<'_>> {
         let files = self.holders.get(holder.0 as usize);
         let files = files.and_then(|holder| holder.files.get(offset..));
@@ -159,7 +117,7 @@ impl Catalog {
         files.iter().map(|&file| self.files[file as usize].line())
     }
 
-    /// A file that a search found, and its holder's label; `None` when it is not online any more.
+    /// A file that a search found, and the label of its holder; `None` when the holder is not online any more.
     pub fn found(&self, FileNo(file): FileNo) -> Option<(FileLine<'_>, &str)> {
         let file = self.files.get(file as usize)?;
         match &self.holders[file.holder as usize].state {
@@ -168,7 +126,40 @@ impl Catalog {
         }
     }
 
-    /// Adds a file to a holder, and returns how many steps that took.
+    /// Starts a search for `words` at visible match number `offset`; `None` when there is no word in them. A single word
+    /// that is a SHA-1 finds the files with this content, whatever their names.
+    pub fn search(&mut self, words: &str, matching: Match, offset: usize) -> Option<Search> {
+        let mut search = self.spare.take().unwrap_or_default();
+        let words = self.splitter.words(words);
+        search.begin(words, matching, offset, &self.lists);
+        if search.words() == 0 {
+            self.recycle(search);
+            return None;
+        }
+        Some(search)
+    }
+
+    /// Continues a search for about `steps` of work, which it subtracts; true when it is complete. If the catalogue was
+    /// changed in between, other than by [`Catalog::show_holder`], the search must start again ([`Search::restart`]).
+    pub fn advance(&mut self, search: &mut Search, steps: &mut usize) -> bool {
+        let Catalog {
+            files,
+            holders,
+            lists,
+            splitter,
+            ..
+        } = self;
+        search.advance(files, holders, lists, splitter, steps)
+    }
+
+    /// Takes back a search that is complete, for its buffers.
+    pub fn recycle(&mut self, search: Search) {
+        if search.best.capacity() <= HITS_MAX.next_power_of_two() {
+            self.spare = Some(search);
+        }
+    }
+
+    /// Adds a file to a holder; returns the steps that took.
     pub fn insert(&mut self, holder: HolderNo, line: FileLine<'_>) -> usize {
         let Some(owner) = self.holders.get_mut(holder.0 as usize) else {
             return STEPS_PER_FILE;
@@ -176,7 +167,7 @@ impl Catalog {
         let file = self.files.insert(Entry::new(holder, line)) as u32;
         owner.files.push(file);
         let mut steps = STEPS_PER_FILE;
-        let (words, files) = (&mut self.words, &mut self.files);
+        let (words, files) = (&mut self.lists.words, &mut self.files);
         for_each_word(&mut self.splitter, line.name, |word, occurrences| {
             files[file as usize].signature |= signature(word);
             let posting = Posting::new(file, occurrences);
@@ -189,19 +180,19 @@ impl Catalog {
                 None => words.insert(word.into(), Postings::One(posting)),
             }
         });
-        let (content, posting) = (front(line.sha1), Posting::new(file, 1));
-        match self.contents.get_mut(&content) {
+        let (content, posting) = (content_key(line.sha1), Posting::new(file, 1));
+        match self.lists.contents.get_mut(&content) {
             Some(list) => {
                 steps += list.levels() * STEPS_PER_LEVEL;
                 list.insert(posting, files);
             }
-            None => self.contents.insert(content, Postings::One(posting)),
+            None => self.lists.contents.insert(content, Postings::One(posting)),
         }
         steps
     }
 
-    /// Takes files of a dead holder out of the lists for about `steps` of work, which it takes from `steps`; true when
-    /// all are, and the holder is gone.
+    /// Removes files of a dead holder for about `steps` of work, which it subtracts; true when all are removed, and the
+    /// holder with them.
     pub fn purge(&mut self, holder: HolderNo, steps: &mut usize) -> bool {
         while *steps > 0 {
             let Some(dead) = self.holders.get_mut(holder.0 as usize) else {
@@ -213,16 +204,16 @@ impl Catalog {
             };
             *steps = steps.saturating_sub(self.remove(file));
         }
-        // glibc joins the small blocks that were freed when somebody asks for a larger one: 24 ms after 100,000 files. Who
-        // asks after each piece pays for that piece.
+        // glibc coalesces freed small blocks at the next larger request: 24 ms after 100,000 files. A request after each
+        // piece spreads that over the pieces.
         drop(black_box(Vec::<u8>::with_capacity(JOINING_BYTES)));
         false
     }
 
-    /// Takes a file out of the lists, and returns how many steps that took.
+    /// Removes a file from all lists; returns the steps that took.
     fn remove(&mut self, file: u32) -> usize {
         let mut steps = STEPS_PER_FILE;
-        let (words, files) = (&mut self.words, &self.files);
+        let (words, files) = (&mut self.lists.words, &self.files);
         let entry = &files[file as usize];
         for_each_word(&mut self.splitter, &entry.name, |word, occurrences| {
             steps += STEPS_PER_LIST;
@@ -234,43 +225,14 @@ impl Catalog {
                 words.remove(word);
             }
         });
-        let content = front(entry.sha1);
-        if let Some(list) = self.contents.get_mut(&content) {
+        let content = content_key(entry.sha1);
+        if let Some(list) = self.lists.contents.get_mut(&content) {
             steps += list.levels() * STEPS_PER_LEVEL;
             if !list.remove(Posting::new(file, 1), files) {
-                self.contents.remove(&content);
+                self.lists.contents.remove(&content);
             }
         }
         self.files.remove(file as usize);
         steps
-    }
-}
-
-impl Entry {
-    fn new(holder: HolderNo, line: FileLine<'_>) -> Entry {
-        Entry {
-            name: line.name.into(),
-            size_bytes: line.size_bytes,
-            sha1: line.sha1,
-            holder: holder.0,
-            signature: 0,
-        }
-    }
-
-    fn line(&self) -> FileLine<'_> {
-        FileLine {
-            name: &self.name,
-            size_bytes: self.size_bytes,
-            sha1: self.sha1,
-        }
-    }
-}
-
-/// Each different word of a name, and how often the name has it.
-fn for_each_word(splitter: &mut Splitter, name: &str, mut each: impl FnMut(&str, usize)) {
-    let mut words: Vec<&str> = splitter.words(name).collect();
-    words.sort_unstable();
-    for same in words.chunk_by(|a, b| a == b) {
-        each(same[0], same.len());
     }
 }

@@ -1,58 +1,21 @@
-//! The files that have a word, best first.
+//! Postings lists: the files that have a word, best first.
 //!
-//! A list is kept in pieces, so that a file more or less moves a few kilobytes, however long the list is: in one piece
-//! a million files would be moved for each that comes or goes.
+//! A list is stored in pieces: inserting or removing a file moves at most 8 KiB, however long the list is.
 //!
-//! Invariants: a list is in the order of [`rank`]; it has two files at least; no piece is empty or over [`PIECE_MAX`],
-//! and two that are neighbours have more than half of that.
+//! Invariants: a list is in the order of [`rank`] and has at least two files; every piece has 1 to [`PIECE_MAX`] files,
+//! and two neighbours together have more than half of that.
 
 use std::cmp::Ordering;
 
 use slab::Slab;
 
-use super::Entry;
+use super::entry::Entry;
+use super::ranking::{Posting, rank};
 
-/// Files that the index can number: a posting keeps 4 of its 32 bits for the occurrences.
-pub const FILES_MAX: usize = 1 << FILE_BITS;
-const FILE_BITS: u32 = 28;
-
-/// Occurrences that rank above each other; a word that a name has more often counts as this often.
-pub(super) const OCCURRENCES_MAX: u32 = u32::MAX >> FILE_BITS;
-
-/// Files of a piece: 8 KiB. To move half of that takes less time than to find the place, which looks at some names.
+/// Files of a piece, 8 KiB. Moving half of it is cheaper than the binary search for the place, which compares names.
 pub(super) const PIECE_MAX: usize = 2048;
 
-/// A file in a word's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Posting(u32);
-
-impl Posting {
-    pub(super) fn new(file: u32, occurrences: usize) -> Posting {
-        let occurrences = (occurrences as u32).min(OCCURRENCES_MAX);
-        Posting(occurrences << FILE_BITS | file)
-    }
-
-    pub(super) fn file(self) -> u32 {
-        self.0 & (FILES_MAX as u32 - 1)
-    }
-
-    pub(super) fn occurrences(self) -> u32 {
-        self.0 >> FILE_BITS
-    }
-}
-
-/// Best first.
-pub(super) fn rank(files: &Slab<Entry>, a: Posting, b: Posting) -> Ordering {
-    let by_count = b.occurrences().cmp(&a.occurrences());
-    by_count.then_with(|| by_name(files, a.file(), b.file()))
-}
-
-pub(super) fn by_name(files: &Slab<Entry>, a: u32, b: u32) -> Ordering {
-    let name = |file: u32| &files[file as usize].name;
-    name(a).cmp(name(b)).then(a.cmp(&b))
-}
-
-/// Half of all words are in one name only, and get by without a list.
+/// The files that have a word. Half of all words occur in one name only and need no list.
 #[derive(Debug)]
 pub(super) enum Postings {
     One(Posting),
@@ -61,7 +24,7 @@ pub(super) enum Postings {
 
 #[derive(Debug)]
 pub(super) struct List {
-    /// The first piece: that of most lists, and nothing stands between it and the list.
+    /// The first piece, the only one of most lists; stored without a second indirection.
     head: Vec<Posting>,
     rest: Vec<Vec<Posting>>,
 }
@@ -83,7 +46,7 @@ impl Postings {
         }
     }
 
-    /// Names that are looked at to find a place.
+    /// Names that a binary search for a place compares.
     pub(super) fn levels(&self) -> usize {
         match self {
             Postings::One(_) => 1,
@@ -94,7 +57,7 @@ impl Postings {
         }
     }
 
-    /// Adds a posting that is not there.
+    /// Adds a posting. It must not be in the list.
     pub(super) fn insert(&mut self, posting: Posting, files: &Slab<Entry>) {
         match self {
             Postings::One(first) => {
@@ -106,7 +69,7 @@ impl Postings {
         }
     }
 
-    /// Takes a posting out; false when nothing is left. Its file is still there.
+    /// Removes a posting; false when nothing is left. Its file must still exist: its name finds the place.
     pub(super) fn remove(&mut self, posting: Posting, files: &Slab<Entry>) -> bool {
         match self {
             Postings::One(only) => *only != posting,
@@ -120,7 +83,7 @@ impl Postings {
         }
     }
 
-    /// Adds what comes after all others, for [`Postings::settle`] to divide.
+    /// Appends a file that comes last by name. [`Postings::settle`] must follow.
     pub(super) fn push(&mut self, posting: Posting) {
         match self {
             Postings::One(first) => *self = Postings::of(vec![*first, posting]),
@@ -128,7 +91,7 @@ impl Postings {
         }
     }
 
-    /// Orders what was pushed in the order of the names, and divides it into pieces.
+    /// Ranks what was pushed in the order of the names, and divides it into pieces.
     pub(super) fn settle(&mut self) {
         if let Postings::Many(list) = self {
             list.head
@@ -159,7 +122,7 @@ impl Postings {
 }
 
 impl List {
-    /// The number of the piece where a posting is or belongs, and its place there.
+    /// The piece where a posting is or belongs, and its place in it.
     fn place(&self, posting: Posting, files: &Slab<Entry>) -> (usize, usize) {
         let begins_after =
             |piece: &Vec<Posting>| rank(files, piece[0], posting) == Ordering::Greater;
@@ -209,7 +172,7 @@ impl List {
         }
     }
 
-    /// Joins a piece and the next one when they are small or one is empty: no list is a pile of remnants.
+    /// Joins a piece and the next one when both are small or one is empty, which keeps the invariant on neighbours.
     fn join(&mut self, number: usize) {
         let Some(next) = self.rest.get(number).map(Vec::len) else {
             return;

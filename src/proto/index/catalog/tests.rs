@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::postings::{PIECE_MAX, rank};
-use super::scan::{HITS_MAX, STEPS_PER_NAME};
+use super::bulk_load::Loader;
+use super::postings::PIECE_MAX;
+use super::ranking::rank;
+use super::search::STEPS_PER_NAME;
 use super::*;
+use crate::proto::index::fields::Sha1;
 
 const SHA1: Sha1 = Sha1([7; 20]);
 
@@ -36,7 +39,7 @@ impl Catalog {
                 files.push(Posting::new(number, occurrences));
                 assert_ne!(file.signature & signature(word), 0);
             });
-            let files: &mut Vec<Posting> = contents.entry(front(file.sha1)).or_default();
+            let files: &mut Vec<Posting> = contents.entry(content_key(file.sha1)).or_default();
             files.push(Posting::new(number, 1));
             assert_eq!(owners.remove(&number), Some(file.holder));
         }
@@ -48,12 +51,12 @@ impl Catalog {
             assert_eq!(pieces.collect::<Vec<_>>().concat(), want);
             assert_eq!(list.len(), want.len());
         };
-        assert_eq!(self.words.iter().count(), words.len());
-        assert_eq!(self.contents.iter().count(), contents.len());
-        for (word, list) in self.words.iter() {
+        assert_eq!(self.lists.words.iter().count(), words.len());
+        assert_eq!(self.lists.contents.iter().count(), contents.len());
+        for (word, list) in self.lists.words.iter() {
             is(list, words.remove(&**word).expect("some file has it"));
         }
-        for (content, list) in self.contents.iter() {
+        for (content, list) in self.lists.contents.iter() {
             is(list, contents.remove(content).expect("some file has it"));
         }
     }
@@ -71,7 +74,7 @@ impl Catalog {
     }
 }
 
-/// What a search must find, the slow way.
+/// The names that a search must find, computed by reading all of them.
 fn expected(visible: &[String], words: &str, matching: Match) -> Vec<String> {
     let split = |text: &str| -> Vec<String> {
         let lower = text.to_lowercase();
@@ -108,7 +111,7 @@ fn random_name(rng: &mut StdRng) -> String {
         .join([" ", ".", "-"][rng.random_range(0..3)])
 }
 
-/// Holders come, go, hide and change under random searches: what is found is what a scan of all names finds.
+/// Holders are added, changed, hidden and killed under random searches: results equal those of reading all names.
 #[test]
 fn searches_find_what_a_scan_finds() {
     for seed in 0..30 {
@@ -168,8 +171,8 @@ fn searches_find_what_a_scan_finds() {
         }
         assert!(
             catalog.is_empty()
-                && catalog.words.iter().next().is_none()
-                && catalog.contents.iter().next().is_none()
+                && catalog.lists.words.iter().next().is_none()
+                && catalog.lists.contents.iter().next().is_none()
                 && catalog.holders.is_empty()
         );
     }
@@ -301,7 +304,7 @@ fn long_lists_are_searched_only_as_far_as_an_answer_goes() {
     assert!(all - steps < names.len(), "{} steps", all - steps);
 }
 
-/// What comes and goes costs its words, not the length of their lists.
+/// Adding or removing a file costs its words, not the length of their lists.
 #[test]
 fn a_file_more_or_less_is_little_work() {
     let mut catalog = Catalog::default();

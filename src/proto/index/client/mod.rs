@@ -1,16 +1,23 @@
-//! A session with the index server, kept by a service: calls one after the other, and staying online.
+//! A client's session with the index server: calls one after the other, and staying online.
 //!
-//! A service that talks to an index server (the program's commands, a sharing peer) is a [`Host`]: it keeps a
-//! [`Session`], gives it a connection and timers, and passes on what happens to them. [`super::batch`] has the host
-//! that does nothing else.
+//! ```text
+//!   ask ─▶ calls: [ front │ ... ]     front: dial ─▶ request ─▶ answer ─▶ more requests ... ─▶ on_answer
+//!   stay_online ─▶ keeper ─▶ LOGIN, KEEP_ALIVE ... before the host's calls          └ pause ─▶ again
+//! ```
+//! A service that talks to an index server (a sharer, a fetcher, [`super::batch`]) is a [`Host`]: it owns a [`Session`],
+//! gives it a connection and timers, and forwards their events to [`dialled`], [`input`], [`ended`] and [`fire`].
 //!
-//! What a session does by itself: dials when there is something to ask, asks again after a lost connection
-//! ([`Patience`]) and after a KO that says when ("retry in N s"), and, once told to stay online, logs in, keeps
-//! alive, and finds its way back after the server was away: by KEEP_ALIVE first, which costs the server
-//! nothing, then by LOGIN.
+//! A session dials when there is something to ask; it asks again after a lost connection ([`Patience`]) and after a KO
+//! that names a time ("retry in N s"). After [`stay_online`] it logs in and keeps alive. When the server was away it tries
+//! KEEP_ALIVE first, which costs the server no hash, then LOGIN.
 //!
-//! Invariants: one request is under way at most; every call of the host is answered exactly once.
+//! Invariants: at most one request is under way; every wait has a deadline; every call of the host is answered exactly
+//! once.
+//!
+//! Not here: requests and answers of a call ([`super::call`]).
 
+#[cfg(test)]
+pub(super) mod test_host;
 #[cfg(test)]
 mod tests;
 
@@ -24,21 +31,31 @@ use thiserror::Error;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, TimerId, Violation};
 
-use super::exchange::{Answer, Call, Credentials, Exchange, Next};
+use super::call::{Answer, Call, CallState, Credentials, Next};
 use super::fields::PeerId;
 use super::reply::{Refusal, Unanswered};
 use super::wire::Frame;
 
-/// Pause before the first dial after a lost connection, and its bound; it doubles in between.
+/// Pause before a dial after a lost connection; it doubles with each loss, up to the second value.
 const BACKOFF: Ticks = Ticks::from_millis(100);
 const BACKOFF_MAX: Ticks = Ticks::from_secs(30);
 
-/// A login after this long, although keep-alives would do: a registration lives by its logins.
+/// LOGIN instead of KEEP_ALIVE after this long: only logins renew the time to live of a registration.
 const LOGIN_AFTER: Ticks = Ticks::from_secs(24 * 3600);
+
+/// Calls that wait. A further one is answered with [`Failure::Limit`].
+const CALLS_MAX: usize = 4096;
+
+/// A call that takes many requests ends after this, also when each is answered in time: a server could go on for ever.
+const CALL_MAX: Ticks = Ticks::from_secs(3600);
+
+/// The pauses after a connection was lost while online are spread over a quarter of this: all peers of a server that
+/// restarts lose their connections at the same moment.
+const CHECK_SPREAD: Ticks = Ticks::from_secs(8);
 
 /// A service that has a session.
 pub trait Host: Service {
-    /// What the host remembers with a call.
+    /// The host's name for a call.
     type Tag;
 
     fn session(&mut self) -> &mut Session<Self::Tag>;
@@ -46,7 +63,7 @@ pub trait Host: Service {
     fn conn() -> Self::Conn;
     fn timer(timer: SessionTimer) -> Self::Timer;
     fn on_answer(&mut self, hub: &mut Hub<Self>, tag: Self::Tag, result: Result<Answer, Failure>);
-    /// What came of staying online.
+    /// News of staying online.
     fn on_presence(&mut self, _hub: &mut Hub<Self>, _presence: Presence) {}
 }
 
@@ -61,7 +78,7 @@ pub enum SessionTimer {
     KeepAlive,
 }
 
-/// Why a call was given up.
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -75,7 +92,7 @@ pub enum Failure {
     CutOff { server: SocketAddr },
     #[error("the server at {server} does not speak the protocol: {why}")]
     Malformed { server: SocketAddr, why: Unanswered },
-    #[error("no connection was to be had: {limit} reached")]
+    #[error("limit {limit} reached")]
     Limit { limit: &'static str },
 }
 
@@ -84,13 +101,13 @@ pub enum Failure {
 pub enum Presence {
     /// Logged in, or kept alive after a time of [`Presence::Lost`].
     Online,
-    /// The server cannot be asked; the session goes on trying.
+    /// The server cannot be reached; the session goes on trying.
     Lost(Failure),
-    /// The server does not let us in (an unknown id, a wrong password): the session gave up.
+    /// The server refuses the login (an unknown id, a wrong password); the session has given up.
     Refused(Refusal),
 }
 
-/// Whom to keep online.
+/// The registration that is kept online.
 #[derive(Debug, Clone)]
 pub struct Stay {
     pub who: Arc<Credentials>,
@@ -102,12 +119,12 @@ pub struct Stay {
     pub every: Ticks,
 }
 
-/// How long a call is tried for.
+/// The deadlines of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// An answer must come within this. Over what a busy server lets wait in its queue.
+    /// An answer must come within this. Longer than the queue of a busy server.
     pub answer: Ticks,
-    /// No further try once a call is as old as this. What the host asks; staying online never gives up.
+    /// A call of the host is not tried again once it is this old. Staying online never gives up.
     pub call: Ticks,
 }
 
@@ -124,33 +141,40 @@ impl Default for Patience {
 #[derive(Debug)]
 enum Who<T> {
     Host(T),
-    /// [`Stay`].
-    Keeper,
+    /// The keeper of this number ([`Session::stays`]).
+    Keeper(u32),
 }
 
 #[derive(Debug)]
 struct Pending<T> {
     who: Who<T>,
-    exchange: Exchange,
+    call: CallState,
     since: Tick,
 }
 
-/// What happens with the call at the front.
+/// The state of the call at the front.
 #[derive(Debug)]
 enum State {
     /// Nothing is under way.
     Idle,
     Dialling,
-    Asked(Option<TimerId>),
-    Paused(Option<TimerId>),
+    /// Its answer must come before [`SessionTimer::Answer`].
+    Asked(TimerId),
+    /// The connection is closing. Its end counts as a lost attempt.
+    Closing,
+    /// Until [`SessionTimer::Pause`].
+    Paused(TimerId),
 }
 
+/// Keeps a registration online.
 #[derive(Debug)]
 struct Keeper {
     stay: Stay,
+    number: u32,
     logged_in_at: Option<Tick>,
-    /// The host was told [`Presence::Lost`] and not yet that it is over.
+    /// The last news was [`Presence::Lost`].
     lost: bool,
+    /// [`SessionTimer::KeepAlive`].
     timer: Option<TimerId>,
 }
 
@@ -162,9 +186,11 @@ pub struct Session<T> {
     conn: Option<ConnId>,
     calls: VecDeque<Pending<T>>,
     state: State,
-    /// Tries of the call at the front that failed, one after the other.
+    /// Attempts of the call at the front that failed in a row.
     failures: u32,
     keeper: Option<Keeper>,
+    /// Number of [`stay_online`]s. It tells calls of a former keeper from those of the present one.
+    stays: u32,
 }
 
 impl<T> Session<T> {
@@ -177,6 +203,7 @@ impl<T> Session<T> {
             state: State::Idle,
             failures: 0,
             keeper: None,
+            stays: 0,
         }
     }
 
@@ -184,34 +211,41 @@ impl<T> Session<T> {
         self.server
     }
 
-    /// Logged in, as far as we know.
+    /// Logged in, by the last answers.
     pub fn is_online(&self) -> bool {
         let online = |keeper: &Keeper| keeper.logged_in_at.is_some() && !keeper.lost;
         self.keeper.as_ref().is_some_and(online)
     }
 
-    /// Calls not answered yet.
+    /// Number of calls not answered yet.
     pub fn calls(&self) -> usize {
         self.calls.len()
     }
 }
 
-/// Queues a call; [`Host::on_answer`] follows.
+/// Queues a call. [`Host::on_answer`] follows, at the limit of calls at once.
 pub fn ask<H: Host>(host: &mut H, hub: &mut Hub<H>, tag: H::Tag, call: Call) {
+    if host.session().calls.len() >= CALLS_MAX {
+        let limit = "calls_max";
+        return host.on_answer(hub, tag, Err(Failure::Limit { limit }));
+    }
     let since = hub.now();
     host.session().calls.push_back(Pending {
         who: Who::Host(tag),
-        exchange: Exchange::new(call),
+        call: CallState::new(call),
         since,
     });
     go(host, hub);
 }
 
-/// Logs in and stays online until [`leave`], or until the server refuses; a later call replaces the former.
+/// Logs in and stays online until [`leave`] or until the server refuses. Replaces a former [`Stay`].
 pub fn stay_online<H: Host>(host: &mut H, hub: &mut Hub<H>, stay: Stay) {
     forget_keeper(host, hub);
-    host.session().keeper = Some(Keeper {
+    let session = host.session();
+    session.stays = session.stays.wrapping_add(1);
+    session.keeper = Some(Keeper {
         stay,
+        number: session.stays,
         logged_in_at: None,
         lost: false,
         timer: None,
@@ -219,14 +253,20 @@ pub fn stay_online<H: Host>(host: &mut H, hub: &mut Hub<H>, stay: Stay) {
     log_in(host, hub);
 }
 
-/// Closes the connection; the next call dials anew.
+/// Closes a connection on which no request is under way. The next call dials again.
 pub fn hang_up<H: Host>(host: &mut H, hub: &mut Hub<H>) {
+    if matches!(host.session().state, State::Idle | State::Paused(_)) {
+        close(host, hub);
+    }
+}
+
+fn close<H: Host>(host: &mut H, hub: &mut Hub<H>) {
     if let Some(conn) = host.session().conn.take() {
         hub.close_conn(conn);
     }
 }
 
-/// Stays online no longer, and logs out where it was; `None` when there is nothing to log out of.
+/// Ends [`stay_online`] and logs out; `None` if there was none.
 pub fn leave<H: Host>(host: &mut H, hub: &mut Hub<H>, tag: H::Tag) -> Option<()> {
     let stay = forget_keeper(host, hub)?;
     let (who, id) = (stay.who, stay.id);
@@ -253,7 +293,7 @@ fn log_in<H: Host>(host: &mut H, hub: &mut Hub<H>) {
     keep(host, hub, Call::Login { who, id, ip, port });
 }
 
-/// A call of the keeper goes before the host's, behind the one under way.
+/// Queues a call of the keeper: behind the call under way, before the host's.
 fn keep<H: Host>(host: &mut H, hub: &mut Hub<H>, call: Call) {
     let since = hub.now();
     let session = host.session();
@@ -261,8 +301,8 @@ fn keep<H: Host>(host: &mut H, hub: &mut Hub<H>, call: Call) {
     session.calls.insert(
         behind,
         Pending {
-            who: Who::Keeper,
-            exchange: Exchange::new(call),
+            who: Who::Keeper(session.stays),
+            call: CallState::new(call),
             since,
         },
     );
@@ -291,20 +331,20 @@ pub fn input<H: Host>(
     if session.conn != Some(cx.id()) {
         return Err(Violation::us("the session left this connection"));
     }
-    let State::Asked(timer) = &mut session.state else {
+    if !matches!(session.state, State::Asked(_)) {
         return Err(Violation::peer("an answer to nothing"));
-    };
+    }
     let Some(front) = session.calls.front_mut() else {
         return Err(Violation::us("nobody asked"));
     };
-    match front.exchange.reply(frame, cx.out()) {
-        Next::Asked => {
-            if let Some(timer) = timer.take() {
-                cx.cancel(timer);
-            }
-            let answer = session.patience.answer;
-            session.state = State::Asked(cx.arm(answer, H::timer(SessionTimer::Answer)));
+    let age = cx.now().since(front.since);
+    match front.call.reply(frame, cx.out()) {
+        Next::Asked if age >= CALL_MAX => {
+            let server = session.server;
+            close(host, cx);
+            finish(host, cx, Err(Failure::TimedOut { server }));
         }
+        Next::Asked => await_answer(host, cx),
         Next::RetryIn(_, refusal) => retry_in(host, cx, refusal),
         Next::Finished(Ok(answer)) => finish(host, cx, Ok(answer)),
         Next::Finished(Err(Unanswered::Refused(refusal))) => {
@@ -328,7 +368,7 @@ pub fn ended<H: Host>(host: &mut H, hub: &mut Hub<H>, id: ConnId, end: End) {
     session.conn = None;
     let server = session.server;
     match session.state {
-        State::Dialling | State::Asked(_) => {
+        State::Dialling | State::Asked(_) | State::Closing => {
             let failure = match end {
                 End::Unreachable(kind) | End::Broken(kind) => Failure::Unreachable { server, kind },
                 End::Timeout(_) => Failure::TimedOut { server },
@@ -337,9 +377,9 @@ pub fn ended<H: Host>(host: &mut H, hub: &mut Hub<H>, id: ConnId, end: End) {
             };
             try_again(host, hub, failure);
         }
-        // We closed it for want of anything to say.
+        // The engine or the host closed it while nothing was under way.
         State::Idle if matches!(end, End::Timeout(_) | End::Closed) => {}
-        // Nothing was under way. Whoever is online sees at once whether the server still knows.
+        // The server closed it while nothing was under way: it may have restarted and forgotten us.
         State::Idle => check_presence(host, hub),
         State::Paused(_) => {}
     }
@@ -355,10 +395,7 @@ pub fn fire<H: Host>(host: &mut H, hub: &mut Hub<H>, timer: SessionTimer) {
         }
         SessionTimer::Answer => {
             let server = session.server;
-            session.state = State::Asked(None);
-            if let Some(conn) = session.conn.take() {
-                hub.close_conn(conn);
-            }
+            close(host, hub);
             try_again(host, hub, Failure::TimedOut { server });
         }
         SessionTimer::KeepAlive => {
@@ -378,52 +415,66 @@ pub fn fire<H: Host>(host: &mut H, hub: &mut Hub<H>, timer: SessionTimer) {
     }
 }
 
-/// Asks what is at the front, if nothing is under way.
+/// Starts the call at the front, if nothing is under way.
 fn go<H: Host>(host: &mut H, hub: &mut Hub<H>) {
     let session = host.session();
     let (State::Idle, Some(front)) = (&session.state, session.calls.front_mut()) else {
         return;
     };
     let Some(conn) = session.conn else {
-        front.exchange.restart();
+        front.call.restart();
         session.state = State::Dialling;
         session.conn = Some(hub.dial(session.server, None, H::conn()));
         return;
     };
     match hub.output_of(conn) {
         Some(out) => {
-            front.exchange.ask(out);
-            let answer = session.patience.answer;
-            session.state = State::Asked(hub.arm(answer, H::timer(SessionTimer::Answer)));
+            front.call.ask(out);
+            await_answer(host, hub);
         }
-        // It is closing; its end is told soon, and counts as a lost try.
-        None => session.state = State::Asked(None),
+        None => session.state = State::Closing,
     }
 }
 
-/// The call at the front is answered.
-fn finish<H: Host>(host: &mut H, hub: &mut Hub<H>, result: Result<Answer, Failure>) {
-    let session = host.session();
-    match std::mem::replace(&mut session.state, State::Idle) {
-        State::Asked(Some(timer)) | State::Paused(Some(timer)) => hub.cancel(timer),
-        _ => {}
+/// A request is written. An answer that cannot be timed is not waited for.
+fn await_answer<H: Host>(host: &mut H, hub: &mut Hub<H>) {
+    stop_timer(host, hub);
+    let answer = host.session().patience.answer;
+    match hub.arm(answer, H::timer(SessionTimer::Answer)) {
+        Some(timer) => host.session().state = State::Asked(timer),
+        None => {
+            close(host, hub);
+            finish(host, hub, Err(NO_TIMER));
+        }
     }
+}
+
+/// Nothing is under way any more.
+fn stop_timer<H: Host>(host: &mut H, hub: &mut Hub<H>) {
+    match std::mem::replace(&mut host.session().state, State::Idle) {
+        State::Asked(timer) | State::Paused(timer) => hub.cancel(timer),
+        State::Idle | State::Dialling | State::Closing => {}
+    }
+}
+
+/// Ends the call at the front.
+fn finish<H: Host>(host: &mut H, hub: &mut Hub<H>, result: Result<Answer, Failure>) {
+    stop_timer(host, hub);
+    let session = host.session();
     session.failures = 0;
     match session.calls.pop_front().map(|pending| pending.who) {
         Some(Who::Host(tag)) => host.on_answer(hub, tag, result),
-        Some(Who::Keeper) => kept(host, hub, result),
+        Some(Who::Keeper(number)) => kept(host, hub, number, result),
         None => {}
     }
     go(host, hub);
 }
 
-/// The connection was lost, or the server silent.
+/// An attempt failed: pauses before the next one, or gives up.
 fn try_again<H: Host>(host: &mut H, hub: &mut Hub<H>, failure: Failure) {
     let now = hub.now();
+    stop_timer(host, hub);
     let session = host.session();
-    if let State::Asked(Some(timer)) = std::mem::replace(&mut session.state, State::Idle) {
-        hub.cancel(timer);
-    }
     let Some(front) = session.calls.front() else {
         return;
     };
@@ -435,24 +486,26 @@ fn try_again<H: Host>(host: &mut H, hub: &mut Hub<H>, failure: Failure) {
             finish(host, hub, Err(failure));
         }
         Who::Host(_) => pause_for(host, hub, pause),
-        Who::Keeper => {
+        // A call of a former keeper.
+        Who::Keeper(number) if session.keeper.as_ref().is_none_or(|k| k.number != *number) => {
+            finish(host, hub, Err(failure));
+        }
+        Who::Keeper(_) => {
             pause_for(host, hub, pause);
             lose(host, hub, failure);
         }
     }
 }
 
-/// The server is busy and says for how long.
+/// The server is busy and names a time.
 fn retry_in<H: Host>(host: &mut H, hub: &mut Hub<H>, refusal: Refusal) {
     let now = hub.now();
+    stop_timer(host, hub);
     let session = host.session();
-    if let State::Asked(Some(timer)) = std::mem::replace(&mut session.state, State::Idle) {
-        hub.cancel(timer);
-    }
     let pause = busy_for(&refusal);
     let waits = |front: &Pending<H::Tag>| match front.who {
         Who::Host(_) => (now + pause).since(front.since) < session.patience.call,
-        Who::Keeper => true,
+        Who::Keeper(_) => true,
     };
     if session.calls.front().is_some_and(waits) {
         pause_for(host, hub, pause);
@@ -461,36 +514,38 @@ fn retry_in<H: Host>(host: &mut H, hub: &mut Hub<H>, refusal: Refusal) {
     }
 }
 
-/// Longest that a server may keep us waiting at once.
+const NO_TIMER: Failure = Failure::Limit {
+    limit: "timers_max",
+};
+
+/// Longest pause that a server may ask for.
 const BUSY_SECS_MAX: u64 = 600;
 
-/// A little longer than `pause`, each peer by a length of its own: those who were refused together do not come
-/// back together.
+/// Pauses for `pause` and a jitter.
 fn pause_for<H: Host>(host: &mut H, hub: &mut Hub<H>, pause: Ticks) {
     let pause = Ticks(pause.0 + jitter(hub, pause).0);
-    let timer = hub.arm(pause, H::timer(SessionTimer::Pause));
-    host.session().state = State::Paused(timer);
-    if timer.is_none() {
-        let limit = "timers_max";
-        finish(host, hub, Err(Failure::Limit { limit }));
+    match hub.arm(pause, H::timer(SessionTimer::Pause)) {
+        Some(timer) => host.session().state = State::Paused(timer),
+        None => finish(host, hub, Err(NO_TIMER)),
     }
 }
 
-/// How long a server that is busy asks us to wait.
+/// The pause that a busy server asks for.
 pub fn busy_for(refusal: &Refusal) -> Ticks {
     let secs = refusal.retry_after_secs().unwrap_or(0);
     Ticks::from_secs(secs.min(BUSY_SECS_MAX))
 }
 
-/// What is added to a pause, so that those who pause together do not come back together.
+/// A random addition to a pause: clients that were refused together do not come back together.
 pub fn jitter<S: Service>(hub: &mut Hub<S>, pause: Ticks) -> Ticks {
     Ticks(hub.rng().random_range(0..=pause.0 / 4))
 }
 
-/// The answer to a call of the keeper.
-fn kept<H: Host>(host: &mut H, hub: &mut Hub<H>, result: Result<Answer, Failure>) {
+/// The answer to a call of the keeper. One of a former keeper means nothing to the present one.
+fn kept<H: Host>(host: &mut H, hub: &mut Hub<H>, number: u32, result: Result<Answer, Failure>) {
     let now = hub.now();
-    let Some(keeper) = &mut host.session().keeper else {
+    let keeper = host.session().keeper.as_mut();
+    let Some(keeper) = keeper.filter(|keeper| keeper.number == number) else {
         return;
     };
     match result {
@@ -506,7 +561,7 @@ fn kept<H: Host>(host: &mut H, hub: &mut Hub<H>, result: Result<Answer, Failure>
                 host.on_presence(hub, Presence::Online);
             }
         }
-        // It does not know us any more as online: by a keep-alive that came too late, or a restart.
+        // Not online any more: a keep-alive was late, or the server restarted.
         Err(Failure::Refused(_)) if keeper.logged_in_at.is_some() => log_in(host, hub),
         Err(Failure::Refused(refusal)) => {
             forget_keeper(host, hub);
@@ -523,7 +578,7 @@ fn kept<H: Host>(host: &mut H, hub: &mut Hub<H>, result: Result<Answer, Failure>
 fn arm_keep_alive<H: Host>(host: &mut H, hub: &mut Hub<H>, after: Ticks) {
     let timer = hub.arm(after, H::timer(SessionTimer::KeepAlive));
     if timer.is_none() {
-        log::error!("no timer for keep-alives (timers_max): the server will take us for gone");
+        lose(host, hub, NO_TIMER);
     }
     if let Some(keeper) = &mut host.session().keeper
         && let Some(former) = std::mem::replace(&mut keeper.timer, timer)
@@ -540,13 +595,10 @@ fn lose<H: Host>(host: &mut H, hub: &mut Hub<H>, failure: Failure) {
     }
 }
 
-/// Asks soon whether we are still online: the connection is gone, and perhaps the server was restarted.
+/// Sends a keep-alive soon: the connection is gone, and the server may have restarted.
 fn check_presence<H: Host>(host: &mut H, hub: &mut Hub<H>) {
     if host.session().is_online() {
         let soon = Ticks(BACKOFF.0 + jitter(hub, CHECK_SPREAD).0);
         arm_keep_alive(host, hub, soon);
     }
 }
-
-/// All peers of a server lose their connections at the same moment; they come back over a quarter of this.
-const CHECK_SPREAD: Ticks = Ticks::from_secs(8);

@@ -1,30 +1,37 @@
 //! The index server.
 //!
 //! ```text
-//!   request ─▶ read-only: answered at once ── a search that takes long ─▶ work, in pieces ─▶ answer
-//!          └▶ changes something: an operation
-//!                password ─▶ hash (a thread) ─▶ change ─▶ commit (another) ─▶ memory, index (work) ─▶ answer
+//!   request ─▶ read-only: answered at once ── a search that takes long ─▶ task, some steps a turn ─▶ answer
+//!          └▶ changes a registration: an operation
+//!                admission ─▶ hash (a thread) ─▶ change ─▶ commit (another) ─▶ registry, catalogue (task) ─▶ answer
 //! ```
-//! - `operations`: registrations, logins, logouts, up to the commit and with one answer each; `apply`: what follows it.
-//! - `room`: whether there is room for one, and whether its sender may.
-//! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
-//! - `work`: what takes longer than a turn: indexing, purging, long searches and lists, one after the other.
+//! - `operation`: what an operation is; `execute`: its way to the commit and its answer; `apply`: what follows the commit.
+//! - `admission`: limits; `quota`: registrations of an address; `lockout`: wrong passwords; `hash_queue`: the queue before
+//!   the hashing threads.
+//! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE, and who is online.
+//! - `background`: tasks that take longer than a turn (`task`).
+//! - `registry`: registrations in memory; `expiry`: their time to live; `restore`: what an earlier run has stored.
 //!
-//! Invariants: nothing is acknowledged before it is on disk; a registration has one change under way at most;
-//! a search returns only who is online while its answer is written; a user has one id, the newest.
+//! Invariants: nothing is acknowledged before it is on disk; a registration has at most one change under way; a search
+//! returns only holders that are online while its answer is written; a user has one id, the newest.
 //!
-//! Time: all of it is ticks that the server has run, kept in the store with each change. A registration's time to
-//! live counts those, so no clock that is set or jumps can end one, and nobody loses one because the server was
-//! down.
+//! Not here: the store and Argon2id (worker threads, [`super::persisted`]), and the files of the peers.
 
+mod admission;
 mod apply;
-mod operations;
+mod background;
+mod execute;
+mod expiry;
+mod hash_queue;
+mod lockout;
+mod operation;
 mod queries;
-mod room;
-mod start;
+mod quota;
+mod registry;
+mod restore;
+mod task;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::collections::{HashSet, VecDeque};
 
@@ -34,55 +41,55 @@ use slab::Slab;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Limits, Service, Step, Tick, Ticks, Violation};
 
-use super::catalog::{Catalog, Match};
-use super::fields::PeerId;
-use super::guard::{Line, Lockout, Quota};
-use super::record::{Cost, Done, Job};
-use super::registry::{Presence, Registry};
-use super::reply::RetryIn;
-use super::wire::{Account, FRAME_BYTES_MAX, Frame, Kind, Request, unknown_ko, write_ko};
+use super::catalog::{Catalog, FILES_MAX, Match};
+use super::fields::{Account, PeerId};
+use super::persisted::{Cost, Done, Job, equal_in_constant_time};
+use super::wire::{FRAME_BYTES_MAX, Frame, Kind, Request, unknown_ko, write_ko};
 
-pub use start::{BadRecord, Stored};
+pub use restore::{BadRecord, Stored};
 
-use operations::Op;
-use room::Pending;
-use work::{Allowance, Work};
+use hash_queue::HashQueue;
+use lockout::Lockout;
+use operation::{Operation, Pending};
+use quota::Quota;
+use registry::{Presence, Registry};
+use task::{Allowance, Task};
 
-/// What a server is told. The times are options so that tests need not wait.
+/// The configuration of a server. Tests set short times.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// A registration without a login for this long goes. Counted while the server runs.
+    /// A registration without a login for this long is removed. Counted while the server runs.
     pub time_to_live: Ticks,
     /// Online peers keep alive this often.
     pub keep_alive: Ticks,
     /// A keep-alive may be this late.
     pub grace: Ticks,
-    /// As many wrong passwords for an id within `tries_window` lock it for `lock`.
+    /// So many wrong passwords for an id within `tries_window` lock it for `lock`.
     pub tries_max: usize,
     pub tries_window: Ticks,
     pub lock: Ticks,
-    /// New ids an address gets within an hour; loopback is exempt. Three are enough for one who starts over, and
-    /// too few to fill the catalogue from one machine.
+    /// New ids that an address gets within an hour; loopback is exempt. Three are enough to start over, and too few to fill
+    /// the catalogue from one machine.
     pub registrations_per_hour_max: usize,
     /// Files of one registration.
     pub files_per_peer_max: usize,
     /// Registrations in all; one without files takes about 400 bytes.
     pub peers_max: usize,
-    /// Files in all. Ten million take about 4 GB.
+    /// Files in all, at most [`FILES_MAX`]. Ten million take about 4 GB.
     pub files_max: usize,
-    /// What SEARCH finds.
+    /// Which names a SEARCH for several words finds.
     pub matching: Match,
-    /// Take the address that a LOGIN names whoever sends it. Otherwise only from this machine, where no other can be
-    /// seen; others are listed under the address that they come from.
+    /// List peers under the address that their LOGIN names. Otherwise only those that log in from this machine; others are
+    /// listed under the address that they come from.
     pub trust_claimed_ip: bool,
-    /// What a password's hash costs.
+    /// Cost of a password's hash.
     pub cost: Cost,
-    /// Threads that hash; the driver starts as many.
+    /// Threads that hash. The driver starts as many.
     pub hash_lanes: usize,
-    /// Operations that wait for a hash; who comes then is told when to come back. At 20 ms a hash five seconds, which
-    /// every client waits.
+    /// Operations that wait for a hash; further ones are told when to come back. At 20 ms a hash the last one waits five
+    /// seconds, less than clients do.
     pub hashes_waiting_max: usize,
-    /// Bytes of lists in operations under way.
+    /// Bytes of the lists of all operations under way.
     pub pending_bytes_max: usize,
 }
 
@@ -115,33 +122,29 @@ pub const COST: Cost = Cost {
     passes: 2,
 };
 
-/// A message must be complete within this: the specification's deadline.
+/// A message must be complete within this.
 const MESSAGE: Ticks = Ticks::from_secs(30);
 
-/// The clock is kept this often when nothing else is.
-const CLOCK_EVERY: Ticks = Ticks::from_secs(3600);
-
 impl Config {
-    /// Limits that the protocol needs: whole frames, connections that are silent between two keep-alives.
+    /// Raises limits to what the protocol needs: whole frames, silence between two keep-alives, timers for all peers.
     pub fn fit(&self, limits: Limits) -> Limits {
         let alive = Ticks(self.keep_alive.0.saturating_add(self.grace.0));
         Limits {
-            // A read on top of a frame that is whole but for its last byte.
+            // A frame without its last byte, and one more read.
             input_bytes_max: limits
                 .input_bytes_max
                 .max(FRAME_BYTES_MAX + limits.read_bytes_per_turn),
             idle: limits.idle.max(Ticks(alive.0.saturating_mul(2))),
             message: MESSAGE,
-            // Each peer has two, for its keep-alive and its end; the server has the clock's. Without one a peer would
-            // be online, or registered, for ever.
+            // Two a peer, for its keep-alive and its time to live; the clock's and the tasks'.
             timers_max: limits
                 .timers_max
-                .max(self.peers_max.saturating_mul(2).saturating_add(1)),
+                .max(self.peers_max.saturating_mul(2).saturating_add(2)),
             ..limits
         }
     }
 
-    /// How long a keep-alive is good for.
+    /// The time after a keep-alive for which a peer is online.
     fn alive(&self) -> Ticks {
         Ticks(self.keep_alive.0.saturating_add(self.grace.0))
     }
@@ -150,11 +153,11 @@ impl Config {
 /// The server's half of a connection.
 #[derive(Debug, Default)]
 pub struct Conn {
-    /// Who has proved a password on this connection, so that it is not hashed for each part of a long list.
+    /// The last password that was proved on this connection: it is not hashed again for each part of a long list.
     proof: Option<Box<Proof>>,
 }
 
-/// A proof of a password that is good for one connection: a keyed digest, in memory only, not the password.
+/// A password that was proved on a connection, as a keyed digest. In memory only.
 #[derive(Debug)]
 pub struct Proof {
     id: PeerId,
@@ -179,32 +182,30 @@ impl Proof {
 
     fn holds(&self, id: PeerId, account: Account<'_>) -> bool {
         let digest = Proof::digest(self.key, account);
-        let differ = |sum: u8, (a, b): (&u8, &u8)| sum | (a ^ b);
-        let same = self.digest.iter().zip(&digest).fold(0, differ);
-        self.id == id && std::hint::black_box(same) == 0
+        self.id == id && equal_in_constant_time(&self.digest, &digest)
     }
 }
 
-/// What an operation tells its connection.
+/// The message of an operation to its connection.
 #[derive(Debug)]
 pub enum Note {
     Proved(Box<Proof>),
 }
 
-/// The server's timers; slots are the registry's.
+/// The server's timers, with slots of the registry.
 #[derive(Debug, Clone, Copy)]
 pub enum Timer {
-    /// More of the work at the front.
-    Work,
-    /// Has an online peer kept alive?
+    /// Tasks wait. At most one is armed.
+    Tasks,
+    /// The keep-alive of an online peer may be overdue. One for each.
     Alive(u32),
-    /// Has a registration outlived itself?
+    /// The time to live of a registration may be over. One for each.
     Expiry(u32),
-    /// The clock is to be kept.
+    /// The clock is to be stored. Always one.
     Clock,
 }
 
-/// What happened, for the log and for tests.
+/// Events since the start, for the log and for tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub registrations: u64,
@@ -218,38 +219,41 @@ pub struct Counts {
     pub malformed: u64,
 }
 
-/// See the module.
+/// The service. See the module.
 #[derive(Debug)]
 pub struct IndexServer {
     config: Config,
     catalog: Catalog,
     registry: Registry,
-    ops: Slab<Op>,
-    /// What `ops` may add, and `work` is adding.
+    ops: Slab<Operation>,
+    /// What `ops` may add.
     pending: Pending,
     /// Users with a change under way.
     busy: HashSet<Box<str>>,
-    line: Line,
+    hash_queue: HashQueue,
     lockout: Lockout<PeerId>,
     quota: Quota<std::net::IpAddr>,
-    work: VecDeque<Work>,
+    /// At most [`background`]'s limit of queries, one change for each operation, and the dead holders.
+    tasks: VecDeque<Task>,
     allowance: Allowance,
-    /// Queries in `work`.
+    /// Queries in `tasks`.
     queries: usize,
-    /// [`Timer::Work`] is on its way.
-    working: bool,
-    /// What the clock showed when the server started, and when that was; set with the first turn.
+    /// [`Timer::Tasks`] is under way.
+    is_running: bool,
+    /// Slots of registrations whose [`Timer::Expiry`] was refused.
+    unwatched: Vec<u32>,
+    /// The clock when the server started, and the tick of its start, set when it starts.
     clock_at_start: u64,
     started: Option<Tick>,
     counts: Counts,
 }
 
 impl IndexServer {
-    /// To be begun ([`IndexServer::begin`]) before it serves.
-    pub fn new(config: Config, stored: Stored) -> IndexServer {
+    pub fn new(mut config: Config, stored: Stored) -> IndexServer {
+        config.files_max = config.files_max.min(FILES_MAX);
         let (catalog, registry, clock_at_start) = stored.into_parts();
         IndexServer {
-            line: Line::new(config.hashes_waiting_max, config.hash_lanes),
+            hash_queue: HashQueue::new(config.hashes_waiting_max, config.hash_lanes),
             lockout: Lockout::new(config.tries_max, config.tries_window, config.lock),
             quota: Quota::new(config.registrations_per_hour_max, Ticks::from_secs(3600)),
             catalog,
@@ -257,10 +261,11 @@ impl IndexServer {
             ops: Slab::new(),
             pending: Pending::default(),
             busy: HashSet::new(),
-            work: VecDeque::new(),
+            tasks: VecDeque::new(),
             allowance: Allowance::default(),
             queries: 0,
-            working: false,
+            is_running: false,
+            unwatched: Vec::new(),
             clock_at_start,
             started: None,
             counts: Counts::default(),
@@ -276,23 +281,18 @@ impl IndexServer {
         self.registry.len()
     }
 
-    /// Files listed, those of peers that are offline included.
+    /// Number of files, those of offline peers included.
     pub fn files(&self) -> usize {
         self.catalog.len()
     }
 
-    /// Ticks that the server has run, in this life and the ones before.
+    /// Ticks that the server has run, earlier runs included.
     fn clock(&self, now: Tick) -> u64 {
         let started = self.started.unwrap_or(now);
         self.clock_at_start.saturating_add(now.since(started).0)
     }
 
-    /// Often enough that a crash does not lengthen a life by much.
-    fn clock_every(&self) -> Ticks {
-        Ticks((self.config.time_to_live.0 / 16).clamp(100, CLOCK_EVERY.0))
-    }
-
-    /// Serves one request; true when its answer comes later.
+    /// Serves one request; true if its answer comes later.
     fn serve(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -351,15 +351,6 @@ impl IndexServer {
     }
 }
 
-/// A KO that says when to come back.
-fn retry(why: &'static str, after: Ticks) -> RetryIn {
-    let secs = after.as_duration().as_millis().div_ceil(1000) as u64;
-    RetryIn {
-        why,
-        secs: secs.max(1),
-    }
-}
-
 fn random_bytes<const N: usize>(hub: &mut Hub<IndexServer>) -> [u8; N] {
     let mut bytes = [0; N];
     hub.rng().fill(&mut bytes);
@@ -377,6 +368,7 @@ impl Service for IndexServer {
     fn on_start(&mut self, hub: &mut Hub<Self>) {
         let now = hub.now();
         self.started = Some(now);
+        self.arm_clock(hub);
         let until = now + self.config.alive();
         let slots: Vec<u32> = self.registry.slots().collect();
         for slot in slots {
@@ -386,7 +378,6 @@ impl Service for IndexServer {
             }
             self.arm_expiry(hub, slot);
         }
-        hub.arm(self.clock_every(), Timer::Clock);
     }
 
     fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
@@ -417,15 +408,15 @@ impl Service for IndexServer {
     }
 
     fn on_end(&mut self, _hub: &mut Hub<Self>, _id: ConnId, _conn: Conn, _end: End) {
-        // Its operation goes on: what was asked for may be on disk already. A peer stays online without a connection.
+        // Its operation goes on: the change may be on disk already. A peer stays online without a connection.
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
         match timer {
-            Timer::Work => self.do_work(hub),
+            Timer::Tasks => self.run_tasks(hub),
             Timer::Alive(slot) => self.check_alive(hub, slot),
             Timer::Expiry(slot) => self.check_expiry(hub, slot),
-            Timer::Clock => self.keep_clock(hub),
+            Timer::Clock => self.check_clock(hub),
         }
     }
 
@@ -436,7 +427,7 @@ impl Service for IndexServer {
         }
     }
 
-    /// What is under way is done and answered while the driver ends.
+    /// The driver finishes and answers the operations under way before it ends.
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
         log::info!("{:?}", self.counts);
         self.store_clock(hub);

@@ -1,57 +1,58 @@
-//! What is answered from memory: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
+//! Requests that are answered from memory: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE.
 
-use crate::engine::{Cx, Hub};
-
-use super::work::Work;
-use super::{IndexServer, Presence, Timer};
-use crate::proto::index::catalog::{DEPTH_MAX, Scan, WORDS_MAX};
-use crate::proto::index::fields::PeerId;
+use crate::engine::{ConnId, Cx, Hub};
+use crate::proto::index::catalog::{DEPTH_MAX, Search, WORDS_MAX};
+use crate::proto::index::fields::{PeerId, Which};
 use crate::proto::index::reply::{KEEP_ALIVE_SUCCESS, write_hit};
-use crate::proto::index::wire::{FrameOut, Kind, Which, write_ko, write_text};
+use crate::proto::index::wire::{FrameOut, Kind, write_ko, write_text};
 
-/// As many peers are looked at in 10 us; a million take 3 ms.
+use super::registry::Presence;
+use super::task::Task;
+use super::{IndexServer, Timer};
+
+/// Registrations that are listed at once, in about 10 us. A million take 3 ms.
 const PEERS_AT_ONCE: usize = 4096;
 
 impl IndexServer {
-    /// True when the search goes on as work.
+    /// True if the search goes on as a task.
     pub(super) fn search(&mut self, cx: &mut Cx<'_, Self>, words: &str, offset: u64) -> bool {
         self.counts.searches += 1;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let scan = self.catalog.search(words, self.config.matching, offset);
-        let ko = match &scan {
+        let search = self.catalog.search(words, self.config.matching, offset);
+        let ko = match &search {
             None => Some("there is no word to search for"),
-            Some(scan) if scan.words() > WORDS_MAX => Some("there are more than 32 words"),
-            Some(scan) if scan.words() > 1 && offset > DEPTH_MAX => {
+            Some(search) if search.words() > WORDS_MAX => Some("there are more than 32 words"),
+            Some(search) if search.words() > 1 && offset > DEPTH_MAX => {
                 Some("the offset is over 10000: search for more words")
             }
             Some(_) => None,
         };
-        let (Some(mut scan), None) = (scan, ko) else {
+        let (Some(mut search), None) = (search, ko) else {
             write_ko(cx.out(), Kind::Search.ko(), ko.unwrap_or_default());
             return false;
         };
-        // What takes less than a turn is not put behind what takes more.
+        // A search that fits a turn does not wait behind longer ones.
         let allowed = self.allowance.of(cx.stats().turns);
         let mut steps = allowed;
-        let done = self.catalog.advance(&mut scan, &mut steps);
+        let done = self.catalog.advance(&mut search, &mut steps);
         self.allowance.take(allowed - steps);
         if done {
-            self.write_hits(cx.out(), &scan);
-            self.catalog.recycle(scan);
+            self.write_hits(cx.out(), &search);
+            self.catalog.recycle(search);
             return false;
         }
-        if !self.work.is_empty() {
-            // The catalogue may be another one when it is its turn.
-            scan.restart(offset);
+        if !self.tasks.is_empty() {
+            // Tasks before it may change the catalogue.
+            search.restart(offset);
         }
         let conn = cx.id();
-        self.add_query(cx, Work::Search { conn, scan }, Kind::Search.ko())
+        self.add_query(cx, Task::Search { conn, search }, Kind::Search.ko())
     }
 
-    /// Writes as many hits as fit, of those who are online now.
-    pub(super) fn write_hits(&self, out: &mut Vec<u8>, scan: &Scan) {
+    /// Writes as many hits as fit, of holders that are online now.
+    pub(super) fn write_hits(&self, out: &mut Vec<u8>, search: &Search) {
         let mut frame = FrameOut::begin(out, Kind::Search.ok());
-        for file in scan.hits() {
+        for file in search.hits() {
             let Some((file, label)) = self.catalog.found(file) else {
                 continue;
             };
@@ -62,19 +63,19 @@ impl IndexServer {
         frame.finish();
     }
 
-    /// True when the list comes later: to look at many peers takes long.
+    /// True if the list comes later: many peers are listed by a task.
     pub(super) fn show_peers(&mut self, cx: &mut Cx<'_, Self>, which: Which, offset: u64) -> bool {
         if matches!(which, Which::One(_)) || self.registry.len() <= PEERS_AT_ONCE {
             self.write_peers(cx.out(), which, offset);
             return false;
         }
         let conn = cx.id();
-        let work = Work::Peers {
+        let task = Task::Peers {
             conn,
             which,
             offset,
         };
-        self.add_query(cx, work, Kind::ShowPeers.ko())
+        self.add_query(cx, task, Kind::ShowPeers.ko())
     }
 
     pub(super) fn write_peers(&self, out: &mut Vec<u8>, which: Which, offset: u64) {
@@ -111,7 +112,7 @@ impl IndexServer {
         frame.finish();
     }
 
-    /// An id alone proves nothing: it is taken on the connection that logged in, or from the address of that one.
+    /// KEEP_ALIVE proves no password: it is taken only on the connection of the LOGIN, or from its address.
     pub(super) fn keep_alive(&mut self, cx: &mut Cx<'_, Self>, id: PeerId) {
         if self.is_kept_alive(cx, id) {
             write_text(cx.out(), Kind::KeepAlive.ok(), KEEP_ALIVE_SUCCESS);
@@ -135,7 +136,7 @@ impl IndexServer {
         match &mut peer.presence {
             Presence::Online { until, conn, .. } => {
                 let known = from_here || *conn == Some(this);
-                // Late is late, whether or not the timer has noticed.
+                // A late one is refused, also before the timer has fired.
                 let in_time = now < *until;
                 if known && in_time {
                     *until = now + alive;
@@ -144,50 +145,45 @@ impl IndexServer {
             }
             Presence::Remembered { until } => {
                 let back = from_here && now < *until;
-                if back {
-                    self.go_online(cx, slot, Some(this));
-                }
-                back
+                back && self.go_online(cx, slot, Some(this))
             }
             Presence::Offline => false,
         }
     }
 
-    /// From now on searches find the peer; it has a place.
+    /// Searches find the peer from now on. False without a timer that could take it offline again.
     pub(super) fn go_online(
         &mut self,
         hub: &mut Hub<Self>,
         slot: u32,
-        conn: Option<crate::engine::ConnId>,
-    ) {
+        conn: Option<ConnId>,
+    ) -> bool {
+        // Offline first: the timer of a former login makes room for the new one.
+        self.go_offline(hub, slot);
         let alive = self.config.alive();
-        let online = Presence::Online {
-            until: hub.now() + alive,
-            timer: hub.arm(alive, Timer::Alive(slot)),
-            conn,
+        let until = hub.now() + alive;
+        let Some(timer) = hub.arm(alive, Timer::Alive(slot)) else {
+            return false;
         };
-        self.replace_presence(hub, slot, online);
+        let online = Presence::Online { until, timer, conn };
+        self.registry.set_presence(slot, online);
         if let Some(peer) = self.registry.get(slot) {
             self.catalog.show_holder(peer.holder, peer.hit_label());
         }
+        true
     }
 
     pub(super) fn go_offline(&mut self, hub: &mut Hub<Self>, slot: u32) {
-        self.replace_presence(hub, slot, Presence::Offline);
+        let former = self.registry.set_presence(slot, Presence::Offline);
+        if let Some(Presence::Online { timer, .. }) = former {
+            hub.cancel(timer);
+        }
         if let Some(peer) = self.registry.get(slot) {
             self.catalog.show_holder(peer.holder, None);
         }
     }
 
-    fn replace_presence(&mut self, hub: &mut Hub<Self>, slot: u32, presence: Presence) {
-        if let Some(Presence::Online {
-            timer: Some(timer), ..
-        }) = self.registry.set_presence(slot, presence)
-        {
-            hub.cancel(timer);
-        }
-    }
-
+    /// [`Timer::Alive`]: takes a peer offline whose keep-alive is overdue.
     pub(super) fn check_alive(&mut self, hub: &mut Hub<Self>, slot: u32) {
         let now = hub.now();
         let Some(peer) = self.registry.get_mut(slot) else {
@@ -196,12 +192,13 @@ impl IndexServer {
         let Presence::Online { until, timer, .. } = &mut peer.presence else {
             return;
         };
-        *timer = None;
-        if *until > now {
-            *timer = hub.arm(until.since(now), Timer::Alive(slot));
-        } else {
-            log::info!("{:?} ({}) sent no keep-alive", peer.user, peer.id);
-            self.go_offline(hub, slot);
+        if *until > now
+            && let Some(next) = hub.arm(until.since(now), Timer::Alive(slot))
+        {
+            *timer = next;
+            return;
         }
+        log::info!("{:?} ({}) sent no keep-alive", peer.user, peer.id);
+        self.go_offline(hub, slot);
     }
 }

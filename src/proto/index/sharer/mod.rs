@@ -1,69 +1,76 @@
 //! A peer that shares files: registered and online at the index server, and serving DOWNLOAD to other peers.
 //!
-//! One session with the server carries the announcements, the keep-alives and the questions whether a requester is
-//! online; peers connect to the listener. Which files there are is told from outside ([`Sharer::share`]), as the
-//! directory changes; `F` is what the worker knows a file by.
+//! ```text
+//!   index server ◀── one session: announcements, keep-alives, is this requester online? ── sharer
+//!   peers ── connections: request ─▶ known SHA-1? ─▶ online? ─▶ slot ─▶ read (worker) ─▶ send
+//! ```
+//! - `online_check`: which requesters are online; `upload`: the connections of peers; [`super::transfer::serve`]: slots.
 //!
-//! What is asked comes from the wire, what is sent never does: a request names a SHA-1, which is looked up among the
-//! files that are shared.
+//! The owner tells which files there are ([`Sharer::share`]) whenever the directory changes. `F` is the worker's handle of
+//! a file. Paths never come from the wire: a request names a SHA-1, which is looked up among the shared files.
 //!
-//! Invariants: a connection answers one request at a time, in order; a requester whose id is not known to be online gets
-//! nothing but KOs (unless the sharer is open to all); `Sending` is read by one job at most.
+//! Invariants: a connection answers one request at a time, in order; a requester that is not known to be online gets only
+//! KOs (unless the sharer is open); a request has at most one read under way.
+//!
+//! Not here: reading directories and files.
 
-mod gate;
+mod online_check;
 mod upload;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Ticks, TimerId, Violation};
 
+use super::call::{Answer, Call, Credentials};
 use super::client::{self, Failure, Host, Patience, Presence, Session, SessionTimer, Stay};
-use super::exchange::{Answer, Call, Credentials};
-use super::fields::{PeerId, Sha1};
+use super::fields::{PeerId, Sha1, Which};
 use super::reply::Listed;
 use super::transfer::serve::{self, Read, ReadDone, Slots};
-use super::wire::{Kind, Range, Which, write_ko};
-use gate::Gate;
+use super::wire::{Kind, Range, write_ko};
+use online_check::OnlineCheck;
 
-/// The KO to a requester that is not online; ours log in again.
+/// The KO to a requester that is not online. Fetchers log in again when they read it.
 pub const NOT_ONLINE: &str = "your id is not online at the index";
 
-/// Pause before files are announced again that the server did not take, doubled with each time, up to the second one.
+/// Pause before an announcement is repeated that the server did not take; it doubles each time, up to the second value.
 const ANNOUNCE_AGAIN: Ticks = Ticks::from_secs(1);
 const ANNOUNCE_AGAIN_MAX: Ticks = Ticks::from_secs(64);
 
-/// After being told to stop, a logout may take this long.
+/// The logout at the end may take this long.
 const LEAVE: Ticks = Ticks::from_secs(3);
 
-/// What a sharer is told at its start.
+/// News that nobody has read yet. Further ones are dropped.
+pub const NEWS_MAX: usize = 1024;
+
+/// The configuration of a sharer.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub server: std::net::SocketAddr,
     pub who: Arc<Credentials>,
-    /// Of an earlier registration.
+    /// The id of an earlier registration.
     pub id: Option<PeerId>,
-    /// Where peers find us; without an ip it is the one that the server sees.
+    /// Where peers connect. `None`: the address that the server sees.
     pub ip: Option<std::net::IpAddr>,
     pub port: u16,
     pub keep_alive: Ticks,
-    /// Serve everybody, without asking the index.
+    /// Serves everybody, without asking the index.
     pub open: bool,
     /// Connections served at once.
     pub slots: usize,
 }
 
-/// What the user is told.
+/// News for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// The server has our files under this id.
+    /// The server has the files under this id.
     Registered(PeerId),
-    /// It lists us as online.
+    /// The server lists us as online.
     Online(PeerId),
-    /// It cannot be reached, or does not do what it was asked; we go on and try again.
+    /// The server cannot be reached or refuses a request; the sharer goes on and tries again.
     Trouble(String),
-    /// It does not let us in: the sharer ends.
+    /// The server refuses the registration or the login; the sharer ends.
     Refused(String),
 }
 
@@ -74,8 +81,8 @@ pub struct Shared<F> {
     pub file: F,
 }
 
-/// All files of the shared directory, as requests ask for them and as the index is told of them. A hundred thousand of
-/// them take a while: made, and dropped, away from the loop.
+/// All shared files, by SHA-1 and as they are announced. Making or dropping 100,000 takes a while: done away from the
+/// loop.
 pub struct Files<F> {
     by_sha1: HashMap<Sha1, (u64, F)>,
     announced: Arc<[Listed]>,
@@ -92,14 +99,14 @@ impl<F> Files<F> {
     }
 }
 
-/// What is asked of the index server, to know the answer by.
+/// The calls to the index server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
     Register,
     Update,
-    /// Whether this requester is online.
+    /// Is this requester online?
     Online(PeerId),
-    /// The same, of a server that has to list everybody for it.
+    /// The same, of a server that lists only all online peers.
     AllOnline(PeerId),
     Logout,
 }
@@ -111,22 +118,22 @@ pub enum Conn<F> {
     Peer(Serving<F>),
 }
 
-/// Where a peer's connection is.
+/// The state of a peer's connection.
 #[derive(Debug)]
 pub enum Serving<F> {
     /// The next request may come.
     Ready,
     /// The index is asked whether the requester is online.
-    Gated(Range),
+    Checking(Range),
     Sending(serve::Sending<F>),
 }
 
-/// What one part tells a connection.
+/// A message to a connection.
 #[derive(Debug)]
 pub enum Note {
-    /// The index has answered for its requester: yes, or why not.
-    Gate(Result<(), &'static str>),
-    /// It is its turn.
+    /// Its requester is online, or why it is not served.
+    Checked(Result<(), &'static str>),
+    /// It has a slot.
     Go,
     Read(ReadDone),
 }
@@ -134,22 +141,22 @@ pub enum Note {
 #[derive(Debug, Clone, Copy)]
 pub enum Timer {
     Session(SessionTimer),
-    /// Files that the server did not take may be announced again.
+    /// The files are announced again. At most one.
     Announce,
-    /// The index was asked about this requester a while ago.
-    Gate(PeerId),
-    /// Somebody waits for a slot.
+    /// The index was silent about this requester for too long. One for each question.
+    OnlineCheck(PeerId),
+    /// Connections wait for a slot. At most one.
     Slots,
-    /// The logout takes too long.
+    /// The logout takes too long. At most one.
     GiveUp,
 }
 
-/// How far an announcement is.
+/// The state of the announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Announcing {
     No,
     UnderWay,
-    /// [`Timer::Announce`] ends it.
+    /// Until [`Timer::Announce`].
     Paused,
 }
 
@@ -157,23 +164,23 @@ enum Announcing {
 pub struct Sharer<F> {
     config: Config,
     session: Session<Tag>,
-    news: Sender<News>,
+    news: SyncSender<News>,
     files: Files<F>,
     announcing: Announcing,
-    /// The list has changed since the last announcement.
+    /// The files have changed since the last announcement.
     outdated: bool,
-    /// Announcements that failed, one after the other.
+    /// Announcements that failed in a row.
     failures: u32,
-    gate: Gate,
+    online_check: OnlineCheck,
     slots: Slots,
     slots_timer: Option<TimerId>,
-    /// The id is new and was never online: to register once more would end the same.
+    /// The id is new and was never online: registering once more would not help.
     is_new: bool,
     refused: Option<String>,
 }
 
 impl<F: Clone + Send + 'static> Sharer<F> {
-    pub fn new(config: Config, news: Sender<News>) -> Sharer<F> {
+    pub fn new(config: Config, news: SyncSender<News>) -> Sharer<F> {
         Sharer {
             session: Session::new(config.server, Patience::default()),
             news,
@@ -181,7 +188,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
             announcing: Announcing::No,
             outdated: false,
             failures: 0,
-            gate: Gate::default(),
+            online_check: OnlineCheck::default(),
             slots: Slots::new(config.slots),
             slots_timer: None,
             is_new: false,
@@ -190,8 +197,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         }
     }
 
-    /// From now on these are the files; returns the former ones. Announces them, and registers first where that was
-    /// not done.
+    /// Replaces the shared files and announces them, with a registration if there is none; returns the former files.
     pub fn share(&mut self, hub: &mut Hub<Self>, files: Files<F>) -> Files<F> {
         let former = std::mem::replace(&mut self.files, files);
         self.outdated = true;
@@ -199,7 +205,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         former
     }
 
-    /// Why the server did not let us in, if it did not.
+    /// Why the server refused the registration or the login, if it did.
     pub fn refused(&self) -> Option<&str> {
         self.refused.as_deref()
     }
@@ -218,8 +224,10 @@ impl<F: Clone + Send + 'static> Sharer<F> {
     }
 
     fn tell(&mut self, news: News) {
-        // Nobody listens to a sharer that is being dropped.
-        let _ = self.news.send(news);
+        // Without a reader, the sharer is about to be dropped.
+        if let Err(TrySendError::Full(news)) = self.news.try_send(news) {
+            log::debug!("nobody reads the news: {news:?}");
+        }
     }
 
     fn refuse(&mut self, hub: &mut Hub<Self>, why: String) {
@@ -228,7 +236,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         hub.stop();
     }
 
-    /// An announcement is answered.
+    /// An announcement was answered.
     fn announced(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {
         self.announcing = Announcing::No;
         let failures = std::mem::take(&mut self.failures);
@@ -249,22 +257,23 @@ impl<F: Clone + Send + 'static> Sharer<F> {
             }
             Err(Failure::Refused(why)) if why.retry_after_secs().is_none() => {
                 match (tag, self.config.id) {
-                    // It does not know the id any more, which the login will tell, or it does not take the list: then
-                    // the former one stands until the next change.
+                    // Either the id is unknown, which the login will tell, or the list is refused: then the server has
+                    // the former one until the next change.
                     (Tag::Update, Some(id)) => {
                         let why = format!("the list of files is not taken: {why}");
                         self.tell(News::Trouble(why));
                         self.come_online(hub, id);
                     }
-                    // A login has told that meanwhile.
+                    // A refused login has dropped the id meanwhile.
                     (Tag::Update, None) => {}
                     _ => return self.refuse(hub, why.to_string()),
                 }
             }
-            // The server is busy, was away for a minute, or is no index server: no reason to give up what we have.
+            // The server is busy, away, or no index server: tried again later.
             Err(e) => {
                 self.announce_later(hub, failures, &e);
                 self.tell(News::Trouble(e.to_string()));
+                return;
             }
         }
         self.announce(hub);
@@ -279,8 +288,10 @@ impl<F: Clone + Send + 'static> Sharer<F> {
             _ => doubled,
         };
         let pause = Ticks(pause.0 + client::jitter(hub, pause).0);
-        if hub.arm(pause, Timer::Announce).is_some() {
-            self.announcing = Announcing::Paused;
+        match hub.arm(pause, Timer::Announce) {
+            Some(_) => self.announcing = Announcing::Paused,
+            // The next change of the files or the next login announces.
+            None => self.tell(News::Trouble("no timer is left (timers_max)".into())),
         }
     }
 
@@ -295,18 +306,25 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         client::stay_online(self, hub, stay);
     }
 
-    /// The index said whether a requester is online, or that it cannot be asked.
-    fn gate(&mut self, hub: &mut Hub<Self>, requester: PeerId, verdict: Result<(), &'static str>) {
-        let (waiting, timer) = self.gate.answered(requester, verdict.is_ok(), hub.now());
+    /// It is known whether a requester may be served.
+    fn checked(
+        &mut self,
+        hub: &mut Hub<Self>,
+        requester: PeerId,
+        verdict: Result<(), &'static str>,
+    ) {
+        let (waiting, timer) = self
+            .online_check
+            .answered(requester, verdict.is_ok(), hub.now());
         if let Some(timer) = timer {
             hub.cancel(timer);
         }
         for conn in waiting {
-            hub.notify(conn, Note::Gate(verdict));
+            hub.notify(conn, Note::Checked(verdict));
         }
     }
 
-    fn gate_answered(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {
+    fn online_answered(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {
         let (Tag::Online(requester) | Tag::AllOnline(requester)) = tag else {
             return;
         };
@@ -315,15 +333,15 @@ impl<F: Clone + Send + 'static> Sharer<F> {
                 let online = peers.iter().any(|peer| peer.id == requester && peer.online);
                 online.then_some(()).ok_or(NOT_ONLINE)
             }
-            // It knows no question for a single peer.
+            // This server knows no SHOW_PEERS for a single peer.
             Err(Failure::Refused(_)) if matches!(tag, Tag::Online(_)) => {
                 let which = Which::Online;
                 client::ask(self, hub, Tag::AllOnline(requester), Call::Peers { which });
                 return;
             }
-            Ok(_) | Err(_) => Err(gate::SILENT),
+            Ok(_) | Err(_) => Err(online_check::SILENT),
         };
-        self.gate(hub, requester, verdict);
+        self.checked(hub, requester, verdict);
     }
 }
 
@@ -345,7 +363,7 @@ impl<F: Clone + Send + 'static> Host for Sharer<F> {
     fn on_answer(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {
         match tag {
             Tag::Register | Tag::Update => self.announced(hub, tag, result),
-            Tag::Online(_) | Tag::AllOnline(_) => self.gate_answered(hub, tag, result),
+            Tag::Online(_) | Tag::AllOnline(_) => self.online_answered(hub, tag, result),
             Tag::Logout => hub.stop(),
         }
     }
@@ -359,7 +377,7 @@ impl<F: Clone + Send + 'static> Host for Sharer<F> {
             }
             (Presence::Online, None) => {}
             (Presence::Lost(failure), _) => self.tell(News::Trouble(failure.to_string())),
-            // It has forgotten us, or the password is wrong: registering anew tells which.
+            // The server has forgotten the id, or the password is wrong: registering anew tells which.
             (Presence::Refused(why), Some(_)) if !self.is_new => {
                 self.tell(News::Trouble(format!("registering anew: {why}")));
                 self.config.id = None;
@@ -411,7 +429,7 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
             return;
         };
         match (note, &*serving) {
-            (Note::Gate(verdict), Serving::Gated(range)) => {
+            (Note::Checked(verdict), Serving::Checking(range)) => {
                 let range = *range;
                 if let Err(why) = verdict.and_then(|()| self.start(cx, serving, range)) {
                     write_ko(cx.out(), Kind::Download.ko(), why);
@@ -420,8 +438,8 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
             }
             (Note::Go, Serving::Sending(_)) => self.pump(cx, serving),
             (Note::Read(done), _) => self.chunk(cx, serving, done),
-            // For a request that was answered otherwise.
-            (Note::Gate(_) | Note::Go, _) => {}
+            // Of a request that was answered otherwise.
+            (Note::Checked(_) | Note::Go, _) => {}
         }
     }
 
@@ -442,9 +460,9 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
                 self.announcing = Announcing::No;
                 self.announce(hub);
             }
-            Timer::Gate(requester) => {
-                for conn in self.gate.is_silent(requester) {
-                    hub.notify(conn, Note::Gate(Err(gate::SILENT)));
+            Timer::OnlineCheck(requester) => {
+                for conn in self.online_check.silent(requester) {
+                    hub.notify(conn, Note::Checked(Err(online_check::SILENT)));
                 }
             }
             Timer::Slots => {

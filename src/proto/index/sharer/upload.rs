@@ -1,23 +1,21 @@
-//! A sharer's connections to peers: requests, whether and when they are answered, and the bytes.
+//! Uploads: the connections of peers to a sharer. Requests are checked, wait for a slot, and are answered.
 
 use crate::engine::{Cx, Hub, Input, Step, Violation};
 
-use super::gate;
+use super::online_check::{self, BUSY};
 use super::{Note, Serving, Sharer, Tag, Timer};
+use crate::proto::index::call::Call;
 use crate::proto::index::client;
-use crate::proto::index::exchange::Call;
-use crate::proto::index::fields::PeerId;
+use crate::proto::index::fields::{PeerId, Which};
 use crate::proto::index::reply;
 use crate::proto::index::transfer::serve::{self, After, ReadDone, Unreadable};
-use crate::proto::index::wire::{
-    Frame, HEADER_BYTES, Kind, Range, Request, Which, unknown_ko, write_ko,
-};
+use crate::proto::index::wire::{Frame, HEADER_BYTES, Kind, Range, Request, unknown_ko, write_ko};
 
-/// Longest payload of a request between peers: a SHA-1, three numbers, and room for what others may add.
+/// Longest payload of a request between peers: a SHA-1, three numbers, and space for extensions.
 const REQUEST_BYTES_MAX: usize = 1024;
 
 impl<F: Clone + Send + 'static> Sharer<F> {
-    /// What a peer sent.
+    /// Handles a request of a peer.
     pub(super) fn peer_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -52,7 +50,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
             Some(_) => "this is a peer; ask the index server".to_owned(),
             None => "unknown type".to_owned(),
         };
-        // The numbers of KOs are those of unknown types for all requests but LOGOUT, which shares KEEP_ALIVE's.
+        // Every KO is the type of the request + 200, but for LOGOUT, which shares KEEP_ALIVE's.
         let ko = Kind::from_code(code).map_or_else(|| unknown_ko(code), |kind| Some(kind.ko()));
         let Some(ko) = ko else {
             return Err(Violation::peer("a type that has no KO"));
@@ -61,7 +59,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         Ok(Step::Done(frame.len()))
     }
 
-    /// A request of a peer.
+    /// Handles DOWNLOAD: starts it, or waits for the index. `Err`: the KO.
     fn request(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -72,15 +70,22 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         if !self.files.by_sha1.contains_key(&range.sha1) {
             return Err("no file with this SHA-1 is shared here");
         }
-        if self.config.open || self.gate.knows(requester, cx.now()) {
+        if self.config.open || self.online_check.is_online(requester, cx.now()) {
             return self.start(cx, serving, range);
         }
-        let wait = self.gate.wait(requester, cx.id())?;
-        *serving = Serving::Gated(range);
+        let wait = self.online_check.wait(requester, cx.id())?;
         if wait.time {
-            let timer = cx.arm(gate::SILENCE, Timer::Gate(requester));
-            self.gate.time(requester, timer);
+            let Some(timer) = cx.arm(online_check::SILENCE, Timer::OnlineCheck(requester)) else {
+                // Without a timer, only this connection waits.
+                self.online_check.silent(requester);
+                if wait.ask {
+                    self.online_check.answered(requester, false, cx.now());
+                }
+                return Err(BUSY);
+            };
+            self.online_check.set_timer(requester, timer);
         }
+        *serving = Serving::Checking(range);
         if wait.ask {
             let which = Which::One(requester);
             client::ask(self, cx, Tag::Online(requester), Call::Peers { which });
@@ -88,14 +93,14 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         Ok(())
     }
 
-    /// The requester may have it.
+    /// Starts a DOWNLOAD whose requester may have the file. `Err`: the KO.
     pub(super) fn start(
         &mut self,
         cx: &mut Cx<'_, Self>,
         serving: &mut Serving<F>,
         range: Range,
     ) -> Result<(), &'static str> {
-        // Looked up again: the directory may have changed while the index was asked.
+        // Looked up again: the files may have changed while the index was asked.
         let (total_bytes, file) = self
             .files
             .by_sha1
@@ -112,7 +117,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         Ok(())
     }
 
-    /// Reads on, if there is room for what comes.
+    /// Submits the next read, if there is room for its bytes.
     pub(super) fn pump(&mut self, cx: &mut Cx<'_, Self>, serving: &mut Serving<F>) {
         let id = cx.id();
         if let Serving::Sending(sending) = serving
@@ -124,6 +129,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         }
     }
 
+    /// A worker has read a chunk.
     pub(super) fn chunk(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -168,7 +174,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         }
     }
 
-    /// The next request may come.
+    /// The request is answered: the next one may come.
     pub(super) fn answered(&mut self, cx: &mut Cx<'_, Self>, serving: &mut Serving<F>) {
         *serving = Serving::Ready;
         let id = cx.id();
@@ -177,6 +183,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         self.admit(cx);
     }
 
+    /// Gives free slots to connections that wait.
     pub(super) fn admit(&mut self, hub: &mut Hub<Self>) {
         for conn in self.slots.admit(hub) {
             hub.notify(conn, Note::Go);
@@ -184,6 +191,7 @@ impl<F: Clone + Send + 'static> Sharer<F> {
         self.watch_slots(hub);
     }
 
+    /// Arms the timer that frees slots, while connections wait. If there is none left, the next event of a slot does.
     fn watch_slots(&mut self, hub: &mut Hub<Self>) {
         if self.slots_timer.is_none() && self.slots.someone_waits() {
             self.slots_timer = hub.arm(serve::LOOK_EVERY, Timer::Slots);

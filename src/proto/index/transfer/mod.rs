@@ -1,19 +1,18 @@
-//! Files from peer to peer: DOWNLOAD, from both sides.
+//! DOWNLOAD, both sides: files from peer to peer.
 //!
-//! - [`serve`]: who asks for which part of which file, whether it may have it, and the bytes, read by the worker ahead of
-//!   what the peer takes.
-//! - [`plan`]: which range is asked of which holder, and which holder sent wrong bytes. Pure.
-//! - [`fetch`]: a service that carries a plan out: connections to holders, ranges to the worker, until the file is there.
+//! - [`serve`]: answering a request, and the slots that bound how many are answered at once.
+//! - [`ranges`]: which range of a file is asked of which holder, and which holder sent wrong bytes.
+//! - [`fetch`]: the service that downloads a file.
 //!
-//! Files are read and written by the worker (`workers::files`); here they are numbers and bytes.
+//! Not here: files, which workers read and write.
 
 pub mod fetch;
-pub mod plan;
+pub mod ranges;
 pub mod serve;
 
-/// What is asked of a holder at once: the specification's. Large against a round trip, small against a file, so
-/// that holders share one fairly and little is lost with a connection.
+/// Length of a range, the unit that a holder is asked for. Long against a round trip; short against a file, so that
+/// holders share one evenly and a lost connection costs little.
 pub const RANGE_BYTES: u64 = 1 << 20;
 
-/// What is read from a file at once by who serves it: where more no longer saves time.
+/// Length of a read when a file is served. Longer ones save no time.
 pub const CHUNK_BYTES: u64 = 256 << 10;

@@ -1,17 +1,17 @@
-//! Serving: requests for parts of files, one after the other on each connection.
+//! Serves DOWNLOAD: requests for parts of files, one after the other on each connection.
 //!
 //! ```text
 //!   request ─▶ known file? ─▶ requester online? ─▶ a slot? ─▶ read ─▶ send ─▶ read ... ─▶ next request
 //!                │ KO 208        │ KO 208            (waits)
 //! ```
-//! Each connection has one chunk being read and what the engine lets it queue, so memory is bounded by the
-//! number of connections that are served at once, the slots; the others wait for their turn. Who takes a
-//! slot and then reads at a crawl loses the connection when others wait.
+//! A connection has at most one chunk being read and the output that the engine lets it queue. The number of slots bounds
+//! the connections that are served at once, and so the memory; the others wait. A connection that has a slot and reads
+//! too slowly is closed if others wait.
 //!
-//! The OK is written with the first chunk, so that a file which cannot be read is a KO. Once bytes have followed, there is no
-//! way to say that the file has changed: the connection is closed, and the receiver has too few bytes.
+//! The OK is written with the first chunk, so that a file that cannot be read is a KO. After that there is no way to say
+//! that a file has changed: the connection is closed, and the receiver has too few bytes.
 //!
-//! Not here: which files there are, and how they are read ([`crate::proto::index::sharer`] is told).
+//! Not here: which files there are and who may have them ([`crate::proto::index::sharer`]), and how they are read.
 
 use std::collections::VecDeque;
 
@@ -22,40 +22,41 @@ use crate::proto::index::wire::Range;
 
 use super::CHUNK_BYTES;
 
-/// Connections that are served at once, by default: with what each may queue, 32 MiB at most.
+/// Slots by default: with the output that each connection may queue, at most 32 MiB.
 pub const SLOTS_MAX: usize = 40;
 
-/// Output that is queued for a connection before reading pauses, and below which it goes on: two chunks keep the socket
-/// busy while the worker reads the third.
+/// Output queued for a connection at which reading pauses: two chunks keep the socket busy while the worker reads the
+/// third.
 const OUTPUT_BYTES_HIGH: usize = 2 * CHUNK_BYTES as usize;
 
-/// A slot is passed on after so many bytes when others wait, so that one long request does not keep them out.
+/// A slot is passed on after this many bytes if others wait, so that a long request does not keep them out.
 const TURN_BYTES: u64 = 16 << 20;
 
-/// Output that is no reason to keep a slot: what any connection may have waiting.
+/// Output that does not keep a slot: any connection may have as much queued.
 const SMALL_BYTES: usize = 4 << 10;
 
-/// Who waits for a slot is looked after this often.
+/// Slots are checked this often while connections wait.
 pub const LOOK_EVERY: Ticks = Ticks::from_millis(100);
 
-/// Whoever took less than [`CRAWL_BYTES`] of an answer, or did not take its end, within this is dropped when others wait.
+/// A connection that has taken less than [`CRAWL_BYTES`] of an answer, or not its end, within this is closed if others
+/// wait.
 const CRAWL_AFTER: Ticks = Ticks::from_secs(30);
 const CRAWL_BYTES: u64 = 512 << 10;
 
-/// The limits of a node that serves files, from those of any.
+/// Adapts limits to a node that serves files.
 pub fn limits(base: Limits) -> Limits {
     Limits {
         output_bytes_high: OUTPUT_BYTES_HIGH,
         output_bytes_low: OUTPUT_BYTES_HIGH / 2,
         // A frame of the index server must fit.
         input_bytes_max: base.input_bytes_max.max(128 << 10),
-        // What is queued for a connection that is closed for its crawling is gone within a minute.
+        // The output of a connection that is closed for slow reading is freed within a minute.
         pace_bytes_per_sec: base.pace_bytes_per_sec.max(OUTPUT_BYTES_HIGH as u64 / 60),
         ..base
     }
 }
 
-/// A job of the worker: reads a part of a file, whole or not at all.
+/// A job of the worker: read a part of a file, whole or not at all.
 #[derive(Debug)]
 pub struct Read<F> {
     pub conn: ConnId,
@@ -64,7 +65,7 @@ pub struct Read<F> {
     pub length: usize,
 }
 
-/// What came of it.
+/// The result of a [`Read`].
 #[derive(Debug)]
 pub struct ReadDone {
     pub conn: ConnId,
@@ -72,7 +73,7 @@ pub struct ReadDone {
     pub bytes: Result<Bytes, Unreadable>,
 }
 
-/// The file is gone, has changed or cannot be read; the worker's log says which.
+/// The file is gone, has changed or cannot be read. The worker logs which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
@@ -85,11 +86,13 @@ pub struct Sending<F> {
     pub(crate) end: u64,
     /// The next byte to read.
     next: u64,
+    /// The OK is written.
     begun: bool,
+    /// A [`Read`] is under way.
     reading: bool,
 }
 
-/// What follows a chunk.
+/// Whether a chunk was the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
     More,
@@ -97,7 +100,7 @@ pub(crate) enum After {
 }
 
 impl<F: Clone> Sending<F> {
-    /// For a range that starts inside the file or at its end; one that goes beyond is cut there.
+    /// `None` if the range starts beyond the end of the file. One that ends beyond is cut.
     pub(crate) fn new(file: F, total_bytes: u64, range: Range) -> Option<Sending<F>> {
         let left = total_bytes.checked_sub(range.offset)?;
         let length = match range.length {
@@ -115,7 +118,7 @@ impl<F: Clone> Sending<F> {
         })
     }
 
-    /// The next chunk to be read, unless one is.
+    /// The next chunk to be read, unless one is being read.
     pub(crate) fn read(&mut self, conn: ConnId) -> Option<Read<F>> {
         if self.reading {
             return None;
@@ -129,7 +132,7 @@ impl<F: Clone> Sending<F> {
         })
     }
 
-    /// A chunk was read; whether it is the first one, before which the OK goes.
+    /// Whether the chunk that was read is the first one: the OK goes before it.
     pub(crate) fn is_first(&mut self) -> bool {
         !std::mem::replace(&mut self.begun, true)
     }
@@ -138,6 +141,7 @@ impl<F: Clone> Sending<F> {
         self.begun
     }
 
+    /// A chunk was queued.
     pub(crate) fn sent(&mut self, bytes: usize) -> After {
         self.reading = false;
         self.next += bytes as u64;
@@ -149,26 +153,26 @@ impl<F: Clone> Sending<F> {
     }
 }
 
-/// A connection that is served.
+/// A connection with a slot.
 #[derive(Debug)]
 struct Slot {
     conn: ConnId,
-    /// When its answer began or, once that is all queued, ended; and what was queued by then.
+    /// When its answer began or, if `idle`, ended.
     since: Tick,
+    /// Bytes queued since it got the slot: by `since`, and by now.
     bytes_before: u64,
-    /// Queued in this turn.
     bytes: u64,
-    /// Its request is answered; only the output is not drained.
+    /// Its request is answered, and only output is left to drain.
     idle: bool,
 }
 
 impl Slot {
-    fn now_is(&mut self, idle: bool, now: Tick) {
+    fn set_idle(&mut self, idle: bool, now: Tick) {
         (self.idle, self.since, self.bytes_before) = (idle, now, self.bytes);
     }
 }
 
-/// Who is served and who waits.
+/// The connections that have a slot, and those that wait for one, in order.
 #[derive(Debug)]
 pub(crate) struct Slots {
     max: usize,
@@ -189,12 +193,12 @@ impl Slots {
         !self.waiting.is_empty()
     }
 
-    /// Asks for a slot; without one, the connection is in the queue.
+    /// Asks for a slot. False if there is none; the connection waits then.
     pub(crate) fn enter(&mut self, conn: ConnId, now: Tick) -> bool {
         let mine = self.taken.iter().position(|slot| slot.conn == conn);
         if self.waiting.is_empty() && (mine.is_some() || self.taken.len() < self.max) {
             match mine {
-                Some(at) => self.taken[at].now_is(false, now),
+                Some(at) => self.taken[at].set_idle(false, now),
                 None => self.take(conn, now),
             }
             return true;
@@ -203,7 +207,7 @@ impl Slots {
         false
     }
 
-    /// It is this connection's turn.
+    /// Whether a connection has a slot for its request.
     pub(crate) fn serves(&self, conn: ConnId) -> bool {
         let mut taken = self.taken.iter();
         taken.any(|slot| slot.conn == conn && !slot.idle)
@@ -219,7 +223,7 @@ impl Slots {
         });
     }
 
-    /// Counts what was queued for a connection; false when its turn is over and it waits for the next.
+    /// Counts bytes queued for a connection. False if its turn is over; it waits for the next one then.
     pub(crate) fn sent(&mut self, conn: ConnId, bytes: usize, now: Tick) -> bool {
         let Some(slot) = self.taken.iter_mut().find(|slot| slot.conn == conn) else {
             return true;
@@ -228,25 +232,26 @@ impl Slots {
         if self.waiting.is_empty() || slot.bytes < TURN_BYTES {
             return true;
         }
-        slot.now_is(true, now);
+        slot.set_idle(true, now);
         self.waiting.push_back(conn);
         false
     }
 
-    /// The request is answered. The slot is free once the peer has taken the answer.
+    /// The request is answered. The slot becomes free when the output is drained.
     pub(crate) fn finish(&mut self, conn: ConnId, now: Tick) {
         if let Some(slot) = self.taken.iter_mut().find(|slot| slot.conn == conn) {
-            slot.now_is(true, now);
+            slot.set_idle(true, now);
         }
     }
 
+    /// The connection is gone.
     pub(crate) fn leave(&mut self, conn: ConnId) {
         self.taken.retain(|slot| slot.conn != conn);
         self.waiting.retain(|waiting| *waiting != conn);
     }
 
-    /// Frees the slots whose output is drained and gives them to who waits. Returns who is served now, and ends
-    /// connections that crawl.
+    /// Frees slots whose output is drained, closes connections that are too slow, and gives the slots to connections that
+    /// wait. Returns those.
     pub(crate) fn admit<S: Service>(&mut self, hub: &mut Hub<S>) -> Vec<ConnId> {
         let mut admitted = Vec::new();
         if self.waiting.is_empty() {
@@ -268,7 +273,7 @@ impl Slots {
         while self.taken.len() < self.max
             && let Some(conn) = self.waiting.pop_front()
         {
-            // Its own slot, when that is not drained since its last turn.
+            // It may still have a slot, not drained since its last turn.
             self.taken.retain(|slot| slot.conn != conn);
             self.take(conn, now);
             admitted.push(conn);

@@ -1,34 +1,36 @@
-//! The bytes of every message, in both directions. Pure functions of bytes: no state, no I/O.
+//! The wire format: frames, and every request. Pure functions of bytes.
 //!
 //! ```text
 //!   0            2            4                      4 + length
 //!   | length, LE | type, LE   | payload: lines of UTF-8, a last line break is optional |
 //! ```
-//! The header says how long a message is, so a frame that dribbles in costs one look at its header a read.
-//! [`super::fields`] has the values that the lines are made of.
+//! The header has the length, so a frame that arrives byte by byte costs one look at the header a read.
+//! Not here: the fields of the lines ([`super::fields`]), and answers ([`super::reply`]).
 
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 
-use thiserror::Error;
-
 use crate::engine::Input;
 use crate::engine::framing::{Frames, Prefix, TooLong};
 
-use super::fields::{FileLine, PeerId, Sha1, SizeMb};
-use super::lines::{Lines, parse_port};
+use super::fields::{
+    Account, FileLine, Invalid, PeerId, Sha1, SizeMb, Which, check_password, check_user, decimal,
+};
+use super::lines::Lines;
+
+pub use super::lines::Fault;
 
 pub const HEADER_BYTES: usize = 4;
 
-/// What a length of 16 bits allows.
+/// Longest payload: its length has 16 bits.
 pub const PAYLOAD_BYTES_MAX: usize = u16::MAX as usize;
 
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + PAYLOAD_BYTES_MAX;
 
-/// Longest text of a KO; what is longer is cut, where it is written and where it is read.
+/// Longest text of a KO in bytes. Longer ones are cut, when written and when read.
 pub(super) const KO_BYTES_MAX: usize = 256;
 
-/// One message as it came.
+/// One message: its type and its payload, not parsed further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub kind: u16,
@@ -84,7 +86,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// What requests there are. The number of each is its type on the wire.
+/// The requests. The number of each is its type on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Kind {
@@ -121,12 +123,12 @@ impl Kind {
         self as u16
     }
 
-    /// The type of the answer that grants it. LOGOUT shares KEEP_ALIVE's, as the original has it.
+    /// The type of its OK. LOGOUT shares KEEP_ALIVE's, as in the original.
     pub const fn ok(self) -> u16 {
         100 + self.reply_code()
     }
 
-    /// The type of the answer that refuses it.
+    /// The type of its KO.
     pub const fn ko(self) -> u16 {
         200 + self.reply_code()
     }
@@ -139,53 +141,9 @@ impl Kind {
     }
 }
 
-/// The type of the KO to a request of an unknown type, where it fits.
+/// The type of the KO to a request of an unknown type, if it fits 16 bits.
 pub const fn unknown_ko(code: u16) -> Option<u16> {
     code.checked_add(200)
-}
-
-/// A message that is not understood: which line of the payload (from 1), and what is expected there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("line {line}: {what}")]
-pub struct Fault {
-    pub line: usize,
-    pub what: &'static str,
-}
-
-/// Who asks, for requests that change a registration. The password is in no log: its `Debug` hides it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Account<'a> {
-    pub user: &'a str,
-    pub password: &'a str,
-}
-
-impl fmt::Debug for Account<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Which peers SHOW_PEERS is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    Online,
-    Offline,
-    All,
-    /// One peer, an extension of ours: how a holder asks whether a requester is online.
-    One(PeerId),
-}
-
-impl Display for Which {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Which::Online => f.write_str("online"),
-            Which::Offline => f.write_str("offline"),
-            Which::All => f.write_str("all"),
-            Which::One(id) => id.fmt(f),
-        }
-    }
 }
 
 /// A request, valid in all its fields.
@@ -236,26 +194,26 @@ pub enum Request<'a> {
     },
 }
 
-/// What DOWNLOAD asks for.
+/// The bytes that DOWNLOAD asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     pub sha1: Sha1,
     pub offset: u64,
-    /// 0: to the end.
+    /// 0: to the end of the file.
     pub length: u64,
 }
 
 impl<'a> Request<'a> {
-    /// Reads the payload of a request. Time and memory are linear in its length.
+    /// Parses the payload of a request. Time and memory are linear in its length.
     pub fn parse(kind: Kind, frame: Frame<'a>) -> Result<Request<'a>, Fault> {
         let mut lines = Lines::of(frame.text()?);
         let request = match kind {
             Kind::Register => Request::Register {
-                account: lines.account()?,
+                account: account(&mut lines)?,
                 files: lines.rest_by(FileLine::parse)?,
             },
             Kind::Login => Request::Login {
-                account: lines.account()?,
+                account: account(&mut lines)?,
                 id: lines.value("the id")?,
                 ip: lines.option("the ip is not an IPv4 address", |text| text.parse().ok())?,
                 port: lines.option("the port is not 1 to 65535", parse_port)?,
@@ -264,11 +222,11 @@ impl<'a> Request<'a> {
                 id: lines.value("the id")?,
             },
             Kind::Logout => Request::Logout {
-                account: lines.account()?,
+                account: account(&mut lines)?,
                 id: lines.value("the id")?,
             },
             Kind::ShowPeers => Request::ShowPeers {
-                which: lines.which()?,
+                which: which(&mut lines)?,
                 offset: lines.offset()?,
             },
             Kind::BrowsePeer => Request::BrowsePeer {
@@ -288,12 +246,12 @@ impl<'a> Request<'a> {
                 requester: lines.value("the requester's id")?,
             },
             Kind::RegisterUpdate => Request::RegisterUpdate {
-                account: lines.account()?,
+                account: account(&mut lines)?,
                 id: lines.value("the id")?,
                 files: lines.rest_by(FileLine::parse)?,
             },
             Kind::RegisterAdd => Request::RegisterAdd {
-                account: lines.account()?,
+                account: account(&mut lines)?,
                 id: lines.value("the id")?,
                 files: lines.rest_by(FileLine::parse)?,
             },
@@ -320,7 +278,7 @@ impl<'a> Request<'a> {
     /// Appends the request as one frame.
     ///
     /// # Panics
-    /// When the files, which the caller divides with [`FileLines`], do not fit a frame.
+    /// If the files do not fit a frame. The caller divides them with [`FileLines`].
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut frame = FrameOut::begin(out, self.kind().code());
         match self {
@@ -338,7 +296,7 @@ impl<'a> Request<'a> {
                 frame.account(*account, Some(*id));
                 match (ip, port) {
                     (Some(ip), _) => _ = frame.line(ip),
-                    // The port is the fifth line; an empty one before it leaves the address to the server.
+                    // The port is the fifth line. An empty fourth one leaves the address to the server.
                     (None, Some(_)) => _ = frame.line(""),
                     (None, None) => {}
                 }
@@ -362,7 +320,31 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A frame that is being written at the end of an output: its length is filled in last.
+fn account<'a>(lines: &mut Lines<'a>) -> Result<Account<'a>, Fault> {
+    Ok(Account {
+        user: lines.checked("the user", check_user)?,
+        password: lines.checked("the password", check_password)?,
+    })
+}
+
+fn which(lines: &mut Lines<'_>) -> Result<Which, Fault> {
+    Ok(match lines.next("online, offline or all")? {
+        "online" => Which::Online,
+        "offline" => Which::Offline,
+        "all" => Which::All,
+        other => {
+            let id = other.parse().map(Which::One);
+            id.map_err(|_| lines.fault(Invalid("not online, offline, all or an id")))?
+        }
+    })
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    let port = u16::try_from(decimal(text)?).ok()?;
+    (port != 0).then_some(port)
+}
+
+/// A frame that is being written to the end of an output. Its length is filled in last.
 pub struct FrameOut<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -389,17 +371,17 @@ impl<'a> FrameOut<'a> {
         self
     }
 
-    /// Takes back the last bytes, down to a payload of `bytes`.
+    /// Shortens the payload to `bytes`.
     pub fn truncate(&mut self, bytes: usize) {
         self.out.truncate(self.start + HEADER_BYTES + bytes);
     }
 
-    /// Bytes of the payload so far; over [`PAYLOAD_BYTES_MAX`] they are no frame.
+    /// Bytes of the payload so far. More than [`PAYLOAD_BYTES_MAX`] cannot be finished.
     pub fn payload_bytes(&self) -> usize {
         self.out.len() - self.start - HEADER_BYTES
     }
 
-    /// Appends an entry of a list, unless it does not fit any more: then nothing is appended, and false.
+    /// Appends an entry of a list if it fits whole; otherwise appends nothing and returns false.
     pub fn entry(&mut self, write: impl FnOnce(&mut FrameOut<'a>)) -> bool {
         let before = self.payload_bytes();
         write(self);
@@ -426,14 +408,14 @@ impl<'a> FrameOut<'a> {
     }
 
     /// # Panics
-    /// When the payload is over [`PAYLOAD_BYTES_MAX`].
+    /// If the payload is longer than [`PAYLOAD_BYTES_MAX`].
     pub fn finish(self) {
         let length = u16::try_from(self.payload_bytes()).expect("the writer keeps to a frame");
         self.out[self.start..self.start + 2].copy_from_slice(&length.to_le_bytes());
     }
 }
 
-/// Formats into bytes.
+/// A `fmt::Write` that appends to bytes.
 struct Text<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for Text<'_> {
@@ -450,27 +432,27 @@ pub fn write_text(out: &mut Vec<u8>, kind: u16, text: &str) {
     frame.finish();
 }
 
-/// Appends a KO that says `why` on one line.
+/// Appends a KO with `why` on one line.
 pub fn write_ko(out: &mut Vec<u8>, kind: u16, why: impl Display) {
     let mut text = why.to_string().replace('\n', " ");
     text.truncate(text.floor_char_boundary(KO_BYTES_MAX));
     write_text(out, kind, &text);
 }
 
-/// Divides a list of files into as few frames as hold it.
+/// Divides a list of files into as few frames as possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLines {
-    /// Bytes that a frame has left for files.
+    /// Bytes of a frame that are left for files.
     room_bytes: usize,
 }
 
 impl FileLines {
     /// For requests of this account.
     pub fn of(account: Account<'_>) -> FileLines {
-        // The id has at most 19 digits.
+        // An id of at most 19 digits, and three line breaks.
         let head = account.user.len() + account.password.len() + 22;
         FileLines {
-            room_bytes: PAYLOAD_BYTES_MAX - head,
+            room_bytes: PAYLOAD_BYTES_MAX.saturating_sub(head),
         }
     }
 

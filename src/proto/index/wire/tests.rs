@@ -36,7 +36,7 @@ fn request(kind: u16, payload: &str) -> Result<Request<'_>, Fault> {
     Request::parse(Kind::from_code(kind).expect("a kind"), frame)
 }
 
-/// Every vector is read as what it says, at no length before its last byte, and written back to mean the same.
+/// Every vector is parsed at its last byte and not before, and written again with the same meaning.
 #[test]
 fn vectors_are_read_and_written() {
     for (what, kind, payload, bytes) in vectors() {
@@ -180,7 +180,7 @@ fn no_prefix_or_flipped_bit_of_a_request_panics() {
                     kind: kind.code(),
                     payload: &bytes,
                 };
-                // Refused or not: what is accepted can be written and read again.
+                // If it is accepted, it can be written and parsed again.
                 if let Ok(request) = Request::parse(kind, frame) {
                     let mut out = Vec::new();
                     request.write(&mut out);

@@ -68,7 +68,7 @@ fn nobody_changes_a_registration_of_somebody_else() {
         }
     }
     assert_eq!(lab.search(mallory, "song"), ["song"]);
-    // What was proved on a connection is proved for that password alone.
+    // A proof on a connection holds for that password only.
     lab.expect(peer, 4, &format!("alice\nguess\n{alice}"), (203, WRONG));
     assert_eq!(lab.search(mallory, "song"), ["song"]);
 }
@@ -259,7 +259,7 @@ fn a_full_disk_refuses_and_keeps() {
     assert_eq!(lab.service().peers(), 1);
 }
 
-/// Changes of one user are made one after the other: what is stored and what is in memory are in the same order.
+/// Changes of one user are made one after the other: store and memory see them in the same order.
 #[test]
 fn two_changes_of_a_user_at_once_are_one() {
     let mut lab = Lab::new(Config::default());

@@ -1,6 +1,7 @@
-//! Limits under many requests at once, and the line before the hashing threads.
+//! Limits under many requests at once, and at the limit of timers.
 
 use super::*;
+use crate::engine::TimerId;
 
 /// Hashes and commits take this long.
 const SLOW: Span = Span::ms(100, 100);
@@ -94,8 +95,7 @@ fn registrations_at_once_do_not_overfill_the_server() {
     assert_eq!(lab.service().peers(), 3);
 }
 
-/// The quota of an address is for registrations that are made: by whoever goes away as well, and by nobody whose
-/// registration could not be stored.
+/// A quota counts registrations that were made, also if the connection is gone, and none that could not be stored.
 #[test]
 fn a_quota_counts_what_was_registered() {
     let mut lab = slow(Config::default());
@@ -123,8 +123,8 @@ fn a_quota_counts_what_was_registered() {
     let _ = lab.register(peer, "bob", &[]);
 }
 
-/// A list of peers that many share a turn with is one turn's work each; who comes when many wait is told so, and what is
-/// registered meanwhile waits for no more than those.
+/// Each list of many peers takes a turn. Beyond the limit of queries they are refused, and a registration made meanwhile
+/// waits only for the queries before it.
 #[test]
 fn lists_of_many_peers_wait_for_each_other() {
     let mut lab = Lab::new(Config::default());
@@ -171,42 +171,64 @@ fn there_are_timers_for_all_peers() {
     assert!(config.fit(Limits::default()).timers_max > 10_000_000);
 }
 
-/// The same at a limit that was set lower: a peer that no timer watches would never be taken for gone.
+impl Lab {
+    /// Takes all timers that are left, for timers that do nothing.
+    fn take_timers(&mut self) -> Vec<TimerId> {
+        let nobody = Timer::Alive(u32::MAX);
+        self.world.with(self.server, |_, hub| {
+            std::iter::from_fn(|| hub.arm(Ticks::from_secs(1_000_000), nobody)).collect()
+        })
+    }
+
+    fn with_few_timers(config: Config) -> Lab {
+        let limits = Limits {
+            timers_max: 100,
+            ..config.fit(Limits::default())
+        };
+        Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits)
+    }
+}
+
+/// The same at a limit that was set lower: a peer that no timer watches would be online for ever.
 #[test]
 fn nobody_is_online_without_a_timer() {
-    let config = Config::default();
-    let limits = Limits {
-        timers_max: 2,
-        ..config.fit(Limits::default())
-    };
-    let mut lab = Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits);
+    let mut lab = Lab::with_few_timers(Config::default());
     let peer = lab.connect();
     let id = lab.register(peer, "alice", &["song"]);
+    let timers = lab.take_timers();
     let full = (202, "no timer is left for a login; retry in 10 s");
     lab.expect(peer, 2, &account("alice", id), full);
     assert!(lab.search(peer, "song").is_empty());
-    let _ = lab.register(peer, "bob", &[]);
+    lab.world.with(lab.server, |_, hub| {
+        timers.into_iter().for_each(|timer| hub.cancel(timer));
+    });
+    lab.expect(peer, 2, &account("alice", id), (102, "LOGIN SUCCESS"));
+    assert_eq!(lab.search(peer, "song"), ["song"]);
 }
 
 /// A registration whose timer was refused still ends.
 #[test]
 fn a_registration_ends_without_a_timer_of_its_own() {
-    let config = Config {
+    let mut lab = Lab::with_few_timers(Config {
         time_to_live: Ticks::from_secs(100),
         ..Config::default()
-    };
-    let limits = Limits {
-        timers_max: 1,
-        ..config.fit(Limits::default())
-    };
-    let mut lab = Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits);
+    });
     let peer = lab.connect();
     let _ = lab.register(peer, "alice", &["song"]);
+    let _timers = lab.take_timers();
+    lab.world.with(lab.server, |server, hub| {
+        let slot = server.registry.slot_of_user("alice").expect("registered");
+        server.arm_expiry(hub, slot);
+        assert!(
+            server
+                .registry
+                .get(slot)
+                .is_some_and(|r| r.expiry.is_none())
+        );
+    });
     lab.world.run_for(Ticks::from_secs(300));
-    assert_eq!(
-        (lab.service().peers(), lab.service().counts().expired),
-        (0, 1)
-    );
+    let service = lab.service();
+    assert_eq!((service.peers(), service.counts().expired), (0, 1));
 }
 
 /// More files than can be numbered are never listed, whatever the configuration says.

@@ -57,7 +57,7 @@ fn a_peer_is_listed_where_it_comes_from() {
         ([127, 0, 0, 1], "\n203.0.113.9\n7000", "203.0.113.9|7000"),
         ([127, 0, 0, 1], "\n0.0.0.0\n7000", "127.0.0.1|7000"),
         ([127, 0, 0, 1], "\n\n7000\n", "127.0.0.1|7000"),
-        // No place of anybody, whoever claims it.
+        // Addresses of no host are not listed, whoever claims them.
         ([127, 0, 0, 1], "\n224.0.0.1\n7000", "127.0.0.1|7000"),
         ([127, 0, 0, 1], "\n255.255.255.255\n7000", "127.0.0.1|7000"),
     ];
@@ -73,7 +73,7 @@ fn a_peer_is_listed_where_it_comes_from() {
     lab.expect(first, 5, "77", (105, "0"));
 }
 
-/// Where every claim is believed, nobody can still have others dial themselves.
+/// Also with `trust_claimed_ip`, no peer is listed under loopback or multicast.
 #[test]
 fn a_claim_of_loopback_is_believed_from_loopback_alone() {
     let mut lab = Lab::new(Config {

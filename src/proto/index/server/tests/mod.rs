@@ -1,4 +1,4 @@
-//! The server in the simulator: scripted peers, a disk that outlives it, and a hash that costs nothing.
+//! The server in the simulator: scripted peers, a disk that survives crashes, and a cheap hash.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -9,7 +9,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::*;
 use crate::engine::{Limits, Work as Worker};
-use crate::proto::index::record::{self, Change};
+use crate::proto::index::persisted::{self, Change};
 use crate::sim::{NodeId, PeerId as Script, Span, World};
 
 mod accounts;
@@ -25,7 +25,7 @@ const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 9000)
 
 pub(super) const SHA1: &str = "eac923ffd38e75dc5a30da86bd6ae3442638a89f";
 
-/// What is on the disk of a server, and what its worker thread did.
+/// The disk of a server, and counts of what its worker did.
 #[derive(Debug, Default)]
 struct Disk {
     peers: BTreeMap<PeerId, Bytes>,
@@ -103,7 +103,7 @@ impl Worker for Machine {
     }
 }
 
-fn cheap_hash(job: &record::Hash) -> record::Digest {
+fn cheap_hash(job: &persisted::Hash) -> persisted::Digest {
     let mut sha1 = Sha1::new();
     sha1.update(job.salt);
     sha1.update(job.password.as_bytes());

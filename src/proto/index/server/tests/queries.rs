@@ -132,7 +132,7 @@ fn a_long_search_does_not_hold_up_short_ones() {
     // None has both, which is known only at the end.
     lab.send(peer, 7, "straw hay");
     lab.world
-        .until(SOON, |world| !world.service(lab.server).work.is_empty());
+        .until(SOON, |world| !world.service(lab.server).tasks.is_empty());
     lab.send(other, 7, "needle");
     lab.world
         .until(SOON, |world| !world.peer(other).received().is_empty());
@@ -140,7 +140,7 @@ fn a_long_search_does_not_hold_up_short_ones() {
         lab.world.peer(peer).received().is_empty(),
         "the long one is still under way"
     );
-    // Whoever logs out meanwhile is not in its answer.
+    // A holder that logs out meanwhile is not in its answer.
     lab.world.with(lab.server, |server, hub| {
         let slot = server.registry.slot_of(id).expect("registered");
         server.go_offline(hub, slot);
@@ -150,8 +150,8 @@ fn a_long_search_does_not_hold_up_short_ones() {
     assert_eq!(lab.reply(peer), (107, String::new()));
 }
 
-/// A search that takes long waits for a piece of each change before it, not for the whole; and what it read before
-/// that, in a catalogue that is another one then, does not count.
+/// A long search waits for a share of each change before it, not for the whole change, and then reads the changed
+/// catalogue from the start.
 #[test]
 fn a_long_change_does_not_hold_up_a_search() {
     let mut lab = Lab::new(Config {
@@ -170,7 +170,7 @@ fn a_long_change_does_not_hold_up_a_search() {
         &kept.iter().map(String::as_str).collect::<Vec<_>>(),
     );
     let id = lab.join(peer, "alice", &[]);
-    // What came last goes first: the front of the lists.
+    // The last files are purged first, those at the front of the lists.
     let numbers: Vec<usize> = (0..3200).rev().collect();
     for some in numbers.chunks(800) {
         let names = named('a', some);
@@ -189,7 +189,7 @@ fn a_long_change_does_not_hold_up_a_search() {
     assert!(purging > 3000, "{purging} are still to be purged");
     lab.send(other, 7, "straw hay mow");
     lab.world
-        .until(SOON, |world| !world.service(lab.server).work.is_empty());
+        .until(SOON, |world| !world.service(lab.server).tasks.is_empty());
     lab.world.until(SOON, |world| {
         Frame::parse(world.peer(other).received()).is_some()
     });

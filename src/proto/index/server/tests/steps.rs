@@ -1,8 +1,8 @@
-//! The server dies at every single step of a session: what was acknowledged is there, and what was not is whole or absent.
+//! The server is killed at every step of a session: acknowledged changes are there, others are whole or absent.
 
 use super::*;
 
-/// What outlives the server of a user.
+/// The state of a user after a restart: id, list, and whether a keep-alive brings it back.
 type Kept = (Option<PeerId>, Vec<String>, bool);
 
 /// One user's requests; the id is the one that the last REGISTER gave.
@@ -18,8 +18,7 @@ const SESSION: [(u16, &[&str]); 9] = [
     (9, &[]),
 ];
 
-/// Runs the session until `events` have happened, and returns how many requests were answered, and what is found after
-/// a restart.
+/// Runs the session for `events` events; returns the number of answers, and the state after a restart.
 fn run(events: u64) -> (usize, Kept) {
     let mut lab = Lab::new(Config::default());
     let peer = lab.connect();
@@ -71,8 +70,8 @@ fn a_kill_at_every_step_loses_nothing_that_was_acknowledged() {
     {
         runs.push(run(runs.len() as u64));
     }
-    // By the number of answers: what is kept when the next request was just sent. All runs are the same up to the kill,
-    // so the ids are the same too.
+    // By the number of answers: the state when the next request was just sent. All runs are the same up to the kill, ids
+    // included.
     let mut after: Vec<Kept> = Vec::new();
     for (answered, kept) in &runs {
         if *answered == after.len() {

@@ -1,16 +1,16 @@
-//! Random peers, faults and crashes: what was acknowledged is there, and nobody is found who is not online.
+//! Random peers, faults and crashes: acknowledged changes are there, and searches find only online holders.
 
 use std::collections::BTreeSet;
 
 use rand::RngExt;
 
 use super::*;
-use crate::proto::index::wire::Which;
+use crate::proto::index::fields::Which;
 use crate::sim::{Tally, storms};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
-/// What a user knows, and what may have happened without an answer.
+/// The model of a user: what is certain, and what may have happened without an answer.
 #[derive(Default)]
 struct User {
     conn: Option<Script>,
@@ -107,13 +107,13 @@ fn run(seed: u64) -> Tally {
     run.check_lists();
     run.lab.world.run_for(Ticks::from_secs(400));
     let server = run.lab.service();
-    assert!(server.ops.is_empty() && server.busy.is_empty() && server.work.is_empty());
+    assert!(server.ops.is_empty() && server.busy.is_empty() && server.tasks.is_empty());
     assert_eq!(server.pending, Pending::default());
     run.tally
 }
 
 impl Run {
-    /// Takes the answer to what was asked, if it came; when the connection is over, it never will.
+    /// Handles the answer to the last request, or that its connection has ended.
     fn hear(&mut self, n: usize) {
         let Some(conn) = self.users[n].conn else {
             return;
@@ -204,7 +204,7 @@ impl Run {
         format!("file {}", self.fresh)
     }
 
-    /// Whoever is online kept alive in time, and did not log out.
+    /// A peer that is online has kept alive in time and has not logged out.
     fn check_online(&mut self) {
         let now = self.lab.world.now();
         let server = self.lab.service();
@@ -269,7 +269,7 @@ impl User {
             (Some(Asked::Register(names)), 101) => {
                 self.id = text.lines().nth(1).map(|id| id.parse().expect("an id"));
                 self.names = names;
-                // Logged in is who logs in after it.
+                // A login after it would count.
                 self.logged_out = false;
             }
             (Some(Asked::Update(names)), 109) => self.names = names,

@@ -1,8 +1,8 @@
-//! What a sharer has to do with the index: announcing, staying online, asking who is online.
+//! A sharer and the index: announcing, staying online, checking whether requesters are online.
 
 use super::*;
 
-/// An index server that says yes to everything; `online` are the ids that it lists.
+/// An index server that grants everything; `online` are the ids that it lists.
 fn good(online: &[u64]) -> impl FnMut(Kind, &str, &mut Vec<u8>) + use<> {
     let online = online.to_vec();
     move |kind, text, out| match kind {
@@ -197,7 +197,7 @@ fn an_index_that_is_away_lets_nobody_in_and_serving_goes_on_after() {
     lab.world.peer(peer).send(&request(0, 0, 0, 7));
     lab.serve_index(Ticks::from_secs(200), &mut |_, _, _| {});
     let got = lab.world.peer(peer).take();
-    assert_eq!(got, ko(208, gate::SILENT));
+    assert_eq!(got, ko(208, online_check::SILENT));
     lab.serve_index(Ticks::from_secs(60), &mut good(&[7]));
     assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
 }
@@ -222,11 +222,11 @@ fn a_silent_index_is_no_reason_to_let_requesters_wait() {
     for peer in &peers {
         lab.world.peer(*peer).send(&request(0, 0, 0, 7));
     }
-    // Ours fall silent after 20 s themselves; they are told before, and when to come back.
+    // Fetchers wait 20 s for an answer. The KO with its time comes before.
     lab.serve_index(Ticks::from_secs(6), &mut |_, _, _| {});
-    let silent = ko(208, gate::SILENT);
+    let silent = ko(208, online_check::SILENT);
     assert_eq!(lab.world.peer(peers[0]).take(), silent);
-    // Whoever comes back does not have the index asked once more while it is silent.
+    // Requesters that come back do not have the index asked again while it is silent.
     let kinds = lab.kinds();
     lab.world.peer(peers[0]).send(&request(0, 0, 0, 7));
     lab.serve_index(Ticks::from_secs(6), &mut |_, _, _| {});
@@ -236,7 +236,7 @@ fn a_silent_index_is_no_reason_to_let_requesters_wait() {
     assert_eq!(lab.request_as(7, &mut good(&[7])), ok(10, 0, &noise(10)));
 }
 
-/// Changes the files while the index answers so, and returns when it was asked what.
+/// Changes the files while the index answers with `answer`; returns its requests and their times.
 fn change(
     lab: &mut Lab,
     time: Ticks,
@@ -362,7 +362,7 @@ fn an_announcement_that_cannot_be_put_off_is_no_loop() {
     assert!((1..3).contains(&troubles), "{troubles}");
 }
 
-/// Nobody waits for an index whose silence cannot be timed.
+/// No requester waits for an index whose silence cannot be timed.
 #[test]
 fn a_requester_is_sent_away_when_the_index_cannot_be_timed() {
     let mut lab = without_timers(false);

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 
@@ -78,7 +78,7 @@ impl Lab {
     fn with_limits(seed: u64, open: bool, slots: usize, sizes: &[usize], limits: Limits) -> Lab {
         let mut world = World::new(seed);
         let index = world.listen(SERVER);
-        let (tell, news) = channel();
+        let (tell, news) = sync_channel(NEWS_MAX);
         let config = Config {
             server: SERVER,
             who: Arc::new(Credentials {
@@ -114,7 +114,7 @@ impl Lab {
         Lab::new(1, true, 8, sizes)
     }
 
-    /// What the sharer sends for `bytes`, until it is quiet or closes.
+    /// The answer to `bytes`, until the sharer is quiet or closes.
     fn ask(&mut self, bytes: &[u8]) -> Vec<u8> {
         let peer = self.world.connect(OURS);
         self.world.peer(peer).send(bytes);
@@ -125,7 +125,7 @@ impl Lab {
         got
     }
 
-    /// Passes the index's answers, which `answer` writes, until nothing more is asked for `time`.
+    /// Serves the index for `time`, with the answers that `answer` writes.
     fn serve_index(&mut self, time: Ticks, answer: &mut dyn FnMut(Kind, &str, &mut Vec<u8>)) {
         let end = self.world.now() + time;
         while self.world.now() < end {
@@ -202,7 +202,7 @@ fn ranges_of_a_file() {
     assert!(lab.ask(&request(0, 0, 0, 7)) == ok(total, 0, &file));
     assert!(lab.ask(&request(0, 0, total, 7)) == ok(total, 0, &file));
     assert!(lab.ask(&request(0, 5, 300_000, 7)) == ok(total, 5, &file[5..300_005]));
-    // What goes beyond the end is cut there.
+    // A range beyond the end is cut.
     assert!(lab.ask(&request(0, total - 2, 100, 7)) == ok(total, total - 2, &file[big - 2..]));
     assert!(lab.ask(&request(1, 1, u64::MAX, 7)) == ok(10, 1, &noise(10)[1..]));
     assert_eq!(lab.ask(&request(1, 10, 0, 7)), ok(10, 10, b""));
@@ -315,7 +315,7 @@ fn bad_requests() {
         assert_eq!(got[frame.len()..], ok(10, 0, &noise(10)));
     }
     assert!(lab.ask(&text(65_336, "x")).is_empty());
-    // What is longer than a request is not waited for.
+    // A length beyond any request is refused at once.
     let long = lab.ask(&[0xff, 0xff, 8, 0]);
     assert_eq!(Frame::parse(&long).unwrap().kind, 208);
     assert!(lab.ask(b"GET / HTTP/1.1\r\n\r\n").len() < 300);

@@ -1,23 +1,28 @@
-//! Fetching: a file from all its holders at once, until it is there, right, and has its name.
+//! Downloads a file from all its holders at once, checks its SHA-1, and has it named.
 //!
 //! ```text
 //!   online ─▶ dial holders ─▶ ask ranges ─▶ store ─┬─▶ whole? check ─┬─▶ right: finish ─▶ log out, end
 //!                 ▲              ▲                 │                 │
-//!                 └── lost       └─────────────────┘                 └─▶ wrong: who lied? fetch that anew
+//!                 └── lost       └─────────────────┘                 └─▶ wrong: drop liars, fetch again
 //! ```
-//! [`super::plan`] says who is asked for what and who lied; the worker writes, compares and hashes. A range is taken
-//! whole into memory and then given to the worker, so two holders never write into one range, and what breaks off in the
-//! middle leaves nothing. When the worker is behind, connections rest.
+//! - [`super::ranges`]: which range is asked of which holder, and who lied; `holder`: the state of a holder.
+//! - `connections`: dialling holders, and receiving ranges; `find_holders`: asking the index for more.
+//! - `task`: the task, the jobs of the worker, the report.
 //!
-//! A holder whose connection is lost is dialled again a few times; one that is slow loses its ranges to the others and is
-//! asked again only when nobody else is left; one that lies, refuses or does not speak the protocol is dropped. All
-//! that is told in the [`Report`]. The index is asked for others now and then, and once nobody is left.
+//! A range is received whole into memory and then given to the worker: two holders never write into one range, and a
+//! connection that breaks leaves nothing. While the worker is behind, connections wait.
 //!
-//! Invariants: bytes held in memory are bounded by [`AT_ONCE_MAX`] and `STORES_MAX` ranges; the worker has one check or
-//! one finish under way at most; every range that is asked stands in its holder's `asked`, in the order of asking.
+//! A lost holder is dialled again a few times. A slow one loses its ranges to others and is asked again only if no other
+//! is left. One that lies, refuses or breaks the protocol is dropped. The [`Report`] has it all.
+//!
+//! Invariants: ranges in memory are at most [`AT_ONCE_MAX`] + 2 `STORES_MAX`, spare buffers included; the worker has at
+//! most one check or finish under way; every range that is asked is in its holder's `asked`, in the order of asking.
+//!
+//! Not here: files and hashes (jobs of the worker).
 
-mod holders;
-mod more;
+mod connections;
+mod find_holders;
+mod holder;
 mod task;
 
 use std::net::SocketAddr;
@@ -25,29 +30,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::engine::{Blame, ConnId, Cx, End, Hub, Input, Limits, Service, Step, Ticks, Violation};
+use crate::proto::index::call::Answer;
 use crate::proto::index::client::{self, Host, Patience, Presence, Session, SessionTimer, Stay};
-use crate::proto::index::exchange::Answer;
 
 use super::RANGE_BYTES;
-use super::plan::{Plan, Verdict};
+use super::ranges::{Plan, Verdict};
 
-use holders::{Holder, Link};
-use more::Search;
+use holder::{Holder, Link, Search};
 pub use task::{Deeds, DiskFault, Done, Failure, Job, Progress, Report, Source, Wanted, Why};
 
 /// Holders that are connected at once.
 pub const AT_ONCE_MAX: usize = 8;
 
-/// Ranges on their way to the disk.
+/// Ranges that are being written.
 const STORES_MAX: usize = 6;
 
-/// Who has nothing to do is looked after this often, and so are holders to be dialled again.
+/// Idle holders get ranges of slow ones, and lost ones are dialled again, this often.
 const LOOK_EVERY: Ticks = Ticks::from_millis(100);
 
-/// A holder that says nothing for this long after it was asked is lost. It may have to ask the index about us first.
+/// A holder that is silent for this long is lost. It may have to ask the index about us first.
 const SILENCE: Ticks = Ticks::from_secs(20);
 
-/// At the end, the logout may take this long.
+/// The logout at the end may take this long.
 const LEAVE: Ticks = Ticks::from_secs(3);
 
 /// The limits of a node that downloads, from those of any.
@@ -60,15 +64,18 @@ pub fn limits(base: Limits) -> Limits {
     }
 }
 
-/// What is under way besides the ranges.
+/// The phase of the download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Not online yet.
     Begin,
+    /// Ranges are asked for.
     Fetch,
+    /// The worker checks the SHA-1.
     Check,
+    /// The worker names the file.
     Finish,
-    /// The result is there; only the logout is under way.
+    /// The result is known; only the logout is under way.
     Over,
 }
 
@@ -82,14 +89,15 @@ pub enum Conn {
 #[derive(Debug, Clone, Copy)]
 pub enum Timer {
     Session(SessionTimer),
-    /// The login takes too long.
+    /// The login takes too long. One, before the first login.
     Begin,
+    /// Idle and lost holders are looked after. One, from the first login to the end.
     Look,
-    /// The logout takes too long.
+    /// The logout takes too long. One.
     GiveUp,
 }
 
-/// What the index is asked.
+/// The calls to the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Logout,
@@ -105,10 +113,12 @@ pub struct Fetcher {
     plan: Plan,
     holders: Vec<Holder>,
     search: Search,
-    /// Why the login does not come on.
+    /// The last failure of the login.
     trouble: Option<client::Failure>,
     phase: Phase,
+    /// [`Job::Store`]s under way.
     stores: usize,
+    /// Buffers for the next ranges, at most [`STORES_MAX`].
     spare: Vec<Vec<u8>>,
     progress: Arc<Progress>,
     received_bytes: u64,
@@ -117,8 +127,8 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches what is not in `have`. With `stay` it is online meanwhile and logs out at the end; without, somebody
-    /// else sees to that. `patience` is for the index.
+    /// Fetches the ranges that `have` lacks. With `stay` it is online meanwhile and logs out at the end; without, another
+    /// process of the user is. `patience` is for the index.
     pub fn new(
         mut wanted: Wanted,
         have: &[bool],
@@ -126,7 +136,7 @@ impl Fetcher {
         stay: Option<Stay>,
         progress: Arc<Progress>,
     ) -> Fetcher {
-        wanted.sources.truncate(super::plan::HOLDERS_MAX);
+        wanted.sources.truncate(super::ranges::HOLDERS_MAX);
         let holders: Vec<Holder> = wanted.sources.iter().map(Holder::new).collect();
         let plan = Plan::new(have, holders.len());
         let mut fetcher = Fetcher {
@@ -164,9 +174,19 @@ impl Fetcher {
     fn go(&mut self, hub: &mut Hub<Fetcher>) {
         self.phase = Phase::Fetch;
         self.search.begin(hub.now());
-        hub.arm(LOOK_EVERY, Timer::Look);
-        self.staff(hub);
-        self.check(hub);
+        if self.arm(hub, LOOK_EVERY, Timer::Look) {
+            self.staff(hub);
+            self.check(hub);
+        }
+    }
+
+    /// Arms a timer; without one nothing may ever happen again, so the download ends.
+    fn arm(&mut self, hub: &mut Hub<Fetcher>, after: Ticks, timer: Timer) -> bool {
+        let armed = hub.arm(after, timer).is_some();
+        if !armed {
+            self.end(hub, Err(Failure::Limit("timers_max")));
+        }
+        armed
     }
 
     fn have_bytes(&self) -> u64 {
@@ -195,7 +215,7 @@ impl Fetcher {
         }
     }
 
-    /// Dials holders as long as more of them are of use.
+    /// Dials holders while more are of use.
     fn staff(&mut self, hub: &mut Hub<Fetcher>) {
         if self.phase != Phase::Fetch {
             return;
@@ -203,7 +223,7 @@ impl Fetcher {
         let now = hub.now();
         for holder in 0..self.holders.len() {
             if self.connected() >= self.useful() {
-                return self.make_room(hub);
+                return self.replace_slow(hub);
             }
             match self.holders[holder].link {
                 Link::Idle => self.dial(hub, holder),
@@ -214,7 +234,7 @@ impl Fetcher {
         if self.connected() > 0 || self.count(|link| matches!(link, Link::Lost { .. })) > 0 {
             return;
         }
-        // Better late than never.
+        // A slow holder is better than none.
         match (0..self.holders.len()).find(|h| self.holders[*h].link == Link::Slow) {
             Some(holder) => self.dial(hub, holder),
             None => self.nobody_is_left(hub),
@@ -229,7 +249,7 @@ impl Fetcher {
         self.count(|link| matches!(link, Link::Dialling(_) | Link::Up(_)))
     }
 
-    /// How many connections are of use.
+    /// Number of connections that are of use.
     fn useful(&self) -> usize {
         if self.plan.asks_one() { 1 } else { AT_ONCE_MAX }
     }
@@ -241,7 +261,7 @@ impl Fetcher {
         }
     }
 
-    /// Has the whole checked, once it is there.
+    /// Has the file checked, once it is whole.
     fn check(&mut self, hub: &mut Hub<Fetcher>) {
         if self.phase == Phase::Fetch && self.plan.is_whole() {
             self.phase = Phase::Check;
@@ -273,7 +293,7 @@ impl Fetcher {
         self.show();
         self.staff(hub);
         self.feed_all(hub);
-        // A file without ranges is wrong whoever is asked.
+        // A file without ranges is whole at once, and wrong again.
         self.check(hub);
     }
 
@@ -336,7 +356,7 @@ impl Host for Fetcher {
             Presence::Online if self.phase == Phase::Begin => self.go(hub),
             Presence::Online => {}
             Presence::Lost(failure) if self.phase == Phase::Begin => self.trouble = Some(failure),
-            // Holders may still believe us to be online, and the session goes on trying.
+            // Holders may still know us as online, and the session goes on trying.
             Presence::Lost(failure) => log::warn!("{failure}"),
             Presence::Refused(why) => self.end(hub, Err(Failure::Index(why.to_string()))),
         }
@@ -353,15 +373,16 @@ impl Service for Fetcher {
     fn on_start(&mut self, hub: &mut Hub<Fetcher>) {
         match self.stay.clone() {
             Some(stay) => {
-                hub.arm(self.patience.call, Timer::Begin);
-                client::stay_online(self, hub, stay);
+                if self.arm(hub, self.patience.call, Timer::Begin) {
+                    client::stay_online(self, hub, stay);
+                }
             }
             None => self.go(hub),
         }
     }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        // Nobody is to connect here.
+        // It has no listener.
         cx.close();
         Conn::Index
     }
@@ -422,10 +443,11 @@ impl Service for Fetcher {
                 self.end(hub, Err(Failure::Index(why)));
             }
             Timer::Look if self.phase != Phase::Over => {
-                hub.arm(LOOK_EVERY, Timer::Look);
-                self.look_around(hub);
-                self.staff(hub);
-                self.feed_all(hub);
+                if self.arm(hub, LOOK_EVERY, Timer::Look) {
+                    self.ask_if_due(hub);
+                    self.staff(hub);
+                    self.feed_all(hub);
+                }
             }
             Timer::Begin | Timer::Look => {}
             Timer::GiveUp => hub.stop(),

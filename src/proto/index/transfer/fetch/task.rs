@@ -1,4 +1,4 @@
-//! What a fetcher is told, what it asks of the worker, and what it reports.
+//! The interface of a fetcher: its task, the jobs of its worker, its report.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -6,38 +6,38 @@ use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
 use crate::proto::index::fields::{PeerId, Sha1};
-use crate::proto::index::transfer::plan::Stored;
+use crate::proto::index::transfer::ranges::Stored;
 
-/// Somebody who has the file.
+/// A holder of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     pub addr: SocketAddr,
     pub id: PeerId,
 }
 
-/// What is fetched.
+/// The task.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub sha1: Sha1,
     pub size_bytes: u64,
-    /// Our id, which holders ask the index about.
+    /// Our id. Holders ask the index whether it is online.
     pub requester: PeerId,
-    /// At most [`plan::HOLDERS_MAX`](crate::proto::index::transfer::plan::HOLDERS_MAX); beyond, the first ones are taken.
+    /// At most [`HOLDERS_MAX`](crate::proto::index::transfer::ranges::HOLDERS_MAX); further ones are ignored.
     pub sources: Vec<Source>,
 }
 
 /// A job of the worker.
 #[derive(Debug)]
 pub enum Job {
-    /// The bytes of a range, from a holder.
+    /// Write a range that a holder has sent.
     Store {
         holder: usize,
         range: usize,
         bytes: Vec<u8>,
     },
-    /// Hash on, if all is there.
+    /// Hash some more of the whole file.
     Check,
-    /// Give the file its name.
+    /// Name the file.
     Finish,
 }
 
@@ -46,21 +46,21 @@ pub enum Done {
     Stored {
         holder: usize,
         range: usize,
-        /// Comes back for the next range.
+        /// The buffer, for the next range.
         bytes: Vec<u8>,
         result: Result<Stored, DiskFault>,
     },
-    /// `None`: there is more to hash.
+    /// Whether the SHA-1 is right; `None`: there is more to hash.
     Checked(Result<Option<bool>, DiskFault>),
     Finished(Result<(), DiskFault>),
 }
 
-/// What the disk says.
+/// An error of the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct DiskFault(pub String);
 
-/// Why a holder is not asked any more.
+/// Why a holder was dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Why {
@@ -80,17 +80,17 @@ pub enum Why {
     Slow,
 }
 
-/// What a holder did.
+/// What a holder has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deeds {
     pub source: Source,
     pub ranges: u64,
     pub bytes: u64,
-    /// It was dropped.
+    /// Why it was dropped, if it was.
     pub dropped: Option<Why>,
 }
 
-/// Why there is no file.
+/// Why a download failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -100,22 +100,24 @@ pub enum Failure {
     Disk(DiskFault),
     #[error("the index server does not let us in: {0}")]
     Index(String),
+    #[error("limit {0} reached")]
+    Limit(&'static str),
     #[error("interrupted")]
     Interrupted,
 }
 
-/// What came of it.
+/// The result of a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub result: Result<(), Failure>,
     pub holders: Vec<Deeds>,
-    /// Bytes received, those thrown away included.
+    /// Bytes received, discarded ones included.
     pub received_bytes: u64,
     /// Bytes of the file that an earlier run had left.
     pub resumed_bytes: u64,
 }
 
-/// How far it is, for who shows it.
+/// The progress, for another thread that shows it.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub have_bytes: AtomicU64,

@@ -1,16 +1,16 @@
-//! What the user of a member knows, and what may be true besides.
+//! The model of a member's user: what is certain, and what may be true without an answer.
 
 use std::collections::BTreeSet;
 
 use super::super::*;
 use super::MEMBERS;
 
-/// What a call was about.
+/// A call of a member.
 pub(super) enum Asked {
     /// A list, and how many of its user's were lost when it was asked for.
     Register(BTreeSet<String>, u32),
     Update(BTreeSet<String>, u32),
-    /// What cannot be found any more, by user.
+    /// What it must not find, by user.
     Search([Past; MEMBERS]),
     Logout,
 }
@@ -23,7 +23,7 @@ pub(super) struct Past {
     pub(super) offline: Option<u32>,
 }
 
-/// What the user of a member knows, and what may be without an answer.
+/// See the module.
 #[derive(Default)]
 pub(super) struct User {
     pub(super) id: Option<PeerId>,

@@ -32,7 +32,7 @@ impl Frames {
     }
 }
 
-/// What arrived at one scripted peer goes on from the other.
+/// Passes what arrived at one scripted peer on to the other.
 pub(super) fn pass_on(
     mut from: PeerEnd<'_>,
     seen: &mut Frames,

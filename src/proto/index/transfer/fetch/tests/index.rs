@@ -1,4 +1,4 @@
-//! An index server for the fetcher: it finds who it is told to, and its logins take as long as they are told to.
+//! An index server for the fetcher, with given holders and a given duration of logins.
 
 use super::*;
 use crate::engine::Tick;

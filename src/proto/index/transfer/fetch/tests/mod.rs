@@ -1,4 +1,4 @@
-//! A fetcher in the simulator, with scripted holders that answer, lie, dawdle, break off and talk nonsense.
+//! A fetcher in the simulator, with scripted holders that answer, lie, are slow, break off or break the protocol.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Mutex;
@@ -6,25 +6,25 @@ use std::sync::Mutex;
 use sha1::Digest;
 
 use crate::engine::Work;
-use crate::proto::index::exchange::Credentials;
+use crate::proto::index::call::Credentials;
 use crate::proto::index::fields::{FileLine, PeerId, Sha1};
 use crate::proto::index::reply::{Sending, hit_label, write_hit};
 use crate::proto::index::sharer::NOT_ONLINE;
-use crate::proto::index::transfer::plan::Stored;
+use crate::proto::index::transfer::ranges::Stored;
 use crate::proto::index::wire::{Frame, FrameOut, Kind, Range, Request, write_ko, write_text};
 use crate::sim::{Answer as Dialled, Faults, ListenerId, NodeId, PeerId as Script, Span, World};
 
 use super::*;
 
 mod bad;
+mod find_holders;
 mod index;
-mod more;
 
 use index::Index;
 
 const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9));
 const OURS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1));
-/// Nobody is dialled again and again.
+/// No holder is dialled more often.
 const DIALS_MAX: usize = 30;
 
 const TOO_LONG: Ticks = Ticks::from_secs(400);
@@ -37,11 +37,11 @@ fn content(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|n| (n * 31 + n / 251) as u8).collect()
 }
 
-/// What a holder does with a request.
+/// The behaviour of a holder.
 #[derive(Debug, Clone, PartialEq)]
 enum Nature {
     Honest,
-    /// Flips a bit of what it sends.
+    /// Flips a bit of each range.
     Liar,
     /// Closes after so many ranges.
     Dies(usize),
@@ -58,7 +58,7 @@ enum Nature {
     Gates,
     /// Sends these bytes instead of an answer.
     Says(Vec<u8>),
-    /// Sends the answer in two pieces, and closes between them if told so.
+    /// Sends the answer in two pieces; closes between them if true.
     Splits(usize, bool),
     /// Says that the file has so many bytes.
     Size(u64),
@@ -492,7 +492,7 @@ fn a_full_disk_ends_it() {
     assert_eq!(lab.run().result, Err(Failure::Disk(fault)));
 }
 
-/// What a holder leaves unfinished is given back with it, however many there are.
+/// The buffers of holders that break off in the middle of a range are reused.
 #[test]
 fn holders_that_break_off_leave_no_memory_behind() {
     let holders = 24;
@@ -558,7 +558,7 @@ fn whatever_the_network_does_it_ends_and_the_bytes_are_right() {
         let natures: Vec<Nature> = (0..1 + seed % 4).map(pick).collect();
         let honest = natures.contains(&Nature::Honest);
         let mut lab = Lab::new(seed, MIB + 500, &natures);
-        // What breaks connections may drop everybody; what only slows and cuts up may not.
+        // Faults that break connections may drop all holders; those that only slow them down may not.
         let rough = seed.is_multiple_of(2);
         lab.world.set_faults(Faults {
             window_bytes: 65_536,

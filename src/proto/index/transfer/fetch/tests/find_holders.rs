@@ -42,12 +42,12 @@ fn when_nobody_is_left_the_index_is_asked_again() {
     assert_eq!(report.result, Ok(()));
     assert_eq!(report.holders.len(), 2);
     assert!(report.holders[1].ranges >= 1);
-    // Nobody new: that was all.
+    // No new holder: the download ends.
     let dead = Nature::Dead(Dialled::Refuse);
     let report = Lab::new(1, 4 * MIB, &[dead]).knows(1, [0]).run();
     assert_eq!(report.result, Err(Failure::NoHolder));
     assert!(matches!(dropped(&report)[0], Some(Why::Gone(_))));
-    // Who refused or lied is not asked once more.
+    // Holders that refused or lied are not asked again.
     for bad in [Nature::Refuses("no"), Nature::Liar] {
         let report = Lab::new(1, MIB, &[bad]).knows(1, [0]).run();
         assert_eq!(report.result, Err(Failure::NoHolder));

@@ -1,19 +1,22 @@
-//! One call to the index server from the asking side, through as many requests as it takes. Pure.
+//! Calls to the index server: the requests that one takes, and its answer. No connection, no timers.
 //!
-//! A list of files that fits no frame goes on with REGISTER_ADD; a list that comes in pages is asked on for until
-//! it is whole. One request is under way at a time: LOGOUT and KEEP_ALIVE share the types of their answers.
+//! ```text
+//!   REGISTER or UPDATE ─▶ REGISTER_ADD ─▶ ...               a list of files that does not fit a frame
+//!   SEARCH, SHOW_PEERS, BROWSE_PEER at 0 ─▶ at n ─▶ ...     a list that comes in pages
+//! ```
+//! One request is under way at a time, and answers are matched by order: those of LOGOUT and KEEP_ALIVE share a type.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::fields::PeerId;
+use super::fields::{Account, PeerId, Which};
 use super::reply::{
     self, Hit, Listed, Page, PeerLine, Refusal, Unanswered, parse_files, parse_hits, parse_peers,
 };
-use super::wire::{Account, FileLines, Frame, Kind, Request, Which};
+use super::wire::{FileLines, Frame, Kind, Request};
 
-/// A user and the password, kept as long as calls need them. `Debug` hides the password.
+/// A user and the password. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub user: String,
@@ -35,15 +38,15 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What the index server can be asked.
+/// A call.
 #[derive(Debug, Clone)]
 pub enum Call {
-    /// A new registration; the answer is its id.
+    /// Makes a new registration; the answer is its id.
     Register {
         who: Arc<Credentials>,
         files: Arc<[Listed]>,
     },
-    /// Another list of files for a registration.
+    /// Replaces the list of files of a registration.
     Update {
         who: Arc<Credentials>,
         id: PeerId,
@@ -52,9 +55,9 @@ pub enum Call {
     Login {
         who: Arc<Credentials>,
         id: PeerId,
-        /// The server takes the connection's when there is none.
+        /// `None`: the address of the connection.
         ip: Option<IpAddr>,
-        /// Where we serve.
+        /// Where the peer serves.
         port: u16,
     },
     KeepAlive {
@@ -66,7 +69,7 @@ pub enum Call {
     },
     Search {
         words: String,
-        /// No more pages are asked for once there are as many.
+        /// The call ends at this many hits.
         hits_max: usize,
     },
     Peers {
@@ -77,7 +80,7 @@ pub enum Call {
     },
 }
 
-/// What it answered.
+/// The answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Registered(PeerId),
@@ -90,39 +93,39 @@ pub enum Answer {
     Files(Vec<Listed>),
 }
 
-/// What follows a reply.
+/// What follows the reply to a request.
 #[derive(Debug)]
 pub enum Next {
     /// A further request was written.
     Asked,
-    /// The server is busy: [`Exchange::ask`] again after so many seconds.
+    /// The server is busy: [`CallState::ask`] again after so many seconds.
     RetryIn(u64, Refusal),
     Finished(Result<Answer, Unanswered>),
 }
 
-/// Entries taken of lists that come in pages; a server that never comes to the end of one is left.
+/// Entries of a list that comes in pages. A longer one is cut here.
 const ENTRIES_MAX: usize = 10_000_000;
 
 /// A call under way.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct CallState {
     call: Call,
-    /// Of a registration: the id that it has got.
+    /// The id that REGISTER has given.
     registered: Option<PeerId>,
-    /// Of a list of files: how many the server has, and how many are under way.
+    /// Files that the server has, and files in the request under way.
     files_stored: usize,
     files_under_way: usize,
-    /// The first request of the list was granted: the rest is added.
+    /// The first request of the list was granted; REGISTER_ADD follows.
     begun: bool,
-    /// What has come of an answer in pages.
+    /// The pages so far.
     hits: Vec<Hit>,
     peers: Vec<PeerLine>,
     files: Vec<Listed>,
 }
 
-impl Exchange {
-    pub fn new(call: Call) -> Exchange {
-        Exchange {
+impl CallState {
+    pub fn new(call: Call) -> CallState {
+        CallState {
             call,
             registered: None,
             files_stored: 0,
@@ -134,8 +137,8 @@ impl Exchange {
         }
     }
 
-    /// The connection is a new one: what was under way may or may not have happened. Lists begin again; a
-    /// registration that has its id goes on as an update, so that there are not two of it.
+    /// Starts again on a new connection: the request under way may or may not have been done. A registration that has its
+    /// id goes on as an update, so that it is not made twice.
     pub fn restart(&mut self) {
         (self.files_stored, self.files_under_way) = (0, 0);
         self.begun = false;
@@ -215,7 +218,7 @@ impl Exchange {
         }
     }
 
-    /// Takes the reply to the request under way, and writes the next one where there is one.
+    /// Handles the reply to the request under way; writes the next request, if there is one.
     pub fn reply(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) -> Next {
         let finished = reply::granted(self.kind(), frame).and_then(|text| self.granted(text));
         match finished {
@@ -232,7 +235,7 @@ impl Exchange {
         }
     }
 
-    /// What an OK finishes; `None` when there is more to be asked.
+    /// Handles an OK: the answer to the call, or `None` if there is more to ask.
     fn granted(&mut self, text: &str) -> Result<Option<Answer>, Unanswered> {
         Ok(match &self.call {
             Call::Register { .. } if self.registered.is_none() => {
@@ -278,7 +281,7 @@ impl Exchange {
     }
 }
 
-/// Adds a page; the whole list once it is the last one. A list may shrink while it is read.
+/// Adds a page; returns the list if it is complete. A list may shrink while it is read.
 fn gather<T>(list: &mut Vec<T>, page: Page<T>) -> Option<Vec<T>> {
     let last = page.entries.is_empty();
     list.extend(page.entries);

@@ -1,11 +1,14 @@
-//! The catalogue of a server that starts.
+//! Bulk load: the catalogue of a server that starts, from everything that its store has.
 
 use slab::Slab;
 
-use super::{Catalog, Entry, HolderNo, Posting, Postings, for_each_word, front, signature};
+use super::Catalog;
+use super::entry::{Entry, HolderNo, content_key, for_each_word, signature};
+use super::postings::Postings;
+use super::ranking::Posting;
 use crate::proto::index::fields::FileLine;
 
-/// Fills an empty catalogue with many files at once: sorted once instead of merged again and again.
+/// Fills an empty catalogue: sorts all files once, where single inserts would search each list again and again.
 #[derive(Debug, Default)]
 pub struct Loader {
     catalog: Catalog,
@@ -26,7 +29,7 @@ impl Loader {
             mut catalog,
             mut files,
         } = self;
-        // Numbered in the order of their names, files are in every list in the order of their numbers.
+        // Files numbered in the order of their names are in every list in the order of their numbers.
         files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         catalog.files = Slab::with_capacity(files.len());
         for file in files {
@@ -36,24 +39,28 @@ impl Loader {
             let file = entry.insert(file);
             holder.files.push(number);
             let content = Posting::new(number, 1);
-            match catalog.contents.get_mut(&front(file.sha1)) {
+            match catalog.lists.contents.get_mut(&content_key(file.sha1)) {
                 Some(list) => list.push(content),
                 None => catalog
+                    .lists
                     .contents
-                    .insert(front(file.sha1), Postings::One(content)),
+                    .insert(content_key(file.sha1), Postings::One(content)),
             }
             for_each_word(&mut catalog.splitter, &file.name, |word, occurrences| {
                 file.signature |= signature(word);
                 let posting = Posting::new(number, occurrences);
-                match catalog.words.get_mut(word) {
+                match catalog.lists.words.get_mut(word) {
                     Some(list) => list.push(posting),
-                    None => catalog.words.insert(word.into(), Postings::One(posting)),
+                    None => catalog
+                        .lists
+                        .words
+                        .insert(word.into(), Postings::One(posting)),
                 }
             });
         }
-        let lists = catalog.words.values_mut();
+        let lists = catalog.lists.words.values_mut();
         lists
-            .chain(catalog.contents.values_mut())
+            .chain(catalog.lists.contents.values_mut())
             .for_each(Postings::settle);
         for (_, holder) in &mut catalog.holders {
             holder.files.shrink_to_fit();

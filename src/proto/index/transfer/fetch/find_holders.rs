@@ -1,59 +1,40 @@
-//! More holders: the index is asked again while a download goes on, and once more before it is given up.
+//! Finds more holders: asks the index again while a download goes on, and once more before it is given up.
 //!
-//! A holder that restarts has another port, others come online, and a list may be longer than what is
-//! asked at once. Nobody who lied or refused is asked again; who was gone is, when the index still lists it.
+//! Holders restart at another port, come online, or did not fit the first list. A holder that lied or refused is not
+//! asked again; one that was gone is, if the index still lists it.
 
 use crate::engine::{Hub, Tick, Ticks};
+use crate::proto::index::call::{Answer, Call};
 use crate::proto::index::client;
-use crate::proto::index::exchange::{Answer, Call};
 use crate::proto::index::reply::Hit;
-use crate::proto::index::transfer::plan::HOLDERS_MAX;
+use crate::proto::index::transfer::ranges::HOLDERS_MAX;
 
-use super::holders::{Holder, LOSSES_MAX, Link};
-use super::task::{Deeds, Failure, Source, Why};
+use super::holder::{Holder, LOSSES_MAX, Link};
+use super::task::{Failure, Source, Why};
 use super::{Asked, Fetcher, Phase};
 
-/// As long as more holders are of use, the index is asked for them this often.
+/// The index is asked this often while more holders are of use.
 const ASK_EVERY: Ticks = Ticks::from_secs(60);
 
-/// Hits that are looked at: far more than holders who can be asked at once.
+/// Hits that are read: far more than there can be holders.
 const HITS_MAX: usize = 1000;
 
-/// Holders that were tried and have left their place to others; more are not taken up.
+/// Holders whose places were given to others. Beyond, no place is given away.
 const TRIED_MAX: usize = 4096;
 
-/// A range may take this long when there are holders who were not tried yet: 1 MiB at 35 kB/s.
+/// A range may take this long while there are untried holders: 1 MiB at 35 kB/s.
 const TOO_LONG: Ticks = Ticks::from_secs(30);
 
-/// What the index was asked, and who had to make room.
-#[derive(Debug, Default)]
-pub(super) struct Search {
-    under_way: bool,
-    /// Nobody was left when it was asked.
-    last: bool,
-    /// When it was asked, and when somebody had to make room.
-    asked_at: Tick,
-    room_at: Tick,
-    /// Whose places others have now.
-    pub(super) tried: Vec<Deeds>,
-}
-
-impl Search {
-    pub(super) fn begin(&mut self, now: Tick) {
-        (self.asked_at, self.room_at) = (now, now);
-    }
-}
-
 impl Fetcher {
-    /// Asks the index for holders now and then.
-    pub(super) fn look_around(&mut self, hub: &mut Hub<Fetcher>) {
+    /// Asks the index for holders, if that is due.
+    pub(super) fn ask_if_due(&mut self, hub: &mut Hub<Fetcher>) {
         let is_due = hub.now().since(self.search.asked_at) >= ASK_EVERY;
         if is_due && self.phase == Phase::Fetch && self.connected() < self.useful() {
             self.ask_for_holders(hub);
         }
     }
 
-    /// Nobody is left who could be asked: the index may know somebody else.
+    /// No holder is left: asks the index for the last time.
     pub(super) fn nobody_is_left(&mut self, hub: &mut Hub<Fetcher>) {
         if !self.search.under_way {
             self.search.last = true;
@@ -73,7 +54,7 @@ impl Fetcher {
         client::ask(self, hub, Asked::Holders, call);
     }
 
-    /// The index has answered.
+    /// The index has answered the search.
     pub(super) fn found(
         &mut self,
         hub: &mut Hub<Fetcher>,
@@ -108,7 +89,7 @@ impl Fetcher {
         self.feed_all(hub);
     }
 
-    /// Somebody has the file; whether that is somebody new.
+    /// Adds the holder of a hit; true if it is a new one.
     fn take_up(&mut self, hit: &Hit, now: Tick, last: bool) -> bool {
         let source = Source {
             addr: std::net::SocketAddr::new(hit.ip, hit.port),
@@ -116,7 +97,7 @@ impl Fetcher {
         };
         if let Some(known) = self.holders.iter().position(|h| h.deeds.source == source) {
             let it = &mut self.holders[known];
-            // It may be back, but not when it has just been given up.
+            // It may be back, but not if it has just been given up.
             if !last && matches!(it.deeds.dropped, Some(Why::Gone(_))) {
                 it.link = Link::Lost { until: now };
                 it.losses = LOSSES_MAX - 1;
@@ -132,7 +113,7 @@ impl Fetcher {
             self.holders.push(Holder::new(&source));
             return true;
         }
-        // The place of one that has sent nothing, so that nothing is known by its number.
+        // The place of one that has sent nothing: no range refers to its number.
         let is_free = |h: &Holder| h.link == Link::Dropped && h.deeds.ranges == 0;
         let Some(free) = self.holders.iter().position(is_free) else {
             return false;
@@ -146,13 +127,13 @@ impl Fetcher {
         true
     }
 
-    /// All places are taken, and somebody was not tried yet: who keeps us waiting for longest, and for too long, makes room.
-    /// One at a time, since it may as well be us who are slow.
-    pub(super) fn make_room(&mut self, hub: &mut Hub<Fetcher>) {
+    /// If all connections are taken and there are untried holders: hangs up on the holder that is late by most, if by too
+    /// much. One at a time: the slow side may be ours.
+    pub(super) fn replace_slow(&mut self, hub: &mut Hub<Fetcher>) {
         let now = hub.now();
         let is_untried = |h: &Holder| h.link == Link::Idle;
         if self.plan.asks_one()
-            || now.since(self.search.room_at) < TOO_LONG
+            || now.since(self.search.replaced_at) < TOO_LONG
             || !self.holders.iter().any(is_untried)
         {
             return;
@@ -165,7 +146,7 @@ impl Fetcher {
         if let Some(slow) = longest
             && waits(&self.holders[slow]).is_some_and(|waits| waits >= TOO_LONG)
         {
-            self.search.room_at = now;
+            self.search.replaced_at = now;
             self.is_slow(hub, slow);
         }
     }

@@ -1,7 +1,9 @@
-//! What outlives the server: registrations and their files, as bytes; and the jobs that the service has.
+//! The persisted format: registrations and their files as bytes; and the jobs of the server's worker threads, which store
+//! them and hash passwords.
 //!
-//! A registration is one record, and its files are chunks of lines as they came, one for each request. Keys and
-//! tables are the business of the store's owner ([`crate::workers`]).
+//! A registration is one [`Record`]. Its files are chunks of lines as on the wire, one chunk for each request.
+//!
+//! Not here: keys and tables, which are up to the worker that owns the store; Argon2id itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -10,7 +12,7 @@ use bytes::Bytes;
 
 use super::fields::{PeerId, check_user};
 
-/// How dear a password's hash is: the two parameters of Argon2id that are not 1.
+/// The cost of a password's hash: memory and passes of Argon2id, with one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
     pub memory_kib: u32,
@@ -18,7 +20,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// What a server may be told; beyond, one hash takes all memory, or hours.
+    /// Allowed values. Beyond, one hash takes all memory, or hours.
     pub const MEMORY_KIB: RangeInclusive<u32> = 8..=4 << 20;
     pub const PASSES: RangeInclusive<u32> = 1..=1000;
 
@@ -30,7 +32,13 @@ impl Cost {
 pub type Salt = [u8; 16];
 pub type Digest = [u8; 32];
 
-/// A password as it is kept.
+/// Compares digests in a time that does not depend on where they differ.
+pub fn equal_in_constant_time<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
+    let differ = |sum: u8, (a, b): (&u8, &u8)| sum | (a ^ b);
+    std::hint::black_box(a.iter().zip(b).fold(0, differ)) == 0
+}
+
+/// A hashed password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashed {
     pub cost: Cost,
@@ -39,14 +47,12 @@ pub struct Hashed {
 }
 
 impl Hashed {
-    /// In a time that does not depend on where the digests differ.
     pub fn matches(&self, digest: &Digest) -> bool {
-        let differ = |sum: u8, (a, b): (&u8, &u8)| sum | (a ^ b);
-        std::hint::black_box(self.digest.iter().zip(digest).fold(0, differ)) == 0
+        equal_in_constant_time(&self.digest, digest)
     }
 }
 
-/// Where a logged-in peer serves, and where it logged in from.
+/// Where a peer serves (`ip`, `port`), and the address it logged in from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub ip: IpAddr,
@@ -59,13 +65,13 @@ pub struct Place {
 pub struct Record {
     pub user: Box<str>,
     pub password: Hashed,
-    /// On the server's clock of ticks that it has run.
+    /// Last login, in ticks that the server has run.
     pub login_at: u64,
-    /// There from LOGIN to LOGOUT.
+    /// Set from LOGIN to LOGOUT.
     pub place: Option<Place>,
 }
 
-/// First byte of a record; another one is of another version of this program. Its addresses are of IPv4.
+/// First byte of a record whose addresses are of IPv4. Another value is another version of this program.
 const VERSION: u8 = 1;
 
 /// The same with addresses of 16 bytes, those of IPv4 mapped. Written where there is one of IPv6.
@@ -98,7 +104,7 @@ impl Record {
         bytes.into()
     }
 
-    /// `None` when these are not the bytes of a record.
+    /// `None` if these are not the bytes of a record.
     pub fn decode(bytes: &[u8]) -> Option<Record> {
         let mut rest = bytes;
         let [version] = take(&mut rest)?;
@@ -149,18 +155,18 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
-/// One change of what is kept.
+/// One change of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The record of a registration, or none any more.
+    /// Writes or removes the record of a registration.
     Peer(PeerId, Option<Bytes>),
-    /// A chunk of its list, counted from 0: lines as on the wire.
+    /// Writes or removes a chunk of its list, counted from 0: lines as on the wire.
     Files(PeerId, u32, Option<Bytes>),
-    /// What the server's clock shows.
+    /// Writes the server's clock.
     Clock(u64),
 }
 
-/// Changes that are done together or not at all. Acknowledged by [`Done::Written`].
+/// Changes that are committed together or not at all. Acknowledged by [`Done::Written`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     pub op: u32,
@@ -184,7 +190,7 @@ impl std::fmt::Debug for Hash {
     }
 }
 
-/// What the server has its workers do.
+/// A job of a worker thread.
 #[derive(Debug)]
 pub enum Job {
     Write(Write),
@@ -201,7 +207,7 @@ impl Job {
     }
 }
 
-/// What comes back.
+/// The result of a job.
 #[derive(Debug)]
 pub enum Done {
     Written {
@@ -210,7 +216,7 @@ pub enum Done {
     },
     Hashed {
         op: u32,
-        /// `None` when it could not be computed (no memory).
+        /// `None` if there was no memory for it.
         digest: Option<Digest>,
     },
 }

@@ -1,10 +1,11 @@
-//! Who may be served: requesters of whom the index says that they are online.
+//! Which requesters may be served: those that are online at the index.
 //!
-//! An answer is remembered for a minute. Until there is one, the connections that wait for it are, but not for long: a
-//! silent index is no reason to let a peer wait. The question stays here until it is answered, so that the
-//! index is not asked again by everyone who comes back. [`Gate`] itself asks nobody.
+//! A yes is remembered for a minute. While the index is asked, the requester's connections wait, but at most
+//! [`SILENCE`]; the question itself stays until it is answered, so that requesters that come back do not ask it again.
 //!
-//! Invariants: a requester has one question under way at most; who waits stands in one question.
+//! Invariants: a requester has at most one question under way; a connection waits for at most one.
+//!
+//! Not here: asking the index ([`super::Sharer`] does).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,16 +13,19 @@ use std::collections::hash_map::Entry;
 use crate::engine::{ConnId, Tick, Ticks, TimerId};
 use crate::proto::index::fields::PeerId;
 
-/// A requester that was online is believed to be for this long.
+/// A requester that was online is served without asking for this long.
 const ONLINE_FOR: Ticks = Ticks::from_secs(60);
 
-/// Requesters that are remembered; beyond, all are forgotten and asked for anew.
+/// Online requesters that are remembered. Beyond, all are forgotten and asked for again.
 const ONLINE_MAX: usize = 65_536;
 
-/// Requesters that the index is being asked about; the next ones are told to come back.
+/// Questions under way. Further requesters are told to come back.
 const ASKED_MAX: usize = 1024;
 
-/// A requester is told to come back when the index is silent for this long: before its own patience ends.
+/// Connections that wait for one answer. Further ones are told to come back.
+const WAITING_MAX: usize = 1024;
+
+/// A requester waits for the index this long and is then told to come back: less than fetchers wait.
 pub(super) const SILENCE: Ticks = Ticks::from_secs(5);
 
 pub(super) const BUSY: &str = "too many requesters at once; retry in 1 s";
@@ -36,27 +40,27 @@ struct Question {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct OnlineCheck {
     online_until: HashMap<PeerId, Tick>,
     asked: HashMap<PeerId, Question>,
 }
 
-/// What is to be done for a connection that waits.
+/// What must be done for a connection that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wait {
-    /// The index is to be asked.
+    /// Ask the index.
     pub ask: bool,
-    /// The silence of the index is to be timed ([`Gate::time`]).
+    /// Arm a timer ([`OnlineCheck::set_timer`]).
     pub time: bool,
 }
 
-impl Gate {
-    pub(super) fn knows(&self, requester: PeerId, now: Tick) -> bool {
+impl OnlineCheck {
+    pub(super) fn is_online(&self, requester: PeerId, now: Tick) -> bool {
         let until = self.online_until.get(&requester);
         until.is_some_and(|until| now < *until)
     }
 
-    /// A connection waits until it is known whether its requester is online.
+    /// Adds a connection that waits until it is known whether its requester is online.
     pub(super) fn wait(&mut self, requester: PeerId, conn: ConnId) -> Result<Wait, &'static str> {
         let is_full = self.asked.len() >= ASKED_MAX;
         let entry = self.asked.entry(requester);
@@ -65,25 +69,28 @@ impl Gate {
             return Err(BUSY);
         }
         let question = entry.or_default();
+        if question.waiting.len() >= WAITING_MAX {
+            return Err(BUSY);
+        }
         question.waiting.push(conn);
         let time = question.timer.is_none();
         Ok(Wait { ask, time })
     }
 
-    /// The silence of the index ends with this timer: [`Gate::is_silent`] follows.
-    pub(super) fn time(&mut self, requester: PeerId, timer: Option<TimerId>) {
+    /// Sets the timer after which [`OnlineCheck::silent`] is called.
+    pub(super) fn set_timer(&mut self, requester: PeerId, timer: TimerId) {
         if let Some(question) = self.asked.get_mut(&requester) {
-            question.timer = timer;
+            question.timer = Some(timer);
         }
     }
 
-    /// The index was silent for too long. Returns who waits no longer.
-    pub(super) fn is_silent(&mut self, requester: PeerId) -> Vec<ConnId> {
+    /// The index was silent for too long. Returns the connections that wait no longer.
+    pub(super) fn silent(&mut self, requester: PeerId) -> Vec<ConnId> {
         let question = self.asked.get_mut(&requester);
         question.map_or_else(Vec::new, |question| std::mem::take(question).waiting)
     }
 
-    /// The index has answered, or cannot be asked. Returns who has waited, and a timer that is of no use any more.
+    /// The index has answered, or cannot be asked. Returns the connections that waited, and the timer to be cancelled.
     pub(super) fn answered(
         &mut self,
         requester: PeerId,

@@ -1,54 +1,61 @@
-//! Which range is asked of which holder, and which holder sent wrong bytes. Pure.
+//! The ranges of a download: which range is asked of which holder, and which holder sent wrong bytes. Pure.
 //!
-//! Only the whole file has a hash, so a wrong range shows at the end. Every range remembers who *vouches* for the
-//! bytes that are there: who sent them, and who sent the same. When the whole is wrong:
+//! ```text
+//!   missing ─ next ─▶ asked ─ received ─▶ storing ─ stored ─▶ vouched ─ all of them ─▶ SHA-1 ─▶ right, or is_wrong
+//!      ▲                └─ give_back                                                                  │
+//!      └───────────────────────────────── nobody else vouches ◀───────────────────────────────────────┘
+//! ```
+//! Only the whole file has a hash, so a wrong range shows at the end. A holder *vouches* for the bytes of a range that it
+//! has sent, and for the same bytes of another holder. If the SHA-1 is wrong:
 //!
-//! - Whoever vouches for all of it is a liar, proved: it said that a wrong file is the file. It is dropped, and
-//!   what nobody else vouches for is fetched anew.
-//! - When nobody does, one holder becomes the *reference*: it is asked for all ranges that it does not vouch for yet.
-//!   Where it sends the same bytes it vouches too; where it sends others they replace what was there, and who vouched for that is
-//!   noted. After that the file is the reference's. It is right, and those noted are liars; or it is wrong, and the
-//!   reference is.
+//! - A holder that vouches for all ranges is a liar: it sent a wrong file as this file. It is dropped, and the ranges that
+//!   no other holder vouches for are fetched again.
+//! - If no holder does, one becomes the *reference* and is asked for all ranges that it does not vouch for yet. Where it
+//!   sends the same bytes it vouches too. Where it sends others, they replace those on the disk, and the holders that
+//!   vouched for those are remembered. Then the whole file is the reference's. If it is right, the holders remembered are
+//!   liars; if it is wrong, the reference is.
 //!
-//! Each wrong file thus costs one holder, and no honest holder is ever taken for a liar; with one honest holder left, the
-//! file gets right. A liar costs one more transfer of the file, and two when it was the reference.
+//! Each wrong file costs one holder, and no honest holder is ever taken for a liar; with one honest holder left, the file
+//! is completed. A liar costs one more transfer of the file, or two if it was the reference.
 //!
-//! A holder that is much slower than the others loses its last ranges to them once they have nothing left to do.
+//! A holder that is much slower than the others loses its last ranges to them once they have nothing else to do.
 //!
-//! Invariants: a holder is asked for a range once at a time; `have` counts the ranges that somebody vouches for.
+//! Invariants: a holder is asked for a range at most once at a time; `have` counts the ranges that a holder vouches for.
+//!
+//! Not here: connections, bytes, disks, time but the ticks it is given.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::engine::{Tick, Ticks};
 
-/// Holders of one download: what the bits of a range have room for. One bit is an earlier run's.
+/// Holders of one download: the bits of a range, without that of an earlier run.
 pub const HOLDERS_MAX: usize = 63;
 
-/// A file of more ranges is refused: 4 TiB, for which the plan takes 96 MiB of memory.
+/// Ranges of one file: 4 TiB, for which the plan takes 96 MiB of memory. Larger files are refused.
 pub const RANGES_MAX: u64 = 4 << 20;
 
-/// Vouches for what an earlier run left.
+/// The bit that vouches for bytes of an earlier run.
 const EARLIER: u64 = 1 << HOLDERS_MAX;
 
-/// A range is asked of a second holder when the first has had it for this many times as long as the second
-/// took for one of its own; of a third after twice that, and so on, since the second may be as slow.
+/// A range is asked of a second holder when the first has owed it for this many times as long as the second takes for a
+/// range; of a third after twice that, and so on, since the second may be as slow.
 const SLOWER: u64 = 4;
 
-/// But not before, so that a short pause costs nobody its place.
+/// And for at least this long, so that a short pause costs no holder its range.
 const PATIENCE: Ticks = Ticks::from_millis(300);
 
-/// How long a holder that has sent nothing yet is taken to need for a range.
+/// The pace of a holder that has sent nothing yet.
 const UNKNOWN_PACE: Ticks = Ticks::from_secs(1);
 
 /// A range of a file.
 #[derive(Debug, Clone, Copy, Default)]
 struct Piece {
-    /// Who vouches for the bytes that are there.
+    /// The holders that vouch for its bytes.
     vouched: u64,
-    /// Who is asked for it.
+    /// The holders that are asked for it.
     asked: u64,
-    /// It is on its way to the disk.
+    /// Its bytes are being written.
     storing: bool,
 }
 
@@ -58,43 +65,43 @@ impl Piece {
     }
 }
 
-/// What a plan knows of a holder.
+/// The state of a holder.
 #[derive(Debug, Clone, Copy, Default)]
 struct Holder {
-    /// It may be asked: connected, and not dropped.
+    /// Connected and not dropped: it may be asked.
     ready: bool,
     /// It lied, or does not have the file.
     dropped: bool,
-    /// Time that a range of it takes, averaged.
+    /// Time that it takes for a range, averaged.
     pace: Option<Ticks>,
 }
 
-/// What storing a range came to, as the disk has it.
+/// The result of storing a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     New,
     /// The same bytes were there.
     Same,
-    /// Other bytes were there; they are replaced.
+    /// Other bytes were there and are replaced.
     Differs,
 }
 
-/// What came of a whole file that is wrong.
+/// What follows a wrong SHA-1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// These are liars.
     Liars(Vec<usize>),
-    /// Not known yet: a reference is asked for the whole.
+    /// Not known yet: a reference is asked for all ranges.
     Reference,
 }
 
-/// The holder that is asked for the whole file.
+/// The holder that is asked for all ranges.
 #[derive(Debug, Clone, Copy)]
 struct Reference {
     holder: usize,
-    /// Pieces that it vouches for.
+    /// Number of pieces that it vouches for.
     vouches: usize,
-    /// Before it, there is nothing to ask it for.
+    /// It needs no piece before this one.
     cursor: usize,
 }
 
@@ -103,21 +110,21 @@ struct Reference {
 pub struct Plan {
     pieces: Vec<Piece>,
     holders: Vec<Holder>,
-    /// Pieces that somebody vouches for and that are stored.
+    /// Number of pieces that are stored and that a holder vouches for.
     have: usize,
-    /// Before it, nothing is missing that is not asked.
+    /// Every piece before this one is there or asked.
     cursor: usize,
-    /// The file was wrong, and nobody vouched for all of it.
+    /// The SHA-1 was wrong, and no holder vouched for all pieces.
     needs_reference: bool,
     reference: Option<Reference>,
-    /// Pieces on their way to the disk.
+    /// Number of pieces that are being written.
     storing: usize,
-    /// Who vouched for bytes of a range that were replaced by other bytes.
+    /// The holders that vouched for bytes that were replaced by others, by range.
     replaced: HashMap<usize, u64>,
 }
 
 impl Plan {
-    /// A plan for ranges of which some are there already.
+    /// A plan for ranges, some of which an earlier run has left.
     pub fn new(have: &[bool], holders: usize) -> Plan {
         assert!(holders <= HOLDERS_MAX, "a holder is a bit");
         let piece = |have: &bool| Piece {
@@ -136,12 +143,12 @@ impl Plan {
         }
     }
 
-    /// Ranges that are there.
+    /// Number of ranges that are there.
     pub fn have(&self) -> usize {
         self.have
     }
 
-    /// Every range is there, and, while a reference is asked, is its.
+    /// Every range is there and, while a reference is asked, is from the reference.
     pub fn is_whole(&self) -> bool {
         let vouched = self.reference.map_or(0, |r| r.vouches);
         self.storing == 0
@@ -149,7 +156,7 @@ impl Plan {
             && (!self.needs_reference || vouched == self.pieces.len())
     }
 
-    /// One holder is asked for everything; more are of no use now.
+    /// Only the reference is asked; other holders are of no use now.
     pub fn asks_one(&self) -> bool {
         self.needs_reference
     }
@@ -158,24 +165,24 @@ impl Plan {
         self.holders[holder].ready = ready;
     }
 
-    /// It is not asked any more.
+    /// Drops a holder: it is not asked any more.
     pub fn drop(&mut self, holder: usize) {
         self.holders[holder].dropped = true;
         self.holders[holder].ready = false;
     }
 
-    /// It was dropped, and may be asked after all once it is ready.
+    /// Takes back a holder that was dropped.
     pub fn take_back(&mut self, holder: usize) {
         self.holders[holder].dropped = false;
     }
 
-    /// One more holder, of at most [`HOLDERS_MAX`].
+    /// Adds a holder, up to [`HOLDERS_MAX`].
     pub fn add(&mut self) {
         assert!(self.holders.len() < HOLDERS_MAX, "a holder is a bit");
         self.holders.push(Holder::default());
     }
 
-    /// The place of a holder, of which no range has come, is another's now.
+    /// Replaces a holder, from which no range has come, by another one.
     pub fn renew(&mut self, holder: usize) {
         self.holders[holder] = Holder::default();
     }
@@ -184,18 +191,18 @@ impl Plan {
         self.holders[holder].dropped
     }
 
-    /// How long a range of this holder takes.
+    /// Time that this holder takes for a range.
     pub fn pace(&self, holder: usize) -> Option<Ticks> {
         self.holders[holder].pace
     }
 
-    /// The next range for a holder; `None` when there is nothing for it now. `asked_at` says since when a
-    /// range is asked of those who are asked.
+    /// The next range for a holder; `None` if there is none now. `under_way` are the ranges that holders are asked for, and
+    /// since when; it is read only when nothing is missing.
     pub fn next(
         &mut self,
         holder: usize,
         now: Tick,
-        asked_at: impl Fn(usize) -> Option<Tick>,
+        under_way: impl Iterator<Item = (usize, Tick)>,
     ) -> Option<usize> {
         if !self.holders[holder].ready {
             return None;
@@ -205,7 +212,7 @@ impl Plan {
         } else {
             match self.next_missing() {
                 Some(range) => range,
-                None => self.next_overdue(holder, now, asked_at)?,
+                None => self.next_overdue(holder, now, under_way)?,
             }
         };
         self.pieces[range].asked |= bit(holder);
@@ -220,27 +227,25 @@ impl Plan {
         found.map(|at| from + at)
     }
 
-    /// The range that somebody else has owed for the longest time, when that is far too long.
+    /// The range that another holder has owed for the longest time, if that is far too long.
     fn next_overdue(
         &self,
         holder: usize,
         now: Tick,
-        asked_at: impl Fn(usize) -> Option<Tick>,
+        under_way: impl Iterator<Item = (usize, Tick)>,
     ) -> Option<usize> {
         let pace = self.holders[holder].pace.unwrap_or(UNKNOWN_PACE);
         let enough = PATIENCE.max(Ticks(pace.0.saturating_mul(SLOWER)));
-        // Ranges under way are few and, as they are asked in order, mostly near each other; but this is only
-        // looked for by who has nothing to do.
-        let is_overdue = |range: usize| {
+        let is_overdue = |&(range, since): &(usize, Tick)| {
             let piece = self.pieces[range];
             let askers = u64::from(piece.asked.count_ones());
-            let since = (askers > 0 && piece.is_missing() && piece.asked & bit(holder) == 0)
-                .then(|| asked_at(range))??;
             let waits = Ticks(enough.0.saturating_mul(askers));
-            (now.since(since) >= waits).then_some((since, range))
+            piece.is_missing() && piece.asked & bit(holder) == 0 && now.since(since) >= waits
         };
-        let oldest = (0..self.pieces.len()).filter_map(is_overdue).min();
-        oldest.map(|(_, range)| range)
+        let oldest = under_way
+            .filter(is_overdue)
+            .min_by_key(|&(range, since)| (since, range));
+        oldest.map(|(range, _)| range)
     }
 
     fn next_of_reference(&mut self, holder: usize) -> Option<usize> {
@@ -257,7 +262,7 @@ impl Plan {
         found.map(|at| from + at)
     }
 
-    /// Who is quickest, and of those who are as quick, who vouches for most.
+    /// The quickest holder; of several, the one that vouches for most pieces.
     fn choose_reference(&self) -> Option<Reference> {
         let vouches = |holder| {
             let vouched = |piece: &&Piece| piece.vouched & bit(holder) != 0;
@@ -275,13 +280,13 @@ impl Plan {
         })
     }
 
-    /// A holder that was asked for a range will not send it: it is gone, or too slow.
+    /// A holder will not send a range it was asked for: it is gone, or too slow.
     pub fn give_back(&mut self, holder: usize, range: usize) {
         self.pieces[range].asked &= !bit(holder);
         self.look_again(range);
     }
 
-    /// A range may have to be asked for once more.
+    /// A range may have to be asked for again.
     fn look_again(&mut self, range: usize) {
         self.cursor = self.cursor.min(range);
         if let Some(reference) = &mut self.reference {
@@ -289,12 +294,12 @@ impl Plan {
         }
     }
 
-    /// The bytes of a range came after so long. False when they are not wanted: another holder was faster.
+    /// A holder has sent a range, `took` after it was asked. False if it is not needed: another holder was faster.
     pub fn received(&mut self, holder: usize, range: usize, took: Ticks) -> bool {
         let known = &mut self.holders[holder];
-        let pace = known
-            .pace
-            .map_or(took, |pace| Ticks((pace.0 * 3 + took.0) / 4));
+        let pace = known.pace.map_or(took, |pace| {
+            Ticks((pace.0.saturating_mul(3).saturating_add(took.0)) / 4)
+        });
         known.pace = Some(pace);
         let is_reference = self.reference.is_some_and(|r| r.holder == holder);
         let piece = &mut self.pieces[range];
@@ -310,12 +315,12 @@ impl Plan {
         wanted
     }
 
-    /// The others who are asked for a range that one has sent.
+    /// The other holders that are asked for a range.
     pub fn others_asked(&self, range: usize) -> impl Iterator<Item = usize> + use<> {
         bits(self.pieces[range].asked)
     }
 
-    /// The bytes that a holder sent are on the disk.
+    /// The range that a holder sent is on the disk.
     pub fn stored(&mut self, holder: usize, range: usize, stored: Stored) {
         let piece = &mut self.pieces[range];
         piece.storing = false;
@@ -332,7 +337,7 @@ impl Plan {
             self.have += 1;
         }
         if let Some(reference) = &mut self.reference {
-            // Its own piece, or another's bytes in the place of its own.
+            // It vouches for one more piece, or another holder's bytes have replaced its own.
             let (had, has) = (
                 before & bit(reference.holder),
                 piece.vouched & bit(reference.holder),
@@ -342,7 +347,7 @@ impl Plan {
         }
     }
 
-    /// All ranges that are there no longer belong to `liars`.
+    /// `liars` no longer vouch for anything.
     fn disown(&mut self, liars: u64) {
         for piece in &mut self.pieces {
             let before = piece.vouched;
@@ -352,11 +357,11 @@ impl Plan {
             }
         }
         self.cursor = 0;
-        // What it vouches for is counted anew when one is needed.
+        // Its count is outdated. A new reference is chosen when one is needed.
         self.reference = None;
     }
 
-    /// The whole is there, and its SHA-1 is wrong.
+    /// The file is whole, and its SHA-1 is wrong.
     pub fn is_wrong(&mut self) -> Verdict {
         let all = self.pieces.iter().fold(u64::MAX, |all, p| all & p.vouched);
         if all == 0 {
@@ -373,7 +378,7 @@ impl Plan {
         Verdict::Liars(liars)
     }
 
-    /// The whole is there, and its SHA-1 is right: who vouched for other bytes.
+    /// The file is whole, and its SHA-1 is right: the holders that vouched for other bytes.
     pub fn liars(&self) -> Vec<usize> {
         let liars = self.replaced.values().fold(0, |all, who| all | who);
         bits(liars & !EARLIER)

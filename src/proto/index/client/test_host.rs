@@ -1,20 +1,22 @@
-//! A service with one session, whose host writes down what it is told.
+//! A service with one session, for tests: it records what its session says.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 
-use super::super::*;
-use crate::engine::NoJob;
-use crate::proto::index::client::{self, Failure, Host, Patience, Presence, Session, SessionTimer};
-use crate::proto::index::exchange::Answer;
+use super::{
+    Failure, Host, Patience, Presence, Session, SessionTimer, dialled, ended, fire, input,
+};
+use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
+use crate::proto::index::call::Answer;
 
-pub(super) struct Member {
-    pub(super) session: Session<usize>,
+pub(in crate::proto::index) struct TestHost {
+    pub(in crate::proto::index) session: Session<usize>,
     /// Looked at between turns.
-    pub(super) answers: RefCell<Vec<(usize, Result<Answer, Failure>)>>,
-    pub(super) news: RefCell<Vec<Presence>>,
+    pub(in crate::proto::index) answers: RefCell<Vec<(usize, Result<Answer, Failure>)>>,
+    pub(in crate::proto::index) news: RefCell<Vec<Presence>>,
 }
 
-impl Host for Member {
+impl Host for TestHost {
     type Tag = usize;
 
     fn session(&mut self) -> &mut Session<usize> {
@@ -36,7 +38,7 @@ impl Host for Member {
     }
 }
 
-impl Service for Member {
+impl Service for TestHost {
     type Conn = ();
     type Note = ();
     type Timer = SessionTimer;
@@ -46,7 +48,7 @@ impl Service for Member {
     fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) {}
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {
-        client::dialled(self, cx);
+        dialled(self, cx);
     }
 
     fn on_input(
@@ -55,27 +57,24 @@ impl Service for Member {
         (): &mut (),
         bytes: Input<'_>,
     ) -> Result<Step, Violation> {
-        client::input(self, cx, bytes)
+        input(self, cx, bytes)
     }
 
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, (): (), end: End) {
-        client::ended(self, hub, id, end);
+        ended(self, hub, id, end);
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: SessionTimer) {
-        client::fire(self, hub, timer);
+        fire(self, hub, timer);
     }
 }
 
-pub(super) fn new_member(n: usize) -> Member {
-    let server = SocketAddrV4::new(*SERVER.ip(), 9100 + n as u16);
-    let patience = Patience {
-        answer: Ticks::from_secs(5),
-        call: Ticks::from_secs(20),
-    };
-    Member {
-        session: Session::new(server.into(), patience),
-        answers: RefCell::default(),
-        news: RefCell::default(),
+impl TestHost {
+    pub(in crate::proto::index) fn new(server: SocketAddr, patience: Patience) -> TestHost {
+        TestHost {
+            session: Session::new(server, patience),
+            answers: RefCell::default(),
+            news: RefCell::default(),
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! Plans with holders that lie, die and dawdle, against a model of the disk.
+//! Plans with holders that lie, leave or are slow, against a model of the disk.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// What a holder does with a range.
+/// The behaviour of a holder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Nature {
     Honest,
@@ -58,17 +58,14 @@ impl Lab {
         }
     }
 
-    /// A random holder asks, or sends what it was asked for.
+    /// A random holder is asked for a range, or sends one.
     fn step(&mut self) {
         self.now = Tick(self.now.0 + self.rng.random_range(0..20));
         let holder = self.rng.random_range(0..self.natures.len());
         if self.rng.random_bool(0.6) {
             let asked = self.asked.clone();
-            let since = |range| {
-                let of = asked.iter().flatten().filter(|(r, _)| *r == range);
-                of.map(|(_, at)| *at).min()
-            };
-            if let Some(range) = self.plan.next(holder, self.now, since) {
+            let under_way = asked.iter().flatten().copied();
+            if let Some(range) = self.plan.next(holder, self.now, under_way) {
                 assert!(
                     !self.asked[holder].iter().any(|(r, _)| *r == range),
                     "asked twice"
@@ -81,7 +78,7 @@ impl Lab {
             if self.plan.received(holder, range, self.now.since(at)) {
                 let bytes = self.sends(holder);
                 let stored = match self.disk[range] {
-                    // What is on the disk of a range that nobody vouches for is compared too.
+                    // Bytes on the disk are compared also if no holder vouches for them.
                     Some(before) if before == bytes => Stored::Same,
                     Some(_) => Stored::Differs,
                     None => Stored::New,
@@ -98,7 +95,7 @@ impl Lab {
         }
     }
 
-    /// Runs until the file is right, or nobody is left; returns who was found to lie.
+    /// Runs until the file is right or no holder is left; returns the holders found to lie.
     fn run(&mut self) -> Option<Vec<usize>> {
         let mut liars = Vec::new();
         for _ in 0..1_000_000 {
@@ -146,7 +143,7 @@ fn with_one_honest_holder_the_file_gets_right() {
         for liar in &liars {
             assert_ne!(natures[*liar], Nature::Honest, "seed {seed} {natures:?}");
         }
-        // Each liar costs two transfers of the file at most, besides the first one and what was asked twice.
+        // Each liar costs at most two transfers of the file, besides the first one and ranges asked twice.
         let most = (2 + 2 * liars.len()) * ranges + count * ranges;
         assert!(
             lab.transfers <= most,
@@ -191,22 +188,25 @@ fn a_file_without_ranges_is_whole() {
     assert_eq!(plan.is_wrong(), Verdict::Liars(vec![0, 1]));
 }
 
+fn nobody() -> impl Iterator<Item = (usize, Tick)> {
+    std::iter::empty()
+}
+
 #[test]
 fn who_is_slow_loses_the_last_range() {
     let mut plan = Plan::new(&[false; 3], 2);
     (0..2).for_each(|holder| plan.set_ready(holder, true));
-    let nobody = |_: usize| None;
-    assert_eq!(plan.next(0, Tick(0), nobody), Some(0));
-    assert_eq!(plan.next(1, Tick(0), nobody), Some(1));
+    assert_eq!(plan.next(0, Tick(0), nobody()), Some(0));
+    assert_eq!(plan.next(1, Tick(0), nobody()), Some(1));
     assert!(plan.received(1, 1, Ticks(10)));
     plan.stored(1, 1, Stored::New);
-    assert_eq!(plan.next(1, Tick(10), nobody), Some(2));
+    assert_eq!(plan.next(1, Tick(10), nobody()), Some(2));
     assert!(plan.received(1, 2, Ticks(10)));
     plan.stored(1, 2, Stored::New);
-    let since = |range: usize| (range == 0).then_some(Tick(0));
-    assert_eq!(plan.next(1, Tick(39), since), None, "not yet");
-    assert_eq!(plan.next(1, Tick(40), since), Some(0));
-    assert_eq!(plan.next(1, Tick(50), since), None, "once");
+    let since = || std::iter::once((0, Tick(0)));
+    assert_eq!(plan.next(1, Tick(39), since()), None, "not yet");
+    assert_eq!(plan.next(1, Tick(40), since()), Some(0));
+    assert_eq!(plan.next(1, Tick(50), since()), None, "once");
     assert!(plan.received(1, 0, Ticks(10)));
     assert_eq!(plan.others_asked(0).collect::<Vec<_>>(), [0]);
     plan.stored(1, 0, Stored::New);
@@ -219,26 +219,26 @@ fn who_is_slow_loses_the_last_range() {
 fn a_range_that_is_given_back_is_asked_again() {
     let mut plan = Plan::new(&[true, false, false], 2);
     (0..2).for_each(|holder| plan.set_ready(holder, true));
-    assert_eq!(plan.next(0, Tick(0), |_| None), Some(1));
-    assert_eq!(plan.next(0, Tick(0), |_| None), Some(2));
-    assert_eq!(plan.next(1, Tick(0), |_| None), None);
+    assert_eq!(plan.next(0, Tick(0), nobody()), Some(1));
+    assert_eq!(plan.next(0, Tick(0), nobody()), Some(2));
+    assert_eq!(plan.next(1, Tick(0), nobody()), None);
     plan.set_ready(0, false);
     plan.give_back(0, 1);
     plan.give_back(0, 2);
-    assert_eq!(plan.next(0, Tick(0), |_| None), None, "not connected");
-    assert_eq!(plan.next(1, Tick(0), |_| None), Some(1));
+    assert_eq!(plan.next(0, Tick(0), nobody()), None, "not connected");
+    assert_eq!(plan.next(1, Tick(0), nobody()), Some(1));
 }
 
 #[test]
 fn who_is_dropped_while_its_bytes_are_written_has_sent_them() {
     let mut plan = Plan::new(&[false; 2], 2);
     plan.set_ready(0, true);
-    let ask = |plan: &mut Plan| plan.next(0, Tick(0), |_| None).unwrap();
+    let ask = |plan: &mut Plan| plan.next(0, Tick(0), nobody()).unwrap();
     let (first, second) = (ask(&mut plan), ask(&mut plan));
     assert!(plan.received(0, first, Ticks(1)));
     plan.stored(0, first, Stored::New);
     assert!(plan.received(0, second, Ticks(1)));
-    // Its file has changed, say: no reason to doubt what came before.
+    // Its file may have changed: earlier ranges are still right.
     plan.drop(0);
     plan.stored(0, second, Stored::New);
     assert!(plan.is_whole());

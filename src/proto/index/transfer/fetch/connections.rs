@@ -1,107 +1,49 @@
-//! A fetcher and its holders: dialling, asking, receiving, and letting go.
+//! A fetcher's connections to holders: dialling, asking for ranges, receiving them, hanging up.
 
-use std::collections::VecDeque;
-
-use crate::engine::{ConnId, Cx, End, Hub, Input, Step, Tick, Ticks, Violation};
+use crate::engine::{Cx, End, Hub, Input, Step, Ticks, Violation};
 use crate::proto::index::client;
 use crate::proto::index::reply::{Sending, Unanswered, granted};
 use crate::proto::index::sharer::NOT_ONLINE;
 use crate::proto::index::transfer::RANGE_BYTES;
 use crate::proto::index::wire::{Frame, Kind, Range, Request};
 
-use super::task::{Deeds, Job, Source, Why};
+use super::holder::{LOSSES_MAX, Link};
+use super::task::{Job, Why};
 use super::{Conn, Fetcher, Phase, STORES_MAX};
 
-/// Longest header of an answer between peers: three numbers, or a reason.
+/// Longest payload of an answer between peers: three numbers, or a reason.
 const ANSWER_BYTES_MAX: usize = 1024;
 
-/// Ranges asked of a holder ahead of what it sends: a fast one is kept busy while a range is on its way.
+/// Ranges that a fast holder is asked for at once, so that it is busy while a range is on its way.
 const AHEAD_MAX: usize = 4;
 
-/// A range in less than this is fast, in more than that slow.
+/// A holder is fast if a range takes at most the first, and slow if it takes more than the second.
 const FAST: Ticks = Ticks::from_millis(50);
 const SLOW: Ticks = Ticks::from_millis(500);
 
-/// A holder whose connection was lost so often in a row, without a range in between, is gone.
-pub(super) const LOSSES_MAX: u32 = 4;
-/// Pause before it is dialled again, doubled with each loss.
+/// Pause before a lost holder is dialled again; it doubles with each loss.
 const REDIAL: Ticks = Ticks::from_millis(250);
 
-/// Pause before a holder is dialled again that closed while nothing was asked of it.
+/// Pause before a holder is dialled again that closed while it was asked for nothing.
 const REST: Ticks = Ticks::from_secs(1);
 
-/// A holder that has only said that it is busy, for this long and without a range in between, is given up: whoever waits for
-/// the file is told, and may try again later.
+/// A holder whose answers were only that it is busy, for this long, is dropped.
 const BUSY_MAX: Ticks = Ticks::from_secs(300);
 
-/// Pause before a holder that asked for a login is asked again: what one takes, and, when that was not enough, what a
-/// busy index may take.
+/// Pauses before a holder that asked for a login is asked again: the time of a login, and that of a busy index.
 const LOGIN_SECS: u64 = 1;
 const LONG_LOGIN_SECS: u64 = 3;
-
-/// Where a holder is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Link {
-    Idle,
-    Dialling(ConnId),
-    Up(ConnId),
-    Lost { until: Tick },
-    Slow,
-    Dropped,
-}
-
-#[derive(Debug)]
-pub(super) struct Holder {
-    pub(super) link: Link,
-    pub(super) losses: u32,
-    /// Since when it has answered nothing but that it is busy.
-    pub(super) busy_since: Option<Tick>,
-    /// It said that we are not online, and we logged in once more; no range of it has come since.
-    pub(super) logged_in_for: bool,
-    /// What it owes, oldest first, and since when.
-    pub(super) asked: VecDeque<(usize, Tick)>,
-    /// When it sent the last range.
-    pub(super) last: Tick,
-    /// The range that it is sending; its length once the answer has announced it.
-    pub(super) length: Option<usize>,
-    pub(super) bytes: Vec<u8>,
-    /// Its connection rests until the worker has caught up.
-    pub(super) rests: bool,
-    pub(super) deeds: Deeds,
-}
-
-impl Holder {
-    pub(super) fn new(source: &Source) -> Holder {
-        Holder {
-            link: Link::Idle,
-            losses: 0,
-            busy_since: None,
-            logged_in_for: false,
-            asked: VecDeque::new(),
-            last: Tick(0),
-            length: None,
-            bytes: Vec::new(),
-            rests: false,
-            deeds: Deeds {
-                source: source.clone(),
-                ranges: 0,
-                bytes: 0,
-                dropped: None,
-            },
-        }
-    }
-}
 
 impl Fetcher {
     pub(super) fn dial(&mut self, hub: &mut Hub<Fetcher>, holder: usize) {
         let addr = self.holders[holder].deeds.source.addr;
         let conn = hub.dial(addr, None, Conn::Holder(holder));
         self.holders[holder].link = Link::Dialling(conn);
-        // One that was too slow is asked after all.
+        // It may have been dropped as slow.
         self.holders[holder].deeds.dropped = None;
     }
 
-    /// Asks a holder for as much as it is quick.
+    /// Asks a holder for as many ranges at once as its pace allows.
     pub(super) fn feed(&mut self, hub: &mut Hub<Fetcher>, holder: usize) {
         let Link::Up(conn) = self.holders[holder].link else {
             return;
@@ -113,15 +55,8 @@ impl Fetcher {
         };
         let now = hub.now();
         while self.phase == Phase::Fetch && self.holders[holder].asked.len() < ahead {
-            let holders = &self.holders;
-            let since = |range| {
-                let asked = holders.iter().flat_map(|h| &h.asked);
-                asked
-                    .filter(|(of, _)| *of == range)
-                    .map(|(_, at)| *at)
-                    .min()
-            };
-            let Some(range) = self.plan.next(holder, now, since) else {
+            let under_way = self.holders.iter().flat_map(|h| h.asked.iter().copied());
+            let Some(range) = self.plan.next(holder, now, under_way) else {
                 return;
             };
             self.holders[holder].asked.push_back((range, now));
@@ -149,7 +84,7 @@ impl Fetcher {
         (self.wanted.size_bytes - range as u64 * RANGE_BYTES).min(RANGE_BYTES)
     }
 
-    /// Has nothing more to do with a holder's connection; what it owes goes back to the plan.
+    /// Closes a holder's connection and gives the ranges that it owes back to the plan.
     pub(super) fn hang_up(&mut self, hub: &mut Hub<Fetcher>, holder: usize, link: Link) {
         self.plan.set_ready(holder, false);
         let it = &mut self.holders[holder];
@@ -157,12 +92,14 @@ impl Fetcher {
             self.plan.give_back(holder, range);
         }
         (it.length, it.rests) = (None, false);
-        it.bytes.clear();
+        let bytes = std::mem::take(&mut it.bytes);
         if let Link::Dialling(conn) | Link::Up(conn) = std::mem::replace(&mut it.link, link) {
             hub.close_conn(conn);
         }
+        self.reuse(bytes);
     }
 
+    /// Drops a holder: it is not asked any more.
     pub(super) fn drop(&mut self, hub: &mut Hub<Fetcher>, holder: usize, why: Why) {
         let addr = self.holders[holder].deeds.source.addr;
         log::warn!("{addr} is not asked any more: {why}");
@@ -171,12 +108,12 @@ impl Fetcher {
         self.holders[holder].deeds.dropped = Some(why);
     }
 
-    /// The connection broke, or is silent for too long.
+    /// A holder's connection has ended: dials again later, or drops the holder.
     pub(super) fn lose(&mut self, hub: &mut Hub<Fetcher>, holder: usize, end: End) {
         let owed = !self.holders[holder].asked.is_empty();
         let was_up = matches!(self.holders[holder].link, Link::Up(_));
         if was_up && !owed {
-            // It was closed for want of anything to do. Not at once again: it may close whatever comes.
+            // Closed while idle. Not dialled at once: it may close every connection.
             let until = hub.now() + REST;
             return self.hang_up(hub, holder, Link::Lost { until });
         }
@@ -190,7 +127,7 @@ impl Fetcher {
         self.hang_up(hub, holder, Link::Lost { until });
     }
 
-    /// The answer to the oldest request of a holder.
+    /// Handles the answer to the oldest request of a holder.
     pub(super) fn answer(
         &mut self,
         hub: &mut Hub<Fetcher>,
@@ -224,14 +161,14 @@ impl Fetcher {
             return Err(Violation::peer("another range than was asked for"));
         }
         let it = &mut self.holders[holder];
-        // No more than a range, as was just compared.
+        // At most a range, as was just compared.
         it.length = Some(asked.1 as usize);
         it.bytes = self.spare.pop().unwrap_or_default();
         it.bytes.reserve_exact(asked.1 as usize);
         Ok(())
     }
 
-    /// It asks us to come back, which is done as long as there is hope.
+    /// The holder is busy: asks again when it says, but not for ever.
     fn is_busy(&mut self, hub: &mut Hub<Fetcher>, holder: usize, retry_secs: u64, text: String) {
         let now = hub.now();
         let since = *self.holders[holder].busy_since.get_or_insert(now);
@@ -242,8 +179,8 @@ impl Fetcher {
         self.hang_up(hub, holder, Link::Lost { until });
     }
 
-    /// It says that we are not online: another process of our user has logged out, or the index was restarted. We log
-    /// in once more for each holder that says so, and ask it again when that is done.
+    /// The holder says that we are not online: another process of our user has logged out, or the index has restarted.
+    /// Logs in once more for each holder that says so, and asks it again after that.
     fn not_online(&mut self, hub: &mut Hub<Fetcher>, holder: usize, text: String) {
         let Some(stay) = self.stay.clone() else {
             return self.drop(hub, holder, Why::Refused(text));
@@ -258,14 +195,14 @@ impl Fetcher {
         self.is_busy(hub, holder, LONG_LOGIN_SECS, text);
     }
 
-    /// Others are quicker; it is asked again when nobody else is left.
+    /// Other holders are quicker: hangs up until no other holder is left.
     pub(super) fn is_slow(&mut self, hub: &mut Hub<Fetcher>, holder: usize) {
         log::info!("{}: {}", self.holders[holder].deeds.source.addr, Why::Slow);
         self.holders[holder].deeds.dropped = Some(Why::Slow);
         self.hang_up(hub, holder, Link::Slow);
     }
 
-    /// A range is there.
+    /// A holder has sent a whole range.
     pub(super) fn range(&mut self, hub: &mut Hub<Fetcher>, holder: usize) {
         let now = hub.now();
         let it = &mut self.holders[holder];
@@ -274,7 +211,7 @@ impl Fetcher {
         let Some((range, asked_at)) = it.asked.pop_front() else {
             return;
         };
-        // What it was asked ahead does not count before the range in front was there.
+        // A range that was asked ahead is timed from the end of the one before it.
         let took = now.since(asked_at.max(it.last));
         (it.last, it.losses, it.busy_since) = (now, 0, None);
         it.logged_in_for = false;
@@ -298,12 +235,13 @@ impl Fetcher {
     }
 
     pub(super) fn reuse(&mut self, mut bytes: Vec<u8>) {
-        if self.spare.len() < STORES_MAX {
+        if bytes.capacity() > 0 && self.spare.len() < STORES_MAX {
             bytes.clear();
             self.spare.push(bytes);
         }
     }
 
+    /// For [`Service::on_input`](crate::engine::Service::on_input): answers, and the bytes of ranges.
     pub(super) fn holder_input(
         &mut self,
         cx: &mut Cx<'_, Self>,

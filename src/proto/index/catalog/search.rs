@@ -1,4 +1,11 @@
-//! Searches: read in pieces, best first.
+//! Searches: the lists of the wanted words, read best first and some steps at a time.
+//!
+//! ```text
+//!   one word      its list is in the order of the ranking: read from the front until an answer is full
+//!   one SHA-1     the same, of the list of its content
+//!   several       their lists by turns, candidates kept in order ([`Search`])
+//! ```
+//! Not here: which searches are allowed, and how an answer is written (the server's business).
 
 use std::cmp::{Ordering, Reverse};
 use std::hint::black_box;
@@ -6,75 +13,14 @@ use std::ops::Range;
 
 use slab::Slab;
 
-use super::postings::{OCCURRENCES_MAX, Posting, Postings, by_name, rank};
-use super::{Catalog, Entry, FileNo, Holder, State, front, signature};
 use crate::proto::index::fields::Sha1;
 use crate::proto::index::wire::PAYLOAD_BYTES_MAX;
-use crate::proto::index::words::Splitter;
 
-impl Catalog {
-    /// Starts a search for `words`, at the visible match number `offset`; `None` when there is no word in them. One
-    /// word that is a SHA-1 finds the files with this content, whatever their names.
-    pub fn search(&mut self, words: &str, matching: Match, offset: usize) -> Option<Scan> {
-        let mut scan = self.spare.take().unwrap_or_default();
-        scan.begin(self.splitter.words(words), matching, offset);
-        if let [word] = &scan.wanted[..] {
-            // Nobody has the content: then it is a word like any other.
-            let content = scan.text[word.text.clone()].parse().ok();
-            scan.content = content.filter(|sha1| self.contents.get(&front(*sha1)).is_some());
-        } else if matching == Match::All {
-            // The rarest word first: its list is the one that is read to the end.
-            let Scan { wanted, text, .. } = &mut scan;
-            let files = |word: &str| self.words.get(word).map_or(0, Postings::len);
-            wanted.sort_by_cached_key(|word| files(&text[word.text.clone()]));
-        }
-        if scan.wanted.is_empty() {
-            self.recycle(scan);
-            return None;
-        }
-        Some(scan)
-    }
-
-    /// Goes on with a search for about `steps` of work, which it takes from `steps`; true when it is through. When the
-    /// catalogue was changed in between, but for what is online, it must begin again ([`Scan::restart`]).
-    pub fn advance(&mut self, scan: &mut Scan, steps: &mut usize) -> bool {
-        let Catalog {
-            files,
-            holders,
-            words,
-            contents,
-            splitter,
-            ..
-        } = self;
-        if let [word] = &scan.wanted[..] {
-            let list = match scan.content {
-                Some(sha1) => contents.get(&front(sha1)),
-                None => words.get(&scan.text[word.text.clone()]),
-            };
-            let done = list.is_none_or(|list| scan.read_ranked(list, files, holders, steps));
-            if done {
-                scan.fetch(files, holders);
-            }
-            return done;
-        }
-        let mut lists = [None; WORDS_MAX];
-        for (list, word) in lists.iter_mut().zip(&scan.wanted) {
-            *list = words.get(&scan.text[word.text.clone()]);
-        }
-        let done = scan.read_merged(&lists, files, holders, splitter, steps);
-        if done {
-            scan.best.drain(..scan.offset.min(scan.best.len()));
-        }
-        done
-    }
-
-    /// Takes back a search that is over, so that the next one need not allocate.
-    pub fn recycle(&mut self, scan: Scan) {
-        if scan.best.capacity() <= HITS_MAX.next_power_of_two() {
-            self.spare = Some(scan);
-        }
-    }
-}
+use super::entry::{Entry, FileNo, Holder, State, content_key, signature};
+use super::postings::Postings;
+use super::ranking::{OCCURRENCES_MAX, Posting, by_name, rank};
+use super::sharded_map::ShardedMap;
+use super::words::Splitter;
 
 /// Which names a search for several words finds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -82,64 +28,84 @@ pub enum Match {
     /// Those with every word.
     #[default]
     All,
-    /// Those with at least one, as the original has it.
+    /// Those with at least one word, as the original has it.
     Any,
 }
 
-/// Matches that one answer can hold: no hit takes less than 65 bytes of a frame.
+/// Matches that one answer can hold: a hit takes at least 65 bytes of a frame.
 pub const HITS_MAX: usize = PAYLOAD_BYTES_MAX / 65;
 
-/// How deep a search for several words can be read: it keeps that many candidates.
+/// Largest offset of a search for several words, which keeps that many candidates.
 pub const DEPTH_MAX: usize = 10_000;
 
-/// Words that a search for several may have; of more only the first are looked for.
+/// Words that are looked for; those after them are ignored.
 pub const WORDS_MAX: usize = 32;
 
-/// To look at a name costs about as much as this many list entries.
+/// Reading a name costs about as much as reading this many list entries.
 pub(super) const STEPS_PER_NAME: usize = 6;
 
-/// Candidates that move for a better one, in one step.
+/// Candidates that are moved for a better one in one step.
 const MOVES_PER_STEP: usize = 256;
 
 /// A search under way.
 ///
-/// Several words: their lists are read side by side, and each file that is met for the first time is looked at for the
-/// other words. What was met in no list yet has at most the occurrences of the next file in each, taken together, and no
-/// earlier name than any of those: once everything that is kept is better, the search is through (Fagin's threshold
-/// algorithm). All words to match: it is also through with the shortest list, and the others are read only as far as
-/// more occurrences than one can be met there.
+/// Several words are found by Fagin's threshold algorithm. The lists are read by turns; a file that is met for the first
+/// time is searched for the other words. A file that was not met in any list yet has at most the occurrences of the next
+/// files of all lists taken together, and no earlier name than any of them. The search is complete when all candidates
+/// are better than that. If all words must match, it is also complete at the end of the shortest list, and the other
+/// lists are read only as far as a name has its word more than once.
 #[derive(Debug, Default)]
-pub struct Scan {
+pub struct Search {
     /// Different words.
     wanted: Vec<Wanted>,
     /// Their bytes, in lower case.
     text: String,
-    /// The one word is a SHA-1 that somebody has.
+    /// The one word is the SHA-1 of a file that a holder has.
     content: Option<Sha1>,
     matching: Match,
-    /// Whose list is read next.
+    /// The word whose list is read next.
     turn: usize,
     /// Matches still to be skipped.
     offset: usize,
-    /// What was found, best first, with its occurrences.
+    /// The files found and their occurrences, best first.
     pub(super) best: Vec<(u32, FileNo)>,
 }
 
 #[derive(Debug)]
 struct Wanted {
-    /// In [`Scan::text`].
+    /// In [`Search::text`].
     text: Range<usize>,
-    /// Where its list is to be read on: the piece, and the place there.
+    /// Where its list is read next: the piece, and the place in it.
     piece: usize,
     at: usize,
 }
 
-/// How often a name has each wanted word, as far as that ranks.
+/// How often a name has each wanted word, at most [`OCCURRENCES_MAX`].
 type Counts = [u32; WORDS_MAX];
 
-impl Scan {
-    fn begin<'a>(&mut self, words: impl Iterator<Item = &'a str>, matching: Match, offset: usize) {
-        let Scan { wanted, text, .. } = self;
+/// Every postings list: those of the words, and those of the contents by their [`content_key`].
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    pub(super) words: ShardedMap<Box<str>, Postings>,
+    pub(super) contents: ShardedMap<u64, Postings>,
+}
+
+impl Lists {
+    fn of_content(&self, sha1: Sha1) -> Option<&Postings> {
+        self.contents.get(&content_key(sha1))
+    }
+}
+
+impl Search {
+    /// Starts a search in the buffers of an earlier one.
+    pub(super) fn begin<'a>(
+        &mut self,
+        words: impl Iterator<Item = &'a str>,
+        matching: Match,
+        offset: usize,
+        lists: &Lists,
+    ) {
+        let Search { wanted, text, .. } = self;
         text.clear();
         wanted.clear();
         wanted.extend(words.map(|word| {
@@ -153,11 +119,52 @@ impl Scan {
         }));
         wanted.sort_unstable_by(|a, b| text[a.text.clone()].cmp(&text[b.text.clone()]));
         wanted.dedup_by(|a, b| text[a.text.clone()] == text[b.text.clone()]);
-        (self.content, self.matching) = (None, matching);
+        self.content = None;
+        if let [word] = &wanted[..] {
+            // A SHA-1 that nobody has is a word like any other.
+            let sha1 = text[word.text.clone()].parse().ok();
+            self.content = sha1.filter(|sha1| lists.of_content(*sha1).is_some());
+        } else if matching == Match::All {
+            // The rarest word first: its list is the one that is read to the end.
+            let files = |word: &str| lists.words.get(word).map_or(0, Postings::len);
+            wanted.sort_by_cached_key(|word| files(&text[word.text.clone()]));
+        }
+        self.matching = matching;
         self.restart(offset);
     }
 
-    /// Begins again: what was read does not count.
+    /// Continues for about `steps` of work, which it subtracts; true when the search is complete.
+    pub(super) fn advance(
+        &mut self,
+        files: &Slab<Entry>,
+        holders: &Slab<Holder>,
+        lists: &Lists,
+        splitter: &mut Splitter,
+        steps: &mut usize,
+    ) -> bool {
+        if let [word] = &self.wanted[..] {
+            let list = match self.content {
+                Some(sha1) => lists.of_content(sha1),
+                None => lists.words.get(&self.text[word.text.clone()]),
+            };
+            let done = list.is_none_or(|list| self.read_ranked(list, files, holders, steps));
+            if done {
+                self.prefetch(files, holders);
+            }
+            return done;
+        }
+        let mut of_words = [None; WORDS_MAX];
+        for (list, word) in of_words.iter_mut().zip(&self.wanted) {
+            *list = lists.words.get(&self.text[word.text.clone()]);
+        }
+        let done = self.read_merged(&of_words, files, holders, splitter, steps);
+        if done {
+            self.best.drain(..self.offset.min(self.best.len()));
+        }
+        done
+    }
+
+    /// Starts again from the front of all lists.
     pub fn restart(&mut self, offset: usize) {
         for word in &mut self.wanted {
             (word.piece, word.at) = (0, 0);
@@ -166,17 +173,17 @@ impl Scan {
         (self.turn, self.offset) = (0, offset);
     }
 
-    /// Different words that are searched for.
+    /// Number of different words.
     pub fn words(&self) -> usize {
         self.wanted.len()
     }
 
-    /// What it found, best first, once it is through.
+    /// The files found, best first. Whole once the search is complete.
     pub fn hits(&self) -> impl Iterator<Item = FileNo> {
         self.best.iter().map(|(_, file)| *file)
     }
 
-    /// Reads a list that is in the order wanted, up to the last match that can be of use.
+    /// Reads a list that is in the order of the answer, until the answer is full.
     fn read_ranked(
         &mut self,
         list: &Postings,
@@ -197,7 +204,7 @@ impl Scan {
                 cursor.at += 1;
                 let file = &files[posting.file() as usize];
                 let other = self.content.is_some_and(|sha1| sha1 != file.sha1);
-                if other || !is_online(holders, file) {
+                if other || !holders[file.holder as usize].is_online() {
                     continue;
                 }
                 if self.offset > 0 {
@@ -212,9 +219,9 @@ impl Scan {
         true
     }
 
-    /// Reads a byte of all that the answer will be made of. The files are anywhere in memory: read like this they are
-    /// waited for all at once, and not one after the other while each is written.
-    fn fetch(&self, files: &Slab<Entry>, holders: &Slab<Holder>) {
+    /// Reads one byte of everything that the answer is made of. Files are scattered over memory: here their cache misses
+    /// overlap, where writing the answer would wait for one after the other.
+    fn prefetch(&self, files: &Slab<Entry>, holders: &Slab<Holder>) {
         let byte = |text: &str| text.as_bytes().first().copied().unwrap_or(0);
         let sum = self.best.iter().fold(0_u8, |sum, (_, FileNo(file))| {
             let file = &files[*file as usize];
@@ -227,7 +234,7 @@ impl Scan {
         black_box(sum);
     }
 
-    /// Reads the lists of several words, see [`Scan`].
+    /// Reads the lists of several words, see [`Search`].
     fn read_merged(
         &mut self,
         lists: &[Option<&Postings>; WORDS_MAX],
@@ -261,7 +268,7 @@ impl Scan {
             heads[number] = self.wanted[number].next(lists[number]);
             let file = &files[posting.file() as usize];
             let lacks = self.matching == Match::All && file.signature & wanted != wanted;
-            if lacks || !is_online(holders, file) {
+            if lacks || !holders[file.holder as usize].is_online() {
                 continue;
             }
             *steps = left;
@@ -273,7 +280,7 @@ impl Scan {
         true
     }
 
-    /// Whose list is read after that of word `number`: all by turns that may still bring something.
+    /// The list that is read after that of word `number`: the next one that can still bring a match.
     fn turn_after(&self, number: usize, heads: &[Option<Posting>]) -> usize {
         let worth = |&other: &usize| {
             let head = heads[other].map_or(0, Posting::occurrences);
@@ -286,7 +293,7 @@ impl Scan {
         others.into_iter().find(worth).unwrap_or(number)
     }
 
-    /// Nothing that was not met yet can be better than what is kept.
+    /// Whether no file that was not met yet can be better than those kept.
     fn is_through(&self, heads: &[Option<Posting>], files: &Slab<Entry>) -> bool {
         let over = match self.matching {
             Match::All => heads.contains(&None),
@@ -302,13 +309,13 @@ impl Scan {
         match occurrences.cmp(&most) {
             Ordering::Less => false,
             Ordering::Greater => true,
-            // In turn each of them is asked, so that no step costs more with more words.
+            // Only the list whose turn it is: a step must not cost more with more words.
             Ordering::Equal => heads[self.turn]
                 .is_some_and(|head| by_name(files, worst, head.file()) == Ordering::Less),
         }
     }
 
-    /// How often a file that was met in the list of word `number` has the words; `None` when it does not match, or
+    /// The occurrences of all words in a file that was met in the list of word `number`; `None` when it does not match or
     /// was met before.
     fn occurrences(
         &self,
@@ -340,7 +347,7 @@ impl Scan {
         self.offset.min(DEPTH_MAX) + HITS_MAX
     }
 
-    /// Keeps a match if it is among the best; how many others had to move.
+    /// Keeps a match if it is among the best; returns how many others were moved.
     fn keep(&mut self, files: &Slab<Entry>, occurrences: u32, file: u32) -> usize {
         let key = |&(occurrences, FileNo(file)): &(u32, FileNo)| (Reverse(occurrences), file);
         let before = |other: &(u32, FileNo)| {
@@ -370,7 +377,7 @@ impl Wanted {
         list?.piece(self.piece)?.get(self.at).copied()
     }
 
-    /// Goes to the one after it.
+    /// Steps over that file.
     fn step(&mut self, list: Option<&Postings>) {
         self.at += 1;
         let piece = list.and_then(|list| list.piece(self.piece));
@@ -378,8 +385,4 @@ impl Wanted {
             (self.piece, self.at) = (self.piece + 1, 0);
         }
     }
-}
-
-fn is_online(holders: &Slab<Holder>, file: &Entry) -> bool {
-    matches!(holders[file.holder as usize].state, State::Online { .. })
 }

@@ -1,32 +1,32 @@
-//! A hash map that grows a little at a time.
+//! A hash map whose growth never stops the loop.
 //!
-//! A map of a million words that doubles moves all of them at once, which would stop the loop for tens of
-//! milliseconds. Here each of many small maps does it for itself.
+//! A map of a million words that doubles moves all of them at once, tens of milliseconds. Here 256 small maps each grow
+//! on their own.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
-/// With a million keys a map that doubles moves 4,000 of them: a quarter of a millisecond.
+/// With a million keys, a map that doubles moves 4,000 of them: a quarter of a millisecond.
 const SHARDS: usize = 256;
 
 #[derive(Debug)]
-pub(super) struct Shards<K, V> {
-    /// Keyed, as that of the maps: nobody can choose keys that meet in one place.
+pub(super) struct ShardedMap<K, V> {
+    /// Keyed, as the maps are: peers cannot choose keys that collide.
     state: RandomState,
     maps: Vec<HashMap<K, V>>,
 }
 
-impl<K, V> Default for Shards<K, V> {
-    fn default() -> Shards<K, V> {
-        Shards {
+impl<K, V> Default for ShardedMap<K, V> {
+    fn default() -> ShardedMap<K, V> {
+        ShardedMap {
             state: RandomState::new(),
             maps: std::iter::repeat_with(HashMap::new).take(SHARDS).collect(),
         }
     }
 }
 
-impl<K: Hash + Eq, V> Shards<K, V> {
+impl<K: Hash + Eq, V> ShardedMap<K, V> {
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
         self.state.hash_one(key) as usize % SHARDS
     }

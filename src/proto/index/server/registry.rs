@@ -1,18 +1,18 @@
-//! Registrations: who has which id, who is online and where.
+//! Registrations in memory: users and their ids, who is online, and where.
 //!
-//! Names no time but the ticks it is told, and no files: those are the catalogue's, by the holder.
+//! Not here: the files of a registration, which the catalogue has under its holder; timers, which the server arms.
+//!
+//! Invariants: a user has one registration; each is found by its slot, its id and its user.
 
 use std::collections::HashMap;
 
 use slab::Slab;
 
 use crate::engine::{ConnId, Tick, TimerId};
-
-use super::catalog::HolderNo;
-use super::fields::PeerId;
-use super::record::{Hashed, Place, Record};
-use super::reply::{PeerLine, hit_label};
-use super::wire::Which;
+use crate::proto::index::catalog::HolderNo;
+use crate::proto::index::fields::{PeerId, Which};
+use crate::proto::index::persisted::{Hashed, Place, Record};
+use crate::proto::index::reply::{PeerLine, hit_label};
 
 /// One registration.
 #[derive(Debug)]
@@ -21,28 +21,29 @@ pub(super) struct Registration {
     pub(super) user: Box<str>,
     pub(super) password: Hashed,
     pub(super) holder: HolderNo,
-    /// Chunks of its list in the store.
+    /// Number of chunks of its list in the store.
     pub(super) chunks: u32,
-    /// On the server's clock.
+    /// Last login, on the server's clock.
     pub(super) login_at: u64,
-    /// From LOGIN to LOGOUT.
+    /// Set from LOGIN to LOGOUT.
     pub(super) place: Option<Place>,
     pub(super) presence: Presence,
-    /// Ends it when no login came for its time to live.
+    /// Its [`super::Timer::Expiry`].
     pub(super) expiry: Option<TimerId>,
 }
 
 #[derive(Debug)]
 pub(super) enum Presence {
     Offline,
-    /// It was logged in when the server went down, so that a keep-alive is enough; until then, if none comes.
+    /// Logged in before the server was restarted: until then, a keep-alive brings it back.
     Remembered {
         until: Tick,
     },
     Online {
-        /// Moves with each keep-alive; the timer looks at it when it fires.
+        /// Every keep-alive moves it; the timer checks it when it fires.
         until: Tick,
-        timer: Option<TimerId>,
+        /// Its [`super::Timer::Alive`].
+        timer: TimerId,
         /// The connection that logged in.
         conn: Option<ConnId>,
     },
@@ -62,7 +63,7 @@ impl Registration {
         }
     }
 
-    /// What each hit of its files ends with, while it is online.
+    /// The last lines of each hit of its files, if it is online.
     pub(super) fn hit_label(&self) -> Option<Box<str>> {
         let place = self.place.filter(|_| self.is_online())?;
         Some(hit_label(&self.user, self.id, place.ip, place.port))
@@ -81,7 +82,7 @@ impl Registration {
     }
 }
 
-/// All registrations, each under a slot, its id and its user. A user has one.
+/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     slots: Slab<Registration>,
@@ -95,12 +96,12 @@ impl Registry {
         self.slots.len()
     }
 
-    /// The slot that the next one gets.
+    /// The slot of the next registration.
     pub(super) fn next_slot(&self) -> u32 {
         self.slots.vacant_key() as u32
     }
 
-    /// Takes up a registration, whose id and user are nobody's.
+    /// Adds a registration whose id and user are new.
     pub(super) fn add(&mut self, registration: Registration) -> u32 {
         let slot = self.next_slot();
         self.by_id.insert(registration.id, slot);
@@ -133,7 +134,7 @@ impl Registry {
         self.by_user.get(user).copied()
     }
 
-    /// The registration of this id, if it is this user's.
+    /// The registration with this id and this user.
     pub(super) fn slot_of_both(&self, id: PeerId, user: &str) -> Option<u32> {
         self.slot_of(id)
             .filter(|&slot| self.get(slot).is_some_and(|found| *found.user == *user))
@@ -152,7 +153,7 @@ impl Registry {
         self.slots.iter().map(|(slot, _)| slot as u32)
     }
 
-    /// How many there are of a kind.
+    /// Number of registrations of a kind.
     pub(super) fn count(&self, which: Which) -> u64 {
         let all = self.slots.len() as u64;
         match which {
@@ -163,7 +164,7 @@ impl Registry {
         }
     }
 
-    /// Those of a kind, in an order that stays.
+    /// The registrations of a kind. Their order is stable.
     pub(super) fn list(&self, which: Which) -> impl Iterator<Item = &Registration> {
         let (all, one) = match which {
             Which::One(id) => (None, self.slot_of(id).and_then(|slot| self.get(slot))),

@@ -1,9 +1,9 @@
-//! The words of names and of searches: runs of letters and digits, without regard to case.
+//! Splits names and searches into words: runs of letters and digits, in lower case.
 //!
-//! `Book of Songs.pdf` is `book`, `of`, `songs`, `pdf`. A search for `song` finds `song.mp3` and not
-//! `Book of Songs.pdf`: words are compared whole, which is what an index can do.
+//! `Book of Songs.pdf` has the words `book`, `of`, `songs` and `pdf`. Words are compared whole: a search for `song` finds
+//! `song.mp3` and not `Book of Songs.pdf`.
 
-/// Takes names apart; kept for its buffer.
+/// Splits names; reused for its buffer.
 #[derive(Debug, Default)]
 pub(super) struct Splitter {
     lower: String,

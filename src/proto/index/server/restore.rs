@@ -1,17 +1,18 @@
-//! What was stored, taken up when a server starts.
+//! Restores the registrations and the catalogue from the store when a server starts.
 
 use std::collections::BTreeMap;
 use std::str;
 
 use thiserror::Error;
 
-use super::{Catalog, PeerId, Registry};
-use crate::proto::index::catalog::Loader;
-use crate::proto::index::fields::FileLine;
-use crate::proto::index::record::Record;
-use crate::proto::index::registry::{Presence, Registration};
+use crate::proto::index::catalog::Catalog;
+use crate::proto::index::catalog::bulk_load::Loader;
+use crate::proto::index::fields::{FileLine, PeerId};
+use crate::proto::index::persisted::Record;
 
-/// A stored entry is not what this program writes.
+use super::registry::{Presence, Registration, Registry};
+
+/// A stored entry that this program does not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0}; the data is of another version of peerloop, or damaged")]
 pub struct BadRecord(&'static str);
@@ -21,18 +22,18 @@ impl BadRecord {
     pub const CLOCK: BadRecord = BadRecord("the clock cannot be read");
 }
 
-/// Everything that was stored, entry by entry: registrations first, then their files.
+/// Everything that was stored, added entry by entry: registrations first, then their files.
 #[derive(Debug, Default)]
 pub struct Stored {
     registry: Registry,
     loader: Loader,
     clock: u64,
-    /// Chunks without a registration, for the log: none are ever written.
+    /// Chunks of unknown registrations, for the log. No version of this program writes any.
     strays: BTreeMap<PeerId, u32>,
 }
 
 impl Stored {
-    /// Takes up a registration.
+    /// Adds a registration.
     pub fn peer(&mut self, id: PeerId, record: &[u8]) -> Result<(), BadRecord> {
         let record = Record::decode(record).ok_or(BadRecord("a registration cannot be read"))?;
         if self.registry.slot_of(id).is_some() {
@@ -57,7 +58,7 @@ impl Stored {
         Ok(())
     }
 
-    /// Takes up a part of a registration's list; its parts come in their order.
+    /// Adds a chunk of a registration's list. Its chunks come in their order.
     pub fn files(&mut self, id: PeerId, chunk: u32, lines: &[u8]) -> Result<(), BadRecord> {
         let slot = self.registry.slot_of(id);
         let Some(owner) = slot.and_then(|slot| self.registry.get_mut(slot)) else {
@@ -76,7 +77,7 @@ impl Stored {
         Ok(())
     }
 
-    /// Takes up what the clock showed.
+    /// Adds the stored clock.
     pub fn clock(&mut self, clock: u64) {
         self.clock = self.clock.max(clock);
     }
@@ -95,7 +96,7 @@ impl Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::index::record::{Cost, Hashed};
+    use crate::proto::index::persisted::{Cost, Hashed};
 
     fn record(user: &str) -> Record {
         Record {
@@ -113,7 +114,7 @@ mod tests {
         }
     }
 
-    /// What no server wrote is not half believed.
+    /// Entries that contradict each other are an error, not half restored.
     #[test]
     fn contradictions_are_told() {
         let [alice, bob] = [1, 2].map(PeerId::from_bits);
