@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
+use peerloop::proto::overlay::packet::{NAME_BYTES_MAX, is_usable};
 use peerloop::proto::overlay::peer::Config;
-use peerloop::proto::overlay::wire::{NAME_BYTES_MAX, is_usable};
 use peerloop::proto::overlay::{Overlay, fit};
 
 use super::addr::{advertised, resolve};

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use peerloop::engine::{Deadline, End};
 use peerloop::proto::overlay::join::{JoinEnd, Report};
+use peerloop::proto::overlay::packet::{Kind, Packet};
 use peerloop::proto::overlay::peer::Config;
-use peerloop::proto::overlay::wire::{Kind, Packet};
 use peerloop::proto::overlay::{Event, Observer, Then};
 
 use super::lines::Lines;

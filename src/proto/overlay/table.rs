@@ -161,7 +161,7 @@ impl Table {
 
     /// Every entry once, and as many again that are no longer true: then they are sorted out, at O(1) each.
     fn stale_max(&self) -> usize {
-        2 * self.size_max.max(1)
+        self.size_max.max(1).saturating_mul(2)
     }
 
     fn drop_stale(&mut self) {
@@ -213,14 +213,14 @@ impl Sample {
 
 /// The addresses that were remembered last, oldest first.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct RecentAddrs {
     addrs: VecDeque<SocketAddrV4>,
     addrs_max: usize,
 }
 
-impl Memory {
-    pub fn new(addrs_max: usize) -> Memory {
-        Memory {
+impl RecentAddrs {
+    pub fn new(addrs_max: usize) -> RecentAddrs {
+        RecentAddrs {
             addrs: VecDeque::new(),
             addrs_max,
         }
@@ -357,10 +357,10 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_first() {
-        let mut memory = Memory::new(2);
+        let mut recent = RecentAddrs::new(2);
         for n in [1, 2, 1, 3] {
-            memory.add(peer(n));
+            recent.add(peer(n));
         }
-        assert!(memory.iter().eq([peer(1), peer(3)]));
+        assert!(recent.iter().eq([peer(1), peer(3)]));
     }
 }

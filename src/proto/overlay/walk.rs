@@ -11,7 +11,7 @@ use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, TimerId, Violation};
 
-use super::wire::{Kind, is_usable, parse, put_packet};
+use super::packet::{Kind, is_usable, parse, put_packet};
 
 /// Peers of one walk; a peer that makes them up could lead it on for ever.
 pub const PEERS_MAX: usize = 50_000;
@@ -88,7 +88,8 @@ impl Walk {
             && let Some(peer) = self.queue.pop_front()
         {
             self.under_way += 1;
-            hub.dial(peer, Some(self.listening), Conn::Visiting { timer: None });
+            let visiting = Conn::Visiting { peer, timer: None };
+            hub.dial(peer, Some(self.listening), visiting);
         }
         if self.under_way == 0 {
             hub.stop();
@@ -98,11 +99,10 @@ impl Walk {
     fn end_visit(
         &mut self,
         hub: &mut Hub<Self>,
-        peer: SocketAddrV4,
         conn: &mut Conn,
         mut result: Result<Visit, Failure>,
     ) {
-        if let Conn::Visiting { timer } = std::mem::replace(conn, Conn::Over) {
+        if let Conn::Visiting { peer, timer } = std::mem::replace(conn, Conn::Over) {
             if let Some(timer) = timer {
                 hub.cancel(timer);
             }
@@ -121,8 +121,11 @@ impl Walk {
 /// What is expected next.
 #[derive(Debug)]
 pub enum Conn {
-    /// A packet, before the timer.
-    Visiting { timer: Option<TimerId> },
+    /// A packet of this peer, before the timer.
+    Visiting {
+        peer: SocketAddrV4,
+        timer: Option<TimerId>,
+    },
     /// Nothing.
     Over,
 }
@@ -141,9 +144,13 @@ impl Service for Walk {
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
-        if let Conn::Visiting { timer } = conn {
+        if let Conn::Visiting { timer, .. } = conn {
             let id = cx.id();
             *timer = cx.arm(self.answer, id);
+            // At the engine's limit of timers there is no deadline, and so no visit.
+            if timer.is_none() {
+                cx.close();
+            }
         }
     }
 
@@ -166,18 +173,15 @@ impl Service for Walk {
             has_room: packet.kind == Kind::Welcome,
             peers: others.take(ENTRIES_MAX).collect(),
         };
-        let peer = cx.peer();
-        self.end_visit(cx, peer, conn, Ok(visit));
+        self.end_visit(cx, conn, Ok(visit));
         cx.close();
         Ok(Step::Done(used))
     }
 
-    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, mut conn: Conn, end: End) {
-        if let Some(peer) = hub.peer_of(id) {
-            // Closed by us, while it was silent.
-            let end = (end != End::Closed).then_some(end);
-            self.end_visit(hub, peer, &mut conn, Err(Failure(end)));
-        }
+    fn on_end(&mut self, hub: &mut Hub<Self>, _id: ConnId, mut conn: Conn, end: End) {
+        // Closed by us, while it was silent.
+        let end = (end != End::Closed).then_some(end);
+        self.end_visit(hub, &mut conn, Err(Failure(end)));
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, id: ConnId) {
