@@ -13,6 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
+use std::ops::Bound;
 
 use rand::rngs::StdRng;
 
@@ -98,12 +99,21 @@ impl Alarm {
     ) {
         match (self.armed, due) {
             (Some((_, at)), Some(due)) if at <= due => return,
+            // Its firing hands the room on.
+            (Some(_), None) if !unarmed.timers.is_empty() => return,
             (Some((timer, _)), _) => host.cancel(timer),
             (None, _) => {}
         }
         self.armed = due.and_then(|due| Some((host.arm(due, timer)?, due)));
         if due.is_some() && self.armed.is_none() {
             unarmed.timers.insert(timer);
+        }
+    }
+
+    /// The machine is gone.
+    pub(super) fn disarm<C, T>(&mut self, host: &mut (impl Host<C, T> + ?Sized)) {
+        if let Some((timer, _)) = self.armed.take() {
+            host.cancel(timer);
         }
     }
 
@@ -115,23 +125,32 @@ impl Alarm {
 
 /// Timers that the engine refused to arm, at its limit; each once.
 ///
-/// Whoever handles a timer of the service that fired handles [`Unarmed::next`] in the same way after it: the one that fired
-/// has made room. To a machine with nothing due, that is a call without effect.
+/// A timer that fires or is disarmed makes room. Before the machine of the one that fired is called, which would take the
+/// room again itself, [`Unarmed::next`] has its turn: its machine's [`Alarm`] follows again. One without a deadline leaves the
+/// room to the next.
 #[derive(Debug)]
 pub(super) struct Unarmed<T> {
     timers: BTreeSet<T>,
+    /// The last that was returned: their turns go round.
+    last: Option<T>,
 }
 
 impl<T> Default for Unarmed<T> {
     fn default() -> Unarmed<T> {
         Unarmed {
             timers: BTreeSet::new(),
+            last: None,
         }
     }
 }
 
-impl<T: Ord> Unarmed<T> {
+impl<T: Copy + Ord> Unarmed<T> {
     pub(super) fn next(&mut self) -> Option<T> {
-        self.timers.pop_first()
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.timers.range((behind, Bound::Unbounded)).next();
+        let next = *next.or(self.timers.first())?;
+        self.timers.remove(&next);
+        self.last = Some(next);
+        Some(next)
     }
 }

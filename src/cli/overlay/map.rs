@@ -1,7 +1,6 @@
 //! `peerloop overlay map`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -16,8 +15,8 @@ use peerloop::proto::overlay::table::SAMPLE_MAX;
 use peerloop::proto::overlay::walk::{Failure, Visit, Walk};
 
 use super::graph::Graph;
-use super::peer_addr;
 use super::report::{printable, reason};
+use super::values::peer_addr;
 use crate::cli::addr::advertised;
 use crate::cli::{Answer, print};
 
@@ -132,13 +131,13 @@ impl Map {
                 (None, Some(false)) => ", style=filled, fillcolor=lightgrey",
                 _ => "",
             };
-            put(
+            print::line(
                 &mut text,
                 format_args!("  \"{}\" [label={label:?}{look}];", found.addr),
             );
         }
         for (a, b) in graph(&self.peers).links() {
-            put(&mut text, format_args!("  \"{a}\" -- \"{b}\";"));
+            print::line(&mut text, format_args!("  \"{a}\" -- \"{b}\";"));
         }
         text.push_str("}\n");
         text
@@ -210,10 +209,4 @@ impl Found {
 fn graph(peers: &[Found]) -> Graph {
     let told = peers.iter();
     Graph::new(told.map(|found| (found.addr, found.peered_with.clone())))
-}
-
-/// Adds a line.
-fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "{line}");
 }

@@ -80,10 +80,6 @@ impl<O: Observer> Overlay<O> {
         peer.watch(hub, &mut self.unarmed);
         Some(result)
     }
-
-    fn fire(&mut self, hub: &mut Hub<Self>, Timer(number): Timer) {
-        self.call(hub, number, |peer, hub, observer| peer.fired(hub, observer));
-    }
 }
 
 /// The limits of a node that runs this service: a link between two peers is silent for as long as it lasts.
@@ -170,9 +166,13 @@ impl<O: Observer> Service for Overlay<O> {
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
-        self.fire(hub, timer);
-        if let Some(timer) = self.unarmed.next() {
-            self.fire(hub, timer);
+        while let Some(unarmed) = self.unarmed.next() {
+            let peer = self.peers.get_mut(unarmed.0 as usize);
+            if peer.is_some_and(|peer| peer.watch(hub, &mut self.unarmed)) {
+                break;
+            }
         }
+        let Timer(number) = timer;
+        self.call(hub, number, |peer, hub, observer| peer.fired(hub, observer));
     }
 }

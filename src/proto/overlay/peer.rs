@@ -247,13 +247,14 @@ impl Peer {
         }
     }
 
-    /// Has the timer of the peer follow its deadlines.
-    pub(super) fn watch(&mut self, host: &mut dyn Host, unarmed: &mut Unarmed<Timer>) {
+    /// Has the timer of the peer follow its deadlines; whether there is one.
+    pub(super) fn watch(&mut self, host: &mut dyn Host, unarmed: &mut Unarmed<Timer>) -> bool {
         let join = self.join.as_ref().map(|join| join.due());
         let due = [join, self.near.table.next_expiry()];
         let due = due.into_iter().flatten().min();
         let timer = Timer(self.near.number);
         self.alarm.follow(host, due, timer, unarmed);
+        due.is_some()
     }
 
     fn attempt_failed(

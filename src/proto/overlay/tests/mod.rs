@@ -2,6 +2,7 @@
 //! against scripted peers ([`joins`], [`newcomers`], [`walks`]).
 
 mod joins;
+mod limits;
 mod newcomers;
 mod swarm;
 mod walks;
