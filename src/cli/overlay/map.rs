@@ -71,13 +71,13 @@ impl MapArgs {
     }
 }
 
-/// Visits everybody who can be found from `contact`; `prepare` has the last word on the reactor that does it.
+/// Visits every peer that can be found from `contact`; `prepare` may change the reactor that does it.
 pub(in crate::cli) fn walk(
     contact: SocketAddrV4,
     answer: Duration,
     prepare: impl FnOnce(&mut Reactor<Walk>) -> io::Result<()>,
 ) -> Result<Map> {
-    // Somebody on this machine is reached, and sees us, by loopback.
+    // A peer on this machine is reached, and sees us, by loopback.
     let ip = if contact.ip().is_loopback() {
         Ipv4Addr::LOCALHOST
     } else {

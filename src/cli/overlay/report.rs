@@ -1,5 +1,4 @@
-//! What a peer tells on stdout: the lines of the specification, or one JSON object each. What is no part of the
-//! specification goes to the log.
+//! What a peer prints on stdout: the protocol's lines, or one JSON object each. All else goes to the log.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -99,7 +98,7 @@ enum Line<'a> {
 }
 
 impl Printer {
-    /// `contact`: whom the peer is started to join.
+    /// `contact`: the peer to join at the start.
     pub(super) fn new(json: bool, contact: Option<SocketAddrV4>) -> Printer {
         Printer {
             json,
@@ -187,7 +186,7 @@ impl Printer {
         self.text(format_args!("{text}"));
     }
 
-    /// To who asked for a join at the prompt, when it came to nothing.
+    /// Answers a `join` at the prompt that brought no neighbour.
     fn say_why_nobody(&self, report: &Report) {
         let &Report {
             end,

@@ -8,14 +8,14 @@ use peerloop::proto::overlay::packet::{NAME_BYTES_MAX, is_usable};
 
 use crate::cli::addr::resolve;
 
-/// What a packet may name: 0.0.0.0 would reach somebody on this machine, and then stand in tables.
+/// An address that a packet may name. 0.0.0.0 would reach a peer on this machine, and then stand in tables.
 pub(super) fn peer_addr(text: &str) -> Result<SocketAddrV4> {
     let addr = resolve(text)?;
     ensure!(is_usable(addr), "{addr} is no address of a peer");
     Ok(addr)
 }
 
-/// What fits the protocol's length byte, and a terminal.
+/// A name that fits the protocol's length byte, and a terminal.
 pub(super) fn name(text: &str) -> Result<String> {
     ensure!(
         text.len() <= NAME_BYTES_MAX,

@@ -99,7 +99,7 @@ impl PeerArgs {
                     bar.finish_and_clear();
                 }
                 match self.print(peer) {
-                    // It serves on, even if nobody listens to it any more.
+                    // Its stdout is closed; other peers still need it.
                     Err(e) if print::is_broken_pipe(&e) && !self.once => {
                         log::info!("nobody reads the message");
                     }
@@ -139,7 +139,7 @@ struct Message<'a> {
     message: &'a str,
 }
 
-/// A bar on stderr, where somebody looks at one.
+/// A bar on stderr, if that is a terminal.
 fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -28,11 +28,11 @@ const PAUSES: [Ticks; 3] = [
     Ticks::from_secs(3),
 ];
 
-/// Somebody to join.
+/// An address to join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) addr: SocketAddrV4,
-    /// Redirects and welcomes on the way to its address; 0 is who the user named.
+    /// Redirects and welcomes on the way to its address; 0 for one that the user named.
     pub(super) hops: u32,
     pub(super) tries: u8,
     /// It accepted once, and was silent.
@@ -57,26 +57,26 @@ impl Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     Try(Candidate),
-    /// Nobody before this tick.
+    /// There is none before this tick.
     WaitUntil(Tick),
     Nobody,
 }
 
-/// Those who are to be tried.
+/// The addresses to be tried.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
-    /// Whom the user named: before everybody else, and the last is next. At most [`CANDIDATES_MAX`].
+    /// Named by the user: before all others, and the last is next. At most [`CANDIDATES_MAX`].
     named: Vec<Candidate>,
     /// The last is next. At most [`CANDIDATES_MAX`].
     fresh: Vec<Candidate>,
-    /// Not before a tick, when there is nobody else. At most [`CANDIDATES_MAX`].
+    /// Not before a tick, and after all others. At most [`CANDIDATES_MAX`].
     again: Vec<(Tick, Candidate)>,
-    /// Everybody who was tried: at most as many as there are dials in a join, and those whom it knew already.
+    /// Returned in this join: at most as many as it has dials, and those that the peer knew already.
     tried: HashSet<SocketAddrV4>,
 }
 
 impl Candidates {
-    /// Somebody whom the user named: next, whatever is known of it.
+    /// An address that the user named: it is next, whatever is known of it.
     pub(super) fn name(&mut self, addr: SocketAddrV4) {
         self.tried.remove(&addr);
         self.named.retain(|known| known.addr != addr);
@@ -86,7 +86,7 @@ impl Candidates {
         self.named.push(Candidate::named(addr));
     }
 
-    /// Those whom a packet names.
+    /// The entries of a packet.
     pub(super) fn offer(&mut self, entries: Entries<'_>, hops: u32, rng: &mut StdRng) {
         let mut offered: Vec<Candidate> = entries
             .iter()

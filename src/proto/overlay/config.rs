@@ -9,7 +9,7 @@ use crate::engine::Ticks;
 pub struct Config {
     /// Its name, at most [`super::packet::NAME_BYTES_MAX`] bytes.
     pub name: String,
-    /// The address that others reach it at: what it skips in packets, and who wins when two dial each other.
+    /// The address that others reach it at: what it skips in packets, and what decides when two dial each other.
     pub addr: SocketAddrV4,
     /// Where its listener is bound, and so what it dials from: others store the address that they see a newcomer come
     /// from.

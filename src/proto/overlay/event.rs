@@ -1,4 +1,4 @@
-//! What happens to a peer, and who is told of it.
+//! What happens to a peer, and the observer that is told.
 
 use std::net::SocketAddrV4;
 
@@ -26,7 +26,7 @@ pub enum Event<'a> {
         /// It will be tried again.
         again: bool,
     },
-    /// Our own port cannot be used to dial this peer, which will therefore see an address at which nobody listens.
+    /// Our own port cannot be used to dial this peer, which will therefore see an address without a listener.
     OtherPort(SocketAddrV4),
     /// A link ended.
     Gone {
@@ -43,7 +43,7 @@ pub enum Event<'a> {
 pub enum JoinEnd {
     /// There are as many links as were wanted, or the table is full.
     Satisfied,
-    /// Nobody is left to try.
+    /// No candidate is left.
     Exhausted,
     /// Its time is over.
     TimedOut,
@@ -81,5 +81,5 @@ pub trait Observer {
     }
 }
 
-/// Nobody is told.
+/// Ignores everything.
 impl Observer for () {}

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  candidates ──▶ dial ──▶ accepted ──▶ packet: Welcome ──▶ in the table
-//!      ▲           │          │            └─── Redirect ──▶ in the memory of who declined
+//!      ▲           │          │            └─── Redirect ──▶ in the memory of refusals
 //!      │           └─ failed ─┴─ silent                │
 //!      └────────────── retry ◀──┘    entries ◀─────────┘
 //! ```
-//! For: what a joiner does besides serving. Not for: whom to try next (`candidates.rs`), newcomers (`peer.rs`).
+//! For: what a joiner does besides serving. Not for: which candidate is next (`candidates.rs`), newcomers (`peer.rs`).
 //!
 //! It ends: a candidate is dialled once but for a few retries, there are at most [`DIALS_MAX`] dials, and there is a deadline
 //! for the whole. Invariants: one dial at a time, since a peer that is told many addresses is not to become a scanner;

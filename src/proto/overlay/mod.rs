@@ -3,8 +3,8 @@
 //! Where to look:
 //! - [`packet`]: the bytes of a Welcome and a Redirect, both ways; pure.
 //! - [`peer`]: one peer: admission of newcomers, ends of links, its time. [`config`]: how it is to behave.
-//! - [`join`]: a join under way. `candidates`: whom it tries next; pure.
-//! - [`table`]: the peers that a peer has, of which it tells a random sample; and the memory of who declined.
+//! - [`join`]: a join under way. `candidates`: which address is next; pure.
+//! - [`table`]: the peers that a peer has, of which it tells a random sample; and the memory of refusals.
 //! - [`event`]: what an observer is told.
 //! - [`node`]: the service, which hosts one peer or thousands, one a listener; dispatch only.
 //! - [`walk`]: visits every peer of an overlay, for a map of it.
@@ -15,7 +15,7 @@
 //! Imports go to the right only; nothing imports the node.
 //!
 //! What it does not do: find out whether a peer without a link still lives. To a plain peer every connection is a
-//! join, so nobody is dialled for that; its entry ends by time.
+//! join, so none is dialled for that; its entry ends by time.
 //!
 //! Invariants: a table never has more entries than its size, no peer twice and never its own address; a join ends by
 //! its deadline; an idle peer has no timer but that of the next entry without a link.

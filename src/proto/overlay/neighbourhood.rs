@@ -1,4 +1,4 @@
-//! What a peer knows of others: its table, and who declined it.
+//! What a peer knows of others: its table, and the peers that declined it.
 
 use std::net::SocketAddrV4;
 

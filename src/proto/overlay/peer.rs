@@ -70,7 +70,7 @@ impl Peer {
         &self.near.table
     }
 
-    /// Who declined us, the latest last.
+    /// The peers that declined us, the latest last.
     pub fn declined(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
         self.near.declined.iter()
     }

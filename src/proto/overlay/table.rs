@@ -1,5 +1,7 @@
 //! The peers that a peer has, and those that declined it.
 //!
+//! For: bounded tables, random samples of them, and expiry of entries without a link. Not for: connections.
+//!
 //! Invariants: never more entries than the table's size; one entry an address; `joined` counts the entries that came
 //! from our own joins. Everything is O(1) but the sample, which is O([`SAMPLE_MAX`]²) at worst.
 
@@ -12,20 +14,20 @@ use rand::rngs::StdRng;
 
 use crate::engine::{ConnId, Tick};
 
-/// Entries attached to a packet, from the specification: more would help a newcomer little, and a packet is to fit
+/// Entries attached to a packet: more would help a newcomer little, and a packet is to fit
 /// one segment.
 pub const SAMPLE_MAX: usize = 64;
 
 /// What stands behind an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// We dial it and it has not answered: its slot is reserved, and nobody is told of it.
+    /// We dial it and it has not answered: its slot is reserved, and it is in no packet.
     Dialling(ConnId),
     /// It welcomed us.
     Joined(ConnId),
     /// We welcomed it.
     Welcomed(ConnId),
-    /// It welcomed us and closed; forgotten at this tick.
+    /// It welcomed us and closed; it is forgotten at this tick.
     Linkless(Tick),
 }
 

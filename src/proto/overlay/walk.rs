@@ -1,10 +1,12 @@
 //! Visits every peer of an overlay, breadth-first, for a map of it.
 //!
 //! The protocol has no question but the join, so a visit is a join that ends as soon as the packet is there: the peer
-//! frees the place at once. Visits are made from a port at which somebody answers, should the peer have named it to
-//! others meanwhile: newcomers are redirected, to nobody.
+//! frees the slot at once. Visits are made from a port with a listener, since the peer may name it to others meanwhile;
+//! newcomers there get a Redirect without entries.
 //!
-//! It sees what a newcomer sees: 64 random entries of a larger table.
+//! For: a map. It sees what a newcomer sees: 64 random entries of a larger table. Not for: printing.
+//!
+//! Invariants: at most [`PEERS_MAX`] peers, [`VISITS_AT_ONCE`] visits at once, one visit a peer; every visit has a deadline.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
@@ -13,7 +15,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, Ti
 
 use super::packet::{Kind, is_usable, parse, put_packet};
 
-/// Peers of one walk; a peer that makes them up could lead it on for ever.
+/// Peers of one walk: a peer that makes up addresses must not lead it on for ever.
 pub const PEERS_MAX: usize = 50_000;
 
 /// Entries that are kept of one packet: twice what ours send. With all peers that makes some millions of links, which a
@@ -45,13 +47,14 @@ pub struct Walk {
     answer: Ticks,
     pub(super) peers_max: usize,
     queue: VecDeque<SocketAddrV4>,
-    /// Everybody who was ever named; `None`: not visited yet.
+    /// Every peer that was named; `None`: not visited yet.
     pub(super) found: BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>,
     under_way: usize,
 }
 
 impl Walk {
-    /// A walk from the listener at `listening`, which others see as `own`; who accepts has to answer within `answer`.
+    /// A walk from the listener at `listening`, which others see as `own`; a peer that accepts has to answer within
+    /// `answer`.
     pub fn new(listening: SocketAddrV4, own: SocketAddrV4, answer: Ticks) -> Walk {
         Walk {
             listening,
@@ -70,7 +73,7 @@ impl Walk {
         self.go_on(hub);
     }
 
-    /// Whom the walk found, by address.
+    /// What the walk found, by address.
     pub fn into_found(self) -> BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>> {
         self.found
     }
@@ -109,7 +112,7 @@ impl Walk {
             self.under_way -= 1;
             if let Ok(visit) = &mut result {
                 visit.peers.iter().for_each(|peer| self.note(*peer));
-                // Who is one too many is nowhere on the map, or there would be no end to those who are only named.
+                // A peer beyond the limit is nowhere on the map; otherwise there would be no end of peers that are only named.
                 visit.peers.retain(|peer| self.found.contains_key(peer));
             }
             self.found.insert(peer, Some(result));

@@ -2,7 +2,7 @@
 //!
 //! A queue in the order of the last pings. Its head is pinged as fast as the number of members asks for, so `n` members
 //! make `n` pings an interval at an even pace, however many registered at once; and at the latest an interval after its
-//! last ping, so that nobody is forgotten while the ring grows or shrinks. Members that are gone are passed over.
+//! last ping, so that no member is forgotten while the ring grows or shrinks. Members that are gone are passed over.
 //!
 //! Invariants: the queue is in the order of `due`; a member stands in it once; it has at most
 //! `2 * members + GONE_MIN` turns.
@@ -103,7 +103,7 @@ impl PingSchedule {
 mod tests {
     use super::*;
 
-    /// Runs the schedule of `joined` members, who registered in these ticks, and tells in which ticks each was pinged.
+    /// Runs the schedule of `joined` members, who registered in these ticks, and returns in which ticks each was pinged.
     fn run(interval: u64, joined: &[u64], until: u64) -> Vec<Vec<u64>> {
         let mut schedule = PingSchedule::new(Ticks(interval));
         let mut pinged = vec![Vec::new(); joined.len()];
@@ -154,7 +154,7 @@ mod tests {
         assert!(per_second.iter().all(|n| *n <= mean + 10), "{per_second:?}");
     }
 
-    /// A crowd that comes just before somebody's turn does not push it back.
+    /// A crowd that comes just before a member's turn does not push it back.
     #[test]
     fn nobody_waits_longer_because_others_come() {
         for crowd_at in [1, 500, 1990, 2100, 3999] {

@@ -5,7 +5,7 @@
 //!                 └────▶ given up: removed, the ring closes over the gap
 //!  place taken or given up ──▶ neighbour_update of the member behind it
 //! ```
-//! For: who is in the ring, and that the neighbours which the peers know are the ring's. Not for: requests and their
+//! For: membership of the ring, and keeping the neighbours which the peers know equal to the ring's. Not for: requests and their
 //! answers (`registration.rs`, `mod.rs`).
 //!
 //! Invariants: a member has one timer, which follows the earlier of its two deadlines; nothing here looks at all members.
