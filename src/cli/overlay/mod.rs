@@ -132,3 +132,38 @@ impl PeerArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        _command: Command,
+    }
+
+    fn parses(line: &str) -> bool {
+        Cli::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn numbers_have_their_ranges() {
+        for (option, max) in [
+            ("peer --table-size", 1_000_000_u64),
+            ("peer --links", 1_000_000),
+            ("peer --linkless-ttl", 31_536_000),
+            ("peer --answer-timeout", 3600),
+            ("map -p 127.0.0.1:9 --timeout", 3600),
+        ] {
+            let line = |value: u64| format!("overlay {option} {value}");
+            assert!(parses(&line(1)) && parses(&line(max)), "{option}");
+            for value in [0, max + 1, u64::MAX] {
+                assert!(!parses(&line(value)), "{option} {value}");
+            }
+        }
+        assert!(!parses("overlay peer -p 0.0.0.0:9") && !parses("overlay peer -p 127.0.0.1:0"));
+    }
+}

@@ -42,3 +42,39 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        _command: Command,
+    }
+
+    fn parses(line: &str) -> bool {
+        Cli::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn numbers_have_their_ranges() {
+        for (option, max) in [("--ping-interval", 86_400_u64), ("--ping-timeout", 3600)] {
+            let line = |value: u64| format!("ring tracker --db x {option} {value}");
+            assert!(parses(&line(1)) && parses(&line(max)), "{option}");
+            for value in [0, max + 1, u64::MAX] {
+                assert!(!parses(&line(value)), "{option} {value}");
+            }
+            assert!(!parses(&format!("{}0", line(u64::MAX))), "beyond 64 bits");
+        }
+        for timeout in [0, 3601, u64::MAX] {
+            assert!(!parses(&format!(
+                "ring ping 127.0.0.1:9 --timeout {timeout}"
+            )));
+        }
+        assert!(parses("ring query 127.0.0.1:9 4294967295"));
+        assert!(!parses("ring query 127.0.0.1:9 4294967296"));
+    }
+}

@@ -107,7 +107,7 @@ impl Tracker {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(Step::More),
             Err(Refusal::Opcode(what)) => {
-                let line = format_args!("{from}: refused a pickle that would {what}");
+                let line = format_args!("{from}: refused a pickle: {what}");
                 self.log_pickles.warn(host.now(), line);
                 return Err(Refusal::Opcode(what).into());
             }

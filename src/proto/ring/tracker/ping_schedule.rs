@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use crate::engine::{Tick, Ticks};
 
 /// Pings sent at once, however many are due: what a tracker that restarts sends in a tick, 6,400 a second.
-
 pub(super) const PINGS_AT_ONCE_MAX: u32 = 64;
 
 /// Turns of members that are gone which the queue may have whatever the number of members.
@@ -64,7 +63,8 @@ impl PingSchedule {
         let earned = now.since(self.since).0.saturating_mul(members as u64);
         // What was slept through is not caught up with in a burst.
         let credit_max = self.interval.0.max(members as u64);
-        self.credit = self.credit.saturating_add(earned).min(credit_max * 2);
+        let credit = self.credit.saturating_add(earned);
+        self.credit = credit.min(credit_max.saturating_mul(2));
         self.since = now;
     }
 
@@ -152,6 +152,18 @@ mod tests {
         }
         let mean = 10_000 / 20;
         assert!(per_second.iter().all(|n| *n <= mean + 10), "{per_second:?}");
+    }
+
+    #[test]
+    fn the_longest_interval_does_not_wrap() {
+        let mut schedule = PingSchedule::new(Ticks::NEVER);
+        schedule.push(Tick(5), 0, 0);
+        schedule.earn(Tick(100), 1);
+        assert_eq!(
+            schedule.next(Tick(100), |_| true).map(|turn| turn.slot),
+            None
+        );
+        assert!(schedule.next_at(Tick(100), 1) > Some(Tick(1 << 60)));
     }
 
     /// A crowd that comes just before a member's turn does not push it back.
