@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use peerloop::app::Committer;
 use peerloop::engine::Limits;
 use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::dht::entries::Entries;
@@ -25,6 +24,7 @@ use peerloop::proto::dht::node::{self, Config, DhtNode};
 use peerloop::proto::dht::wire::{self, Request};
 use peerloop::store::redb::Redb;
 use peerloop::store::{Change, Store, Table};
+use peerloop::workers::commit::Committer;
 
 /// Keys that the durable rows write to in turn: all are there from the start, so a store is as large at the
 /// end of a run as at its begin.

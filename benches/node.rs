@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,7 +61,7 @@ impl Transport for Memory {
         Ok(n)
     }
 
-    fn dial(&mut self, _: ConnId, _: SocketAddrV4, _: Option<SocketAddrV4>) -> io::Result<()> {
+    fn dial(&mut self, _: ConnId, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
 

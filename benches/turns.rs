@@ -65,9 +65,9 @@ impl World {
         let start = Instant::now();
         let mut stored = Stored::default();
         let place = Place {
-            ip: Ipv4Addr::LOCALHOST,
+            ip: Ipv4Addr::LOCALHOST.into(),
             port: 9999,
-            from: Ipv4Addr::LOCALHOST,
+            from: Ipv4Addr::LOCALHOST.into(),
         };
         for peer in 0..PEERS {
             let record = Record {
@@ -89,8 +89,7 @@ impl World {
             "{FILES} files of {PEERS} peers in {:.1?}\n",
             start.elapsed()
         );
-        let mut node = Node::new(server, limits, 1, Tick(0));
-        node.with(|server, hub| server.begin(hub));
+        let node = Node::new(server, limits, 1, Tick(0));
         let mut world = World {
             node,
             memory: Memory(Vec::new()),

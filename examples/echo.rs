@@ -5,10 +5,14 @@
 
 use std::net::SocketAddrV4;
 
+use peerloop::engine::framing::{Cr, Lines};
 use peerloop::engine::{Cx, Input, Limits, NoJob, Service, Step, Ticks, Violation};
 use peerloop::net::Reactor;
 
-const LINE_BYTES_MAX: usize = 1024;
+const LINES: Lines = Lines {
+    bytes_max: 1024,
+    cr: Cr::Kept,
+};
 
 struct Echo;
 
@@ -29,16 +33,13 @@ impl Service for Echo {
         (): &mut (),
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        let fresh = &input.bytes[input.seen..];
-        match fresh.iter().position(|&byte| byte == b'\n') {
-            Some(at) => {
-                let line = &input.bytes[..=input.seen + at];
-                cx.out().extend(line.iter().map(u8::to_ascii_uppercase));
-                Ok(Step::Done(line.len()))
-            }
-            None if input.bytes.len() > LINE_BYTES_MAX => Err(Violation::peer("line too long")),
-            None => Ok(Step::More),
-        }
+        let Some(line) = LINES.first(input)? else {
+            return Ok(Step::More);
+        };
+        let out = cx.out();
+        out.extend(line.text.iter().map(u8::to_ascii_uppercase));
+        out.push(b'\n');
+        Ok(Step::Done(line.used))
     }
 }
 

@@ -2,27 +2,51 @@
 //!
 //! ```text
 //!   main, cli   arguments, printing, exit codes            (the program)
-//!   app         what a process runs, put together
+//!   workers     what worker threads do for the protocols   commits, password hashes, files
 //!   proto       the protocols: codecs and state machines   no I/O, no clock, no threads
 //!   engine      connections, buffers, deadlines, limits    no I/O, knows no protocol
 //!   net         drives the engine with sockets (mio)       sockets, clock, signals, threads
 //!   sim         drives the engine in memory                virtual clock, injected faults
 //!   store       where entries outlive the process          files
 //! ```
-//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`.
-//! `cargo check --lib --no-default-features` builds everything but the reactor, the embedded database and the
-//! program; a test walks the imports.
+//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`, `workers`
+//! knows `proto` and `store`; a test walks the imports. Features, all on by default:
 //!
-//! Somebody's own protocol is an [`engine::Service`] given to a [`net::Reactor`]: `examples/echo.rs` is a whole
-//! server in under 60 lines.
+//! | feature     | adds                                                          | dependencies                       |
+//! |-------------|---------------------------------------------------------------|------------------------------------|
+//! | (none)      | `engine`, `sim`: no I/O at all                                | bytes, log, memchr, rand, slab, thiserror |
+//! | `net`       | the reactor                                                   | mio, socket2, nix, rustix, signal-hook    |
+//! | `protocols` | the house's protocols (`proto`, `workers`, `store` in memory), no I/O | indexmap, ruint, sha1          |
+//! | `storage`   | the embedded database, files, password hashes                 | redb, rustix, argon2               |
+//! | `cli`       | the program                                                   | clap and others                    |
+//!
+//! Somebody's own protocol is an [`engine::Service`] given to a [`net::Reactor`], with
+//! `default-features = false, features = ["net"]`: `examples/echo.rs` is a whole server in under 60 lines.
+//! [`engine::framing`] finds its messages.
 //!
 //! Invariants of the whole: nothing that a peer sends blocks, crashes or bloats the process; every queue has a
 //! named limit ([`engine::Limits`]); the same seed and events give the same run of everything but `net`.
 
-pub mod app;
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod engine;
 #[cfg(feature = "net")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the driver has the sockets, the clock and the threads"
+)]
 pub mod net;
+#[cfg(feature = "protocols")]
 pub mod proto;
 pub mod sim;
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "entries and files outlive the process here"
+)]
+#[cfg(feature = "protocols")]
 pub mod store;
+#[cfg(feature = "protocols")]
+pub mod workers;

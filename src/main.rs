@@ -1,5 +1,7 @@
 //! The program: parses its arguments, runs, and turns the result into an exit code.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 
 use std::process::ExitCode;

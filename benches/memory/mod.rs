@@ -2,7 +2,7 @@
 //! never full.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use peerloop::engine::{ConnId, Readiness, Transport};
 
@@ -41,7 +41,7 @@ impl Transport for Memory {
         Ok(from.iter().map(|slice| slice.len()).sum())
     }
 
-    fn dial(&mut self, _: ConnId, _: SocketAddrV4, _: Option<SocketAddrV4>) -> io::Result<()> {
+    fn dial(&mut self, _: ConnId, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
 

@@ -2,21 +2,27 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// `IP:PORT`, or a name that resolves to an IPv4 address.
 pub(super) fn resolve(text: &str) -> Result<SocketAddrV4> {
+    match resolve_any(text)? {
+        SocketAddr::V4(addr) => Ok(addr),
+        SocketAddr::V6(_) => bail!("it has no IPv4 address, and the protocol no other"),
+    }
+}
+
+/// `IP:PORT`, `[IPV6]:PORT`, or a name that resolves to an address: of IPv4 if it has one.
+pub(super) fn resolve_any(text: &str) -> Result<SocketAddr> {
     if let Ok(addr) = text.parse() {
         return Ok(addr);
     }
     let found = text
         .to_socket_addrs()
         .map_err(|e| anyhow!("{e}; expected IP:PORT"))?;
-    let ipv4 = found.into_iter().find_map(|addr| match addr {
-        SocketAddr::V4(addr) => Some(addr),
-        SocketAddr::V6(_) => None,
-    });
-    ipv4.context("it has no IPv4 address")
+    found
+        .min_by_key(SocketAddr::is_ipv6)
+        .context("it has no address")
 }
 
 /// The address that a node's id is made of: `--advertise`, else the listening one; when that is 0.0.0.0, the

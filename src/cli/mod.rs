@@ -3,10 +3,12 @@
 //! stdout is data, stderr is logs and messages. Exit codes: 0 done, 1 "no" (not found), 2 usage or error.
 
 mod addr;
+mod background;
 mod demo;
 mod dht;
 mod index;
 mod load;
+mod options;
 mod overlay;
 mod print;
 mod prompt;
@@ -16,7 +18,7 @@ mod stress;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 
 use peerloop::net::survive_file_size_limit;
@@ -79,9 +81,16 @@ enum Answer {
     No,
 }
 
+impl Answer {
+    fn yes_if(yes: bool) -> Answer {
+        if yes { Answer::Yes } else { Answer::No }
+    }
+}
+
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = options::negative_values(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     init_log(cli.verbose);
     if let Err(e) = survive_file_size_limit() {
         log::warn!("a file that reaches its size limit will end the program: {e}");

@@ -1,6 +1,6 @@
 //! Printing that several commands share.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,14 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     stdout(&line)
+}
+
+/// What a command found: one JSON object, or the same for people.
+pub(super) fn result(as_json: bool, found: &(impl Serialize + Display)) -> Result<()> {
+    if as_json {
+        return json(found);
+    }
+    stdout(found.to_string().as_bytes())
 }
 
 /// Writes a whole file, or leaves what was there: the bytes go to a file beside it, which then takes its name.

@@ -1,10 +1,10 @@
 //! The engine half of a connection.
 
 use std::fmt;
-use std::net::SocketAddrV4;
 
 use super::input::Stash;
 use super::output::Output;
+use super::peers::Peer;
 use super::service::{Deadline, End};
 use super::{Limits, Tick, Ticks, TimerId};
 
@@ -91,7 +91,7 @@ impl Watch {
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) generation: u32,
-    pub(super) peer: SocketAddrV4,
+    pub(super) peer: Peer,
     pub(super) phase: Phase,
     pub(super) watch: Watch,
     /// The socket may have bytes; false after a read found none.
@@ -130,7 +130,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(generation: u32, peer: SocketAddrV4, phase: Phase, now: Tick) -> Port {
+    pub(super) fn new(generation: u32, peer: Peer, phase: Phase, now: Tick) -> Port {
         Port {
             generation,
             peer,
@@ -212,7 +212,7 @@ impl Port {
             Watch::Linger => limits.linger,
             Watch::None => return None,
         };
-        (allowed != Ticks::NEVER).then(|| self.since + allowed)
+        (allowed != Ticks::NEVER).then(|| self.since.deadline(allowed))
     }
 
     /// Bytes moved in the direction that `watch` looks at. At the least pace they buy time, but never more

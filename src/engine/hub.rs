@@ -1,7 +1,7 @@
 //! What a service can do: everything of a node but the services and their halves of the connections.
 
 use std::collections::VecDeque;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use slab::Slab;
 use super::conn::{ConnId, Phase, Port, Watch};
 use super::input::Stash;
 use super::output::QueuePool;
+use super::peers::Peers;
 use super::{End, Limits, Service, Stats, Tick, Ticks, TimerId, Wheel};
 
 /// What the wheel holds.
@@ -25,7 +26,7 @@ pub(super) enum Alarm<T> {
 /// A dial that a service asked for, until the driver is asked in turn.
 pub(super) struct Dial<C> {
     pub(super) id: ConnId,
-    pub(super) from: Option<SocketAddrV4>,
+    pub(super) from: Option<SocketAddr>,
     pub(super) conn: C,
 }
 
@@ -36,6 +37,7 @@ pub struct Hub<S: Service> {
     pub(super) limits: Limits,
     pub(super) stats: Stats,
     pub(super) ports: Slab<Port>,
+    pub(super) peers: Peers,
     pub(super) wheel: Wheel<Alarm<S::Timer>>,
     /// Connections with work for the next turn, each once.
     pub(super) ready: VecDeque<ConnId>,
@@ -46,7 +48,7 @@ pub struct Hub<S: Service> {
     /// Put off until the service calls of this turn are over.
     pub(super) notes: VecDeque<(ConnId, S::Note)>,
     pub(super) dials: VecDeque<Dial<S::Conn>>,
-    /// Timers for the next turn. As many as the service has pieces of work.
+    /// Timers for the next turn; they count as armed.
     pub(super) soon: VecDeque<S::Timer>,
     pub(super) jobs: VecDeque<S::Job>,
     pub(super) jobs_under_way: usize,
@@ -68,6 +70,7 @@ impl<S: Service> Hub<S> {
             rng: StdRng::seed_from_u64(seed),
             stats: Stats::default(),
             ports: Slab::new(),
+            peers: Peers::default(),
             wheel: Wheel::new(now),
             ready: VecDeque::new(),
             dirty: Vec::new(),
@@ -111,8 +114,13 @@ impl<S: Service> Hub<S> {
     }
 
     /// The peer's address, while the connection is there.
-    pub fn peer_of(&self, id: ConnId) -> Option<SocketAddrV4> {
-        self.port(id).map(|port| port.peer)
+    pub fn peer_of(&self, id: ConnId) -> Option<SocketAddr> {
+        self.port(id).map(|port| self.peers.get(port.peer))
+    }
+
+    /// The same, for a service that is [`Service::IPV4_ONLY`].
+    pub fn peer_v4_of(&self, id: ConnId) -> Option<SocketAddrV4> {
+        self.peer_of(id).map(v4)
     }
 
     /// Where to write what connection `id` is to be sent, at the end of what waits already. `None` when the
@@ -167,7 +175,8 @@ impl<S: Service> Hub<S> {
         self.end(id, End::Closed);
     }
 
-    /// The answer that a [`super::Step::Wait`] waited for is written: input is served again.
+    /// The answer that a [`super::Step::Wait`] waits for is written: input is served again. Also from inside the
+    /// [`Service::on_input`] that is about to return that `Wait`, which then does not wait.
     pub fn resume(&mut self, id: ConnId) {
         if let Some(port) = self.port_mut(id) {
             port.waiting = false;
@@ -177,9 +186,12 @@ impl<S: Service> Hub<S> {
 
     /// Hands `note` to the service half of connection `id`, after the service calls of this turn. Notes
     /// that are sent while notes are delivered wait for the next turn.
+    ///
+    /// No note is lost unseen: at the limit the connection ends as [`End::Limit`], and its half learns that.
     pub fn notify(&mut self, id: ConnId, note: S::Note) {
         if self.notes.len() == self.limits.notes_max {
             self.stats.notes_refused += 1;
+            self.end(id, End::Limit("notes_max"));
         } else {
             self.notes.push_back((id, note));
         }
@@ -188,8 +200,13 @@ impl<S: Service> Hub<S> {
     /// Opens a connection to `to`, from the local address `from` where that matters. The result is told by
     /// [`Service::on_dialled`] or [`Service::on_end`]; at the limits of dials or connections it is the
     /// latter, with [`End::Limit`].
-    pub fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: S::Conn) -> ConnId {
-        let id = self.open(to, Phase::Dialling);
+    pub fn dial(
+        &mut self,
+        to: impl Into<SocketAddr>,
+        from: Option<SocketAddr>,
+        conn: S::Conn,
+    ) -> ConnId {
+        let id = self.open(to.into(), Phase::Dialling);
         self.dials_under_way += 1;
         // Also when it is refused: the service half must come back to the service whatever happens.
         self.dials.push_back(Dial { id, from, conn });
@@ -201,20 +218,36 @@ impl<S: Service> Hub<S> {
         id
     }
 
-    /// Arms a timer that fires in `after`, at the earliest in the next turn. `None` at the limit.
+    /// Arms a timer that fires once `after` has passed, and at most one tick later. `None` at the limit.
+    #[must_use]
     pub fn arm(&mut self, after: Ticks, timer: S::Timer) -> Option<TimerId> {
-        if self.service_timers == self.limits.timers_max {
-            self.stats.timers_refused += 1;
+        if !self.takes_timer() {
             return None;
         }
-        self.service_timers += 1;
-        Some(self.wheel.arm(self.now + after, Alarm::Service(timer)))
+        let at = self.now.deadline(after);
+        Some(self.wheel.arm(at, Alarm::Service(timer)))
     }
 
     /// Fires `timer` in the next turn, which comes without sleep: for long work that is done in pieces, so that
-    /// the connections are served between them.
-    pub fn soon(&mut self, timer: S::Timer) {
-        self.soon.push_back(timer);
+    /// the connections are served between them. False at the limit, which is that of [`Hub::arm`].
+    #[must_use]
+    pub fn soon(&mut self, timer: S::Timer) -> bool {
+        let taken = self.takes_timer();
+        if taken {
+            self.soon.push_back(timer);
+        }
+        taken
+    }
+
+    /// Counts one more timer of the service, or that it was refused.
+    fn takes_timer(&mut self) -> bool {
+        let room = self.service_timers < self.limits.timers_max;
+        if room {
+            self.service_timers += 1;
+        } else {
+            self.stats.timers_refused += 1;
+        }
+        room
     }
 
     /// Disarms a timer; one that fired already is a no-op.
@@ -266,7 +299,8 @@ impl<S: Service> Hub<S> {
     }
 
     /// Takes a slot.
-    pub(super) fn open(&mut self, peer: SocketAddrV4, phase: Phase) -> ConnId {
+    pub(super) fn open(&mut self, peer: SocketAddr, phase: Phase) -> ConnId {
+        let peer = self.peers.add(peer);
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let slot = self
@@ -369,6 +403,14 @@ impl<S: Service> Hub<S> {
     }
 }
 
+/// The address of a peer that can only be one of IPv4: its service dials no other, and has no listener that others reach.
+fn v4(addr: SocketAddr) -> SocketAddrV4 {
+    match addr {
+        SocketAddr::V4(addr) => addr,
+        SocketAddr::V6(addr) => panic!("{addr} reached a service that is IPV4_ONLY"),
+    }
+}
+
 /// A [`Hub`] and the connection that a service is called for.
 pub struct Cx<'a, S: Service> {
     pub(super) id: ConnId,
@@ -382,8 +424,13 @@ impl<S: Service> Cx<'_, S> {
     }
 
     /// The peer's address.
-    pub fn peer(&self) -> SocketAddrV4 {
-        self.hub.ports[self.id.slot()].peer
+    pub fn peer(&self) -> SocketAddr {
+        self.hub.peers.get(self.hub.ports[self.id.slot()].peer)
+    }
+
+    /// The same, for a service that is [`Service::IPV4_ONLY`].
+    pub fn peer_v4(&self) -> SocketAddrV4 {
+        v4(self.peer())
     }
 
     /// Where to write what this connection is to be sent, at the end of what waits already.

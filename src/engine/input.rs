@@ -10,17 +10,19 @@ pub struct Input<'a> {
     pub seen: usize,
 }
 
-/// What a service made of its input. `n` is the number of bytes consumed from the front.
+/// What a service made of its input. `n` is the number of bytes consumed from the front; a connection on which it is more
+/// than there were ends, as a fault of ours. `Took` and `Done` of 0 are the same as `More`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// The message is not complete; call again when there are more bytes.
     More,
-    /// Consumed `n > 0` bytes in the middle of a message; call again.
+    /// Consumed `n` bytes in the middle of a message; call again.
     Took(usize),
-    /// Consumed `n > 0` bytes and with them the rest of a message; call again.
+    /// Consumed `n` bytes and with them the rest of a message; call again.
     Done(usize),
     /// As `Done`, but the answer is not there yet: no further call, and no deadline on the peer,
-    /// until [`super::Hub::resume`].
+    /// until [`super::Hub::resume`]. With `n` of 0, all of the input is offered again then.
     Wait(usize),
 }
 

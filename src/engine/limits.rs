@@ -4,6 +4,9 @@ use super::Ticks;
 use super::time::TICK_MS;
 
 /// The limits of one node. Reaching one is a counted event with a defined result; nothing grows past it.
+///
+/// Written as `Limits { idle, ..Limits::default() }`, which a further limit does not break. (For that syntax it is not
+/// `#[non_exhaustive]`: outside of the crate that would forbid it.)
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections at once, dialled ones included. The driver lowers it to what the file limit allows; at the
@@ -34,6 +37,10 @@ pub struct Limits {
     /// Queued output at which a connection is closed: what a service may write in one go (its largest
     /// message) on top of the high-water mark.
     pub output_bytes_max: usize,
+    /// Memory of all output queues together that peers have not read, what is queued by reference excepted (the service
+    /// that holds it counts it). Beyond it, a connection whose queue still grows is closed. The default is 2048 peers at
+    /// their high-water mark.
+    pub queued_bytes_max: usize,
     /// Values of at least this many bytes are queued by reference, smaller ones are copied: below a page
     /// or so the copy is cheaper than one more slice in the write.
     pub shared_bytes_min: usize,
@@ -41,12 +48,18 @@ pub struct Limits {
     pub pool_buffers_max: usize,
     /// Buffers that grew beyond this are given back to the allocator instead.
     pub pool_buffer_bytes_max: usize,
-    /// Notes queued and not delivered; one more is dropped and counted.
+    /// Notes queued and not delivered; one more is dropped and counted, and ends the connection that it was for.
     pub notes_max: usize,
     /// Jobs handed to the worker and not done; one more is refused, which the service answers.
     pub jobs_max: usize,
+    /// Finished jobs of one worker that are taken in one turn; the rest comes in the next ones. 1024 results cost the
+    /// connections about a millisecond.
+    pub jobs_done_per_turn: usize,
     /// Timers that services armed; one more is refused.
     pub timers_max: usize,
+    /// Due timers that fire in one turn, connections' deadlines included; the rest fires in the next ones. 1024 cost the
+    /// connections about a millisecond.
+    pub timers_per_turn: usize,
     /// A dialled peer must accept within this.
     pub dial: Ticks,
     /// A connection between two messages may be silent for this long. [`Ticks::NEVER`]: for ever, and then it has no
@@ -87,12 +100,15 @@ impl Default for Limits {
             output_bytes_high: 256 * KIB,
             output_bytes_low: 64 * KIB,
             output_bytes_max: MIB,
+            queued_bytes_max: 512 * MIB,
             shared_bytes_min: 4 * KIB,
             pool_buffers_max: 1024,
             pool_buffer_bytes_max: 16 * KIB,
             notes_max: 65_536,
             jobs_max: 65_536,
+            jobs_done_per_turn: 1024,
             timers_max: 4_000_000,
+            timers_per_turn: 1024,
             dial: Ticks::from_secs(3),
             idle: Ticks::from_secs(60),
             keepalive: Ticks::NEVER,
@@ -127,6 +143,10 @@ impl Limits {
         assert!(
             self.accepts_per_turn > 0 && self.conns_max > 0,
             "a node has connections"
+        );
+        assert!(
+            self.jobs_done_per_turn > 0 && self.timers_per_turn > 0,
+            "what is done or due is told sooner or later"
         );
         assert!(self.pace_bytes_per_sec > 0, "the least pace is a pace");
         // The last slots name what is no connection in a driver's tokens.

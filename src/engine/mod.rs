@@ -20,11 +20,13 @@
 //! - a connection that the peer can stall has a timer, armed no later than its true deadline.
 
 mod conn;
+pub mod framing;
 mod hub;
 mod input;
 mod limits;
 mod node;
 mod output;
+mod peers;
 mod service;
 mod stats;
 pub mod time;

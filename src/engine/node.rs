@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::conn::{ConnId, Phase, Port, Watch};
 use super::hub::{Alarm, Cx, Dial, Hub};
 use super::input::{Input, Step};
-use super::service::{End, Service};
+use super::service::{End, Service, Violation};
 use super::{Limits, Readiness, Stats, Tick, Transport};
 
 /// A service on its engine.
@@ -20,6 +20,7 @@ pub struct Node<S: Service> {
     /// The services' halves of the connections, by slot. `None` once [`Service::on_end`] has it.
     halves: Vec<Option<S::Conn>>,
     hub: Hub<S>,
+    started: bool,
     /// The one read buffer of all connections.
     scratch: Box<[u8]>,
     /// Connections that end with this turn.
@@ -43,6 +44,7 @@ impl<S: Service> Node<S> {
             service,
             halves: Vec::new(),
             hub: Hub::new(limits, seed, now),
+            started: false,
             scratch,
             reaped: Vec::new(),
             spare_dirty: Vec::new(),
@@ -99,12 +101,15 @@ impl<S: Service> Node<S> {
     /// Something is left that needs no event: the driver polls without sleeping.
     pub fn has_work(&self) -> bool {
         let hub = &self.hub;
-        !(hub.ready.is_empty()
+        !(self.started
+            && hub.ready.is_empty()
+            && !hub.wheel.has_due()
             && hub.dirty.is_empty()
             && hub.ended.is_empty()
             && hub.notes.is_empty()
             && hub.soon.is_empty()
-            && hub.dials.is_empty())
+            && hub.dials.is_empty()
+            && hub.jobs.is_empty())
     }
 
     /// When the driver must run a turn even if nothing happens.
@@ -112,15 +117,18 @@ impl<S: Service> Node<S> {
         self.hub.wheel.next_deadline()
     }
 
-    /// Says which tick it is. A clock that steps back is ignored.
+    /// Says which tick it is, any number of times before a turn. A clock that steps back is ignored. The first time, the
+    /// service starts.
     pub fn begin(&mut self, now: Tick) {
         self.hub.now = self.hub.now.max(now);
-        self.hub.stats.turns += 1;
+        if !std::mem::replace(&mut self.started, true) {
+            self.service.on_start(&mut self.hub);
+        }
     }
 
     /// A peer connected to listener number `listener`. The driver asks [`Node::has_room`] first.
-    pub fn accepted(&mut self, peer: SocketAddrV4, listener: usize) -> ConnId {
-        let id = self.hub.open(peer, Phase::Open);
+    pub fn accepted(&mut self, peer: impl Into<SocketAddr>, listener: usize) -> ConnId {
+        let id = self.hub.open(peer.into(), Phase::Open);
         self.hub.stats.accepted += 1;
         self.hub.ports[id.slot()].writable = true;
         let conn = self.service.on_accept(&mut self.hub.cx(id), listener);
@@ -172,6 +180,7 @@ impl<S: Service> Node<S> {
 
     /// Everything that the events since [`Node::begin`] give rise to.
     pub fn turn(&mut self, io: &mut impl Transport) {
+        self.hub.stats.turns += 1;
         self.serve_ready(io);
         self.fire_timers();
         self.deliver_notes();
@@ -179,6 +188,7 @@ impl<S: Service> Node<S> {
         self.tell_ended();
         self.flush_dirty(io);
         self.reap(io);
+        self.hub.stats.queued_bytes = self.hub.queues.owned_bytes() as u64;
     }
 
     fn serve_ready(&mut self, io: &mut impl Transport) {
@@ -216,7 +226,9 @@ impl<S: Service> Node<S> {
                 .stash
                 .as_ref()
                 .map_or(0, |stash| stash.len());
-            let room = share.bytes.min(self.hub.limits.input_bytes_max - kept);
+            let room = share
+                .bytes
+                .min(self.hub.limits.input_bytes_max.saturating_sub(kept));
             if room == 0 {
                 self.hub.end(id, End::Limit("input_bytes_max"));
                 break;
@@ -345,24 +357,34 @@ impl<S: Service> Node<S> {
         }
     }
 
+    /// Due timers, within their share of the turn; the rest stays due, in its order.
     fn fire_timers(&mut self) {
+        let share = self.hub.limits.timers_per_turn;
         self.hub.wheel.advance(self.hub.now);
-        while let Some((_, alarm)) = self.hub.wheel.pop_due() {
-            self.hub.stats.timers_fired += 1;
+        for _ in 0..share {
+            let Some((_, alarm)) = self.hub.wheel.pop_due() else {
+                break;
+            };
             match alarm {
-                Alarm::Port(slot) => self.fire_port(slot as usize),
-                Alarm::Service(timer) => {
-                    self.hub.service_timers -= 1;
-                    self.service.on_timer(&mut self.hub, timer);
+                Alarm::Port(slot) => {
+                    self.hub.stats.timers_fired += 1;
+                    self.fire_port(slot as usize);
                 }
+                Alarm::Service(timer) => self.fire(timer),
             }
         }
-        for _ in 0..self.hub.soon.len() {
-            let Some(timer) = self.hub.soon.pop_front() else {
-                return;
-            };
-            self.service.on_timer(&mut self.hub, timer);
+        // Those that are put off again wait for the next turn.
+        for _ in 0..share.min(self.hub.soon.len()) {
+            if let Some(timer) = self.hub.soon.pop_front() {
+                self.fire(timer);
+            }
         }
+    }
+
+    fn fire(&mut self, timer: S::Timer) {
+        self.hub.stats.timers_fired += 1;
+        self.hub.service_timers -= 1;
+        self.service.on_timer(&mut self.hub, timer);
     }
 
     fn fire_port(&mut self, slot: usize) {
@@ -408,7 +430,7 @@ impl<S: Service> Node<S> {
             if port.phase != Phase::Dialling {
                 continue;
             }
-            let to = port.peer;
+            let to = self.hub.peers.get(port.peer);
             if let Err(e) = io.dial(id, to, from) {
                 self.hub.end(id, End::Unreachable(e.kind()));
             } else {
@@ -425,8 +447,8 @@ impl<S: Service> Node<S> {
             };
             let slot = id.slot();
             let port = &mut self.hub.ports[slot];
-            log::debug!("{id} {} ended: {end:?}", port.peer);
             port.told = true;
+            log::debug!("{id} {} ended: {end:?}", self.hub.peers.get(port.peer));
             let conn = self.halves[slot]
                 .take()
                 .expect("a connection ends once, after it was placed");
@@ -442,6 +464,7 @@ impl<S: Service> Node<S> {
             let slot = id.slot();
             self.hub.ports[slot].on_dirty_list = false;
             self.flush(id, io);
+            self.count_left(id);
             let port = &self.hub.ports[slot];
             match port.phase {
                 Phase::Closing if port.output.is_empty() => self.finish(id, io),
@@ -502,6 +525,20 @@ impl<S: Service> Node<S> {
         }
     }
 
+    /// Counts what a flush left in the queue, if anything.
+    fn count_left(&mut self, id: ConnId) {
+        let Hub {
+            ports,
+            queues,
+            limits,
+            ..
+        } = &mut self.hub;
+        let grew = ports[id.slot()].output.count(queues);
+        if grew && queues.owned_bytes() > limits.queued_bytes_max {
+            self.hub.end(id, End::Limit("queued_bytes_max"));
+        }
+    }
+
     fn unpause(&mut self, id: ConnId) {
         let slot = id.slot();
         self.hub.ports[slot].paused = false;
@@ -551,11 +588,13 @@ impl<S: Service> Node<S> {
                 "a service is told before its connection goes"
             );
             let Port {
+                peer,
                 alarm,
                 stash,
                 mut output,
                 ..
             } = self.hub.ports.remove(slot);
+            self.hub.peers.remove(peer);
             if let Some(alarm) = alarm {
                 self.hub.wheel.cancel(alarm);
             }
@@ -601,25 +640,25 @@ fn offer<S: Service>(
             bytes: &bytes[used..],
             seen,
         };
+        // A resume from inside the call takes this back, so that a `Wait` does not wait for what has been.
+        cx.hub.ports[slot].waiting = true;
         let step = service.on_input(cx, conn, input);
         let port = &mut cx.hub.ports[slot];
+        port.waiting &= matches!(step, Ok(Step::Wait(_)));
         let (consumed, whole) = match step {
-            Ok(Step::More) => return (used, bytes.len() - used),
+            Ok(Step::More | Step::Took(0) | Step::Done(0)) => return (used, bytes.len() - used),
             Ok(Step::Took(n)) => (n, false),
-            Ok(Step::Done(n)) => (n, true),
-            Ok(Step::Wait(n)) => {
-                port.waiting = true;
-                (n, true)
-            }
+            Ok(Step::Done(n) | Step::Wait(n)) => (n, true),
             Err(violation) => {
                 cx.hub.end(cx.id, End::Violation(violation));
                 break;
             }
         };
-        assert!(
-            0 < consumed && consumed <= bytes.len() - used,
-            "a step consumes what it was given"
-        );
+        if consumed > bytes.len() - used {
+            let violation = Violation::us("a step of more bytes than there were");
+            cx.hub.end(cx.id, End::Violation(violation));
+            break;
+        }
         used += consumed;
         seen = 0;
         share.steps -= 1;

@@ -6,6 +6,9 @@
 //! ```
 //! Invariants: a queue exists only while it holds something (an idle connection owns none);
 //! `sent <` length of the first piece; blocks are never empty.
+//!
+//! What the queues of a node own, tails and copied blocks, is counted where a flush leaves something behind: the sum is
+//! `QueuePool::owned_bytes`. A block by reference is counted by the service that holds it.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -25,12 +28,22 @@ pub(super) struct Output {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    blocks: VecDeque<Bytes>,
-    /// Total length of `blocks`.
+    blocks: VecDeque<Block>,
+    /// Total length of `blocks`, and of those among them that were copied.
     block_bytes: usize,
+    copied_bytes: usize,
+    /// What the pool has counted of this queue.
+    counted_bytes: usize,
     tail: Vec<u8>,
     /// Bytes of the first piece (the first block, or the tail when there is none) that are sent.
     sent: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    bytes: Bytes,
+    /// Ours alone: it was a tail.
+    is_copy: bool,
 }
 
 impl Queue {
@@ -45,6 +58,7 @@ pub(super) struct QueuePool {
     // The boxes are what is reused: a connection holds one pointer, not a whole queue.
     #[expect(clippy::vec_box)]
     spare: Vec<Box<Queue>>,
+    owned_bytes: usize,
     buffers_max: usize,
     buffer_bytes_max: usize,
 }
@@ -53,6 +67,7 @@ impl QueuePool {
     pub(super) fn new(buffers_max: usize, buffer_bytes_max: usize) -> QueuePool {
         QueuePool {
             spare: Vec::new(),
+            owned_bytes: 0,
             buffers_max,
             buffer_bytes_max,
         }
@@ -62,10 +77,17 @@ impl QueuePool {
         self.spare.pop().unwrap_or_default()
     }
 
+    /// Bytes that queues owned when they were last counted.
+    pub(super) fn owned_bytes(&self) -> usize {
+        self.owned_bytes
+    }
+
     fn give_back(&mut self, mut queue: Box<Queue>) {
+        self.owned_bytes -= std::mem::take(&mut queue.counted_bytes);
         if self.spare.len() < self.buffers_max && queue.tail.capacity() <= self.buffer_bytes_max {
             queue.blocks.clear();
             queue.block_bytes = 0;
+            queue.copied_bytes = 0;
             queue.tail.clear();
             queue.sent = 0;
             self.spare.push(queue);
@@ -100,10 +122,17 @@ impl Output {
             let before = Bytes::copy_from_slice(&queue.tail);
             queue.tail.clear();
             queue.block_bytes += before.len();
-            queue.blocks.push_back(before);
+            queue.copied_bytes += before.len();
+            queue.blocks.push_back(Block {
+                bytes: before,
+                is_copy: true,
+            });
         }
         queue.block_bytes += block.len();
-        queue.blocks.push_back(block);
+        queue.blocks.push_back(Block {
+            bytes: block,
+            is_copy: false,
+        });
     }
 
     /// Takes the last `bytes` back; false, and nothing done, unless all of them are in the tail and none is sent.
@@ -122,6 +151,17 @@ impl Output {
             queue.tail.truncate(kept);
         }
         kept.is_some()
+    }
+
+    /// Counts what the queue owns by now; true when that is more than the last time.
+    pub(super) fn count(&mut self, pool: &mut QueuePool) -> bool {
+        let Some(queue) = &mut self.queue else {
+            return false;
+        };
+        let owned = queue.copied_bytes + queue.tail.capacity();
+        let before = std::mem::replace(&mut queue.counted_bytes, owned);
+        pool.owned_bytes = pool.owned_bytes - before + owned;
+        owned > before
     }
 
     /// Gives the queue back when nothing is in it.
@@ -154,7 +194,11 @@ impl Output {
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let (mut count, mut left, mut skip) = (0, bytes_max, queue.sent);
-        let pieces = queue.blocks.iter().map(|b| &b[..]).chain([&queue.tail[..]]);
+        let pieces = queue
+            .blocks
+            .iter()
+            .map(|block| &block.bytes[..])
+            .chain([&queue.tail[..]]);
         for piece in pieces.filter(|p| !p.is_empty()) {
             if count == SLICES_MAX || left == 0 {
                 break;
@@ -175,11 +219,13 @@ impl Output {
         let Some(queue) = &mut self.queue else { return };
         queue.sent += n;
         while let Some(first) = queue.blocks.front() {
-            if queue.sent < first.len() {
+            let len = first.bytes.len();
+            if queue.sent < len {
                 return;
             }
-            queue.sent -= first.len();
-            queue.block_bytes -= first.len();
+            queue.sent -= len;
+            queue.block_bytes -= len;
+            queue.copied_bytes -= if first.is_copy { len } else { 0 };
             queue.blocks.pop_front();
         }
         if queue.sent == queue.tail.len() {
@@ -293,6 +339,22 @@ mod tests {
         out.tail(&mut pool).extend_from_slice(b"efg");
         assert!(out.take_back(2));
         assert_eq!(drain(&mut out, &mut pool, 2), b"bc123e");
+    }
+
+    #[test]
+    fn what_queues_own_is_counted_until_it_is_sent() {
+        let mut pool = QueuePool::new(4, 1 << 16);
+        let (mut one, mut other) = (Output::default(), Output::default());
+        assert!(!one.count(&mut pool), "nothing is there");
+        one.tail(&mut pool).extend_from_slice(&[1; 5000]);
+        one.push(Bytes::from(vec![2; 1 << 20]), &mut pool);
+        other.tail(&mut pool).extend_from_slice(&[3; 3000]);
+        assert!(one.count(&mut pool) && other.count(&mut pool));
+        assert!((8000..20_000).contains(&pool.owned_bytes()), "the copies");
+        assert!(!one.count(&mut pool), "no more than before");
+        drain(&mut one, &mut pool, 1000);
+        drain(&mut other, &mut pool, 1000);
+        assert_eq!(pool.owned_bytes(), 0);
     }
 
     #[test]

@@ -15,6 +15,10 @@ use super::{ConnId, Cx, Hub, Input, Step};
 
 /// A protocol on the engine.
 pub trait Service: Sized {
+    /// The protocol has no way to say an address of IPv6. Drivers then refuse it listeners that such peers could reach,
+    /// and it may ask for [`Cx::peer_v4`].
+    const IPV4_ONLY: bool = false;
+
     /// The protocol half of a connection: what is expected next on it. Counts towards the memory of an
     /// idle connection, so large states belong in a box.
     type Conn;
@@ -24,8 +28,12 @@ pub trait Service: Sized {
     type Timer: Copy;
     /// Work for the worker thread: a durable write, a hash.
     type Job: Send + 'static;
-    /// What comes back from the worker, once for every job, in the order of the jobs.
+    /// What comes back from the worker, once for every job. In the order of the jobs that one worker does; a driver
+    /// may have several, each for some of the jobs or several for the same, and their results come in any order.
     type Done: Send + 'static;
+
+    /// The node starts: called once, in its first turn, before anything else.
+    fn on_start(&mut self, _hub: &mut Hub<Self>) {}
 
     /// A peer connected to the driver's listener number `listener`. Protocols in which the acceptor
     /// speaks first write here.
@@ -85,6 +93,7 @@ pub enum NoJob {}
 
 /// Whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Blame {
     /// The peer broke the protocol.
     Peer,
@@ -97,6 +106,7 @@ pub enum Blame {
 /// Why a service refuses to go on with a connection. What it has written by then, the answers to earlier
 /// messages or a refusal, is delivered before the connection closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
     pub blame: Blame,
     /// For the log: what was wrong, without the peer's bytes.
@@ -128,6 +138,7 @@ impl Violation {
 
 /// Which deadline ended a connection. Each is a field of [`super::Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Deadline {
     /// The dialled peer did not accept in time.
     Dial,
@@ -141,6 +152,7 @@ pub enum Deadline {
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// The peer closed, and has been sent everything.
     Eof,

@@ -2,8 +2,9 @@
 
 use super::service::{Blame, Deadline, End};
 
-/// Counters since the start. Plain numbers, written by the engine only.
+/// Counters since the start, and what there is now where it says so. Plain numbers, written by the engine only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     pub turns: u64,
     pub accepted: u64,
@@ -18,6 +19,8 @@ pub struct Stats {
     pub budget_spent: u64,
     /// Times the output of a connection passed the high-water mark.
     pub paused: u64,
+    /// Bytes that the output queues own now, see [`super::Limits::queued_bytes_max`].
+    pub queued_bytes: u64,
     pub accept_pauses: u64,
     pub notes_refused: u64,
     pub jobs_refused: u64,

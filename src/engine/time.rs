@@ -1,10 +1,14 @@
 //! Time as the engine sees it: whole ticks of 10 ms since the driver started.
 //!
+//! A driver says the tick that has begun, so what happens in it happens up to one tick later than it says:
+//! [`Tick::deadline`] makes up for that.
+//!
 //! The engine reads no clock. A driver (the reactor, the simulator) says at the start of each turn which
 //! tick it is; everything that happens in the turn happens at that tick. A [`Tick`] is a point in time
-//! and a [`Ticks`] a length of it, so that the two cannot be mixed up.
+//! and a [`Ticks`] a length of it, so that the two cannot be mixed up. Their operators saturate: a length that comes from a
+//! peer or an option can be any number.
 
-use std::ops::{Add, Sub};
+use std::ops::{Add, Div, Mul, Sub};
 use std::time::Duration;
 
 /// Length of a tick in milliseconds: what the overlay protocol counts in, and fine enough for every
@@ -20,6 +24,12 @@ pub struct Tick(pub u64);
 pub struct Ticks(pub u64);
 
 impl Tick {
+    /// The first tick at which `after` has certainly passed since something in this tick, which has begun already: a
+    /// timeout never ends early, and at most one tick late.
+    pub fn deadline(self, after: Ticks) -> Tick {
+        self + after + Ticks(1)
+    }
+
     /// The length of time from `earlier` to `self`; zero when `earlier` is the later one.
     pub fn since(self, earlier: Tick) -> Ticks {
         Ticks(self.0.saturating_sub(earlier.0))
@@ -55,9 +65,56 @@ impl Add<Ticks> for Tick {
     }
 }
 
+impl Add for Ticks {
+    type Output = Ticks;
+    fn add(self, rhs: Ticks) -> Ticks {
+        Ticks(self.0.saturating_add(rhs.0))
+    }
+}
+
+/// Zero when there is nothing left.
+impl Sub for Ticks {
+    type Output = Ticks;
+    fn sub(self, rhs: Ticks) -> Ticks {
+        Ticks(self.0.saturating_sub(rhs.0))
+    }
+}
+
+impl Mul<u64> for Ticks {
+    type Output = Ticks;
+    fn mul(self, rhs: u64) -> Ticks {
+        Ticks(self.0.saturating_mul(rhs))
+    }
+}
+
+impl Div<u64> for Ticks {
+    type Output = Ticks;
+    fn div(self, rhs: u64) -> Ticks {
+        Ticks(self.0 / rhs)
+    }
+}
+
 impl Sub<Tick> for Tick {
     type Output = Ticks;
     fn sub(self, rhs: Tick) -> Ticks {
         self.since(rhs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_length_of_time_is_too_long() {
+        let (late, never) = (Tick(u64::MAX - 1), Ticks::NEVER);
+        assert_eq!(late + never, Tick(u64::MAX));
+        assert_eq!(late.deadline(never), Tick(u64::MAX));
+        assert_eq!((never + never, never * 3), (never, never));
+        assert_eq!((Ticks(1) - never, Tick(1) - late), (Ticks(0), Ticks(0)));
+        assert_eq!(Ticks::from_secs(u64::MAX), never);
+        assert_eq!(Ticks::from_millis(u64::MAX).0, u64::MAX.div_ceil(TICK_MS));
+        assert_eq!(Ticks::from_duration(Duration::MAX).0, u64::MAX.div_ceil(10));
+        assert_eq!(never.as_duration(), Duration::from_millis(u64::MAX));
     }
 }

@@ -1,7 +1,7 @@
 //! What a driver lends the engine, and what it tells of connections.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::ConnId;
 
@@ -12,7 +12,7 @@ pub trait Transport {
     fn read(&mut self, slot: usize, into: &mut [u8]) -> io::Result<usize>;
     fn write(&mut self, slot: usize, from: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Begins to connect, from the local address `from` where one is given.
-    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()>;
+    fn dial(&mut self, id: ConnId, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<()>;
     /// Whether the connection of a dial is there; false when it is still under way.
     fn dialled(&mut self, slot: usize) -> io::Result<bool>;
     /// Nothing more will be written: the peer is to see the end of the stream.

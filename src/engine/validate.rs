@@ -1,7 +1,8 @@
 //! The invariants of the module, as assertions over the whole state.
 
-use super::conn::{ConnId, Phase, Watch};
+use super::conn::{ConnId, Phase, Port, Watch};
 use super::hub::Hub;
+use super::peers::Peer;
 use super::{Service, Ticks};
 
 const ONE: Ticks = Ticks(1);
@@ -36,6 +37,9 @@ impl<S: Service> Hub<S> {
                 }
             }
         }
+        let v6 = |port: &&Port| matches!(port.peer, Peer::V6(_));
+        let ports = self.ports.iter().map(|(_, port)| port);
+        assert_eq!(ports.filter(v6).count(), self.peers.v6());
         let dialling = self
             .ports
             .iter()

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGXFSZ;
 
 /// Descriptors kept back from connections: listeners, the poll, logs, the database, a file being read.
-const FILES_KEPT_BACK: u64 = 32;
+const FILES_KEPT_BACK: u32 = 32;
 
 /// Raises the soft limit of open files to the hard limit and returns it.
 pub fn raise_file_limit() -> u64 {
@@ -37,11 +37,13 @@ pub fn survive_file_size_limit() -> io::Result<()> {
 /// How many connections the file limit allows.
 pub(super) fn conns_max() -> io::Result<usize> {
     let files = raise_file_limit();
-    match usize::try_from(files.saturating_sub(FILES_KEPT_BACK)) {
-        Ok(0) => Err(io::Error::other(format!(
+    // Without a limit, more than there are descriptors in a process: the kernel's `nr_open` is at most 2^31.
+    let conns = u32::try_from(files).unwrap_or(1 << 31);
+    let conns = conns.saturating_sub(FILES_KEPT_BACK);
+    if conns == 0 {
+        return Err(io::Error::other(format!(
             "the limit of {files} open files is too low: {FILES_KEPT_BACK} are kept back, raise `ulimit -n`"
-        ))),
-        Ok(conns) => Ok(conns),
-        Err(_) => Ok(usize::MAX),
+        )));
     }
+    Ok(conns.min(1 << 31) as usize)
 }

@@ -1,12 +1,13 @@
 //! A listening socket that accepts in batches and knows when to pause.
 //!
 //! The poll reports an edge once, so a listener remembers that connections may wait (`ready`) until an accept
-//! says that none do. When descriptors run out it pauses: until a connection closes, or for
-//! [`PAUSE`], whichever is first; trying again at once would only spin. When the node is full it waits
-//! for a close; the kernel's backlog holds who comes meanwhile.
+//! says that none do. When descriptors run out, or accept fails for a reason that may last, it pauses: until a
+//! connection closes, or for [`PAUSE`], whichever is first; trying again at once would only spin. When the node is full
+//! it waits for a close; the kernel's backlog holds the connections that come meanwhile.
 
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
@@ -20,31 +21,77 @@ use super::sockets::Sockets;
 /// Connections that the kernel holds until they are accepted; it lowers this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// Pause after the kernel refused a descriptor, when no close ends it before: often enough to go unnoticed,
+/// Pause after accept failed for a reason that may last, when no close ends it before: often enough to go unnoticed,
 /// seldom enough to cost nothing.
 const PAUSE: Ticks = Ticks::from_millis(100);
 
+/// Connections lost in a row while they were accepted; one more, and the reason may last.
+const LOST_IN_A_ROW_MAX: u32 = 1000;
+
+/// A listener's failures are logged this often, whatever causes them.
+const LOG_EVERY: Ticks = Ticks::from_secs(10);
+
 /// An address that is bound and listened on; a reactor accepts from it. Binding first gives the port when any was
 /// asked for, which a service may need to know before it exists.
-pub struct Bound {
+///
+/// Its address is of the type that was asked for: who has to have IPv4 binds a [`SocketAddrV4`].
+pub struct Bound<A = SocketAddr> {
     socket: Socket,
-    addr: SocketAddrV4,
+    addr: A,
 }
 
-impl Bound {
-    /// Binds `addr` (port 0: any free one).
-    pub fn bind(addr: SocketAddrV4) -> io::Result<Bound> {
+/// A type of address: any, or of one family.
+pub trait Address: Copy + Into<SocketAddr> + sealed::Sealed {
+    /// `addr`, when it is of this type.
+    fn of(addr: SocketAddr) -> Option<Self>;
+}
+
+impl Address for SocketAddr {
+    fn of(addr: SocketAddr) -> Option<SocketAddr> {
+        Some(addr)
+    }
+}
+
+impl Address for SocketAddrV4 {
+    fn of(addr: SocketAddr) -> Option<SocketAddrV4> {
+        match addr {
+            SocketAddr::V4(addr) => Some(addr),
+            SocketAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Address for SocketAddrV6 {
+    fn of(addr: SocketAddr) -> Option<SocketAddrV6> {
+        match addr {
+            SocketAddr::V4(_) => None,
+            SocketAddr::V6(addr) => Some(addr),
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for std::net::SocketAddr {}
+    impl Sealed for std::net::SocketAddrV4 {}
+    impl Sealed for std::net::SocketAddrV6 {}
+}
+
+impl<A: Address> Bound<A> {
+    /// Binds `addr` (port 0: any free one). On `[::]`, IPv4 is listened on too if the system has it so.
+    pub fn bind(addr: A) -> io::Result<Bound<A>> {
         Bound::with(addr, false)
     }
 
     /// The same, and the port can be dialled from too ([`crate::engine::Hub::dial`] with this address): for
     /// protocols in which a peer is known by the address that its connections come from.
-    pub fn bind_to_dial_from(addr: SocketAddrV4) -> io::Result<Bound> {
+    pub fn bind_to_dial_from(addr: A) -> io::Result<Bound<A>> {
         Bound::with(addr, true)
     }
 
-    fn with(addr: SocketAddrV4, shares_port: bool) -> io::Result<Bound> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    fn with(addr: A, shares_port: bool) -> io::Result<Bound<A>> {
+        let addr: SocketAddr = addr.into();
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         // Inherited by what is accepted, which saves a call for each.
@@ -53,8 +100,10 @@ impl Bound {
         socket.listen(BACKLOG)?;
         // Not before: a second listener on the port would be let in, and get some of the connections.
         socket.set_reuse_port(shares_port)?;
-        let bound = socket.local_addr()?.as_socket_ipv4();
-        let addr = bound.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let bound = socket.local_addr()?.as_socket();
+        let addr = bound
+            .and_then(A::of)
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Bound { socket, addr })
     }
 
@@ -68,7 +117,7 @@ impl Bound {
     }
 
     /// The address, with the port that was got.
-    pub fn addr(&self) -> SocketAddrV4 {
+    pub fn addr(&self) -> A {
         self.addr
     }
 }
@@ -78,19 +127,26 @@ pub(super) struct Listener {
     /// Connections may wait.
     ready: bool,
     paused_until: Option<Tick>,
-    /// Descriptors ran out and nothing was accepted since: said once, not ten times a second.
-    starved: bool,
+    /// Connections lost since the last that was accepted.
+    lost: u32,
+    /// The next failure is logged when it comes after this.
+    quiet_until: Tick,
 }
 
 impl Listener {
-    pub(super) fn register(bound: Bound, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(super) fn register<A: Address>(
+        bound: Bound<A>,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
         let mut socket = TcpListener::from_std(bound.into_socket().into());
         registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Listener {
             socket,
             ready: false,
             paused_until: None,
-            starved: false,
+            lost: 0,
+            quiet_until: Tick::default(),
         })
     }
 
@@ -128,44 +184,90 @@ impl Listener {
                 return;
             }
             match self.socket.accept() {
-                Ok((stream, SocketAddr::V4(peer))) => {
-                    self.starved = false;
+                Ok((stream, peer)) => {
+                    self.lost = 0;
                     let id = node.accepted(peer, number);
                     if let Err(e) = sockets.insert(id, stream) {
-                        log::warn!("cannot watch the connection of {peer}: {e}");
+                        self.warn(now, format_args!("cannot watch a connection: {e}"));
                         node.with(|_, hub| hub.close_conn(id));
                     }
                 }
-                Ok((_, SocketAddr::V6(_))) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
-                Err(e) if out_of_resources(&e) => {
-                    if !self.starved {
-                        log::warn!("accepting pauses: {e}");
-                    }
-                    self.starved = true;
+                Err(e) if is_of_one_connection(&e) && self.lost < LOST_IN_A_ROW_MAX => {
+                    self.lost += 1;
+                    log::debug!("accept: {e}");
+                }
+                Err(e) => {
+                    self.warn(now, format_args!("accepting pauses: {e}"));
                     node.count_accept_pause();
                     self.paused_until = Some(now + PAUSE);
                 }
-                // ECONNABORTED, EINTR and the network errors that Linux passes on: that connection is lost,
-                // the next one is not.
-                Err(e) => log::debug!("accept: {e}"),
             }
+        }
+    }
+
+    fn warn(&mut self, now: Tick, what: fmt::Arguments<'_>) {
+        if now >= self.quiet_until {
+            log::warn!("{what}");
+            self.quiet_until = now + LOG_EVERY;
         }
     }
 }
 
-fn out_of_resources(e: &io::Error) -> bool {
+/// The failure took one connection out of the backlog, or none: the next accept may work. These are the errors that
+/// accept(2) names for that, the network errors that Linux passes on included.
+fn is_of_one_connection(e: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(e),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        Some(
+            Errno::INTR
+                | Errno::CONNABORTED
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::TIMEDOUT
+        )
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Shutdown};
+    use std::time::Duration;
+
+    use crate::engine::Limits;
+    use crate::net::Reactor;
+    use crate::net::tests::Quiet;
 
     use super::*;
+
+    /// A listener that was shut down is ready for ever, and each accept fails with EINVAL.
+    #[test]
+    fn an_accept_error_that_lasts_pauses_the_listener() {
+        let mut reactor = Reactor::new(Quiet::default(), Limits::default()).unwrap();
+        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let same = bound.socket.try_clone().unwrap();
+        reactor.accept_from(bound).unwrap();
+        same.shutdown(Shutdown::Both).unwrap();
+        reactor.turn(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(reactor.node().stats().accept_pauses, 1);
+        let sleep = reactor.timeout().expect("accepting is tried again");
+        assert!(!sleep.is_zero(), "the loop spins");
+        reactor.turn(None).unwrap();
+        assert_eq!(reactor.node().stats().accept_pauses, 2);
+    }
+
+    #[test]
+    fn errors_of_one_connection_do_not_stop_the_others() {
+        let lost = |errno: Errno| is_of_one_connection(&errno.into());
+        assert!([Errno::INTR, Errno::CONNABORTED, Errno::HOSTUNREACH].map(lost) == [true; 3]);
+        assert!([Errno::MFILE, Errno::NFILE, Errno::PERM, Errno::INVAL].map(lost) == [false; 4]);
+    }
 
     #[test]
     fn dialled_from_and_not_listened_on_twice() {

@@ -13,10 +13,15 @@ mod files;
 mod listener;
 mod signals;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod worker;
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a poll token holds a connection's slot and generation, which takes 64 bits");
+
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,11 +40,15 @@ use worker::Worker;
 
 pub use calls::{Caller, Stopped};
 pub use files::{raise_file_limit, survive_file_size_limit};
-pub use listener::Bound;
+pub use listener::{Address, Bound};
 
 /// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256
 /// they are still in the second-level cache then.
 const EVENTS_PER_TURN: usize = 256;
+
+/// How often a loop that waits for its workers looks at them without being woken. Results wake it; this bounds the wait
+/// for a thread that is gone and could not.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Tokens that are no connection; their slots are beyond every connection's.
 const SLOT_LISTENER: u32 = u32::MAX;
@@ -53,13 +62,15 @@ pub struct Reactor<S: Service> {
     events: Events,
     sockets: Sockets,
     listeners: Vec<Listener>,
-    workers: Vec<Lane<S>>,
+    /// Before `workers`, so dropped before them: while they are waited for, a signal ends the process.
     signals: Option<Caught>,
+    workers: Vec<Lane<S>>,
     clock: Clock,
     waker: Arc<Waker>,
     stop_asked: Arc<AtomicBool>,
     calls: Calls<S>,
-    shutdowns: u32,
+    /// A signal came.
+    leaving: bool,
 }
 
 /// A worker thread and the jobs that are its.
@@ -108,12 +119,22 @@ impl<S: Service> Reactor<S> {
             waker,
             stop_asked: Arc::new(AtomicBool::new(false)),
             calls: Calls::new(),
-            shutdowns: 0,
+            leaving: false,
         })
     }
 
     /// Accepts from `bound`. Listeners are numbered from 0.
-    pub fn accept_from(&mut self, bound: Bound) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the service is [`Service::IPV4_ONLY`] and `bound` is not.
+    pub fn accept_from<A: Address>(&mut self, bound: Bound<A>) -> io::Result<()> {
+        let addr: SocketAddr = bound.addr().into();
+        if S::IPV4_ONLY && addr.is_ipv6() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                format!("{addr}: the protocol has addresses of IPv4 only"),
+            ));
+        }
         if let Some(settings) = sockets::keepalive(self.node.limits()) {
             bound.keep_alive(&settings)?;
         }
@@ -124,7 +145,7 @@ impl<S: Service> Reactor<S> {
     }
 
     /// Listens on `addr` (port 0: any free one) and returns the address it got.
-    pub fn listen(&mut self, addr: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    pub fn listen<A: Address>(&mut self, addr: A) -> io::Result<A> {
         let bound = Bound::bind(addr)?;
         let addr = bound.addr();
         self.accept_from(bound)?;
@@ -151,8 +172,9 @@ impl<S: Service> Reactor<S> {
         Ok(())
     }
 
-    /// From now on SIGINT and SIGTERM ask the service to leave; the second one ends [`Reactor::run`] at once. When the
-    /// last reactor that listens is gone, they end the process.
+    /// From now on SIGINT and SIGTERM ask the service to leave. The second one ends [`Reactor::run`] with an error of the
+    /// kind [`io::ErrorKind::Interrupted`], and dropping the reactor then waits for no worker. When the last reactor
+    /// that listens is gone, they end the process.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         self.signals = Some(Caught::new(self.poll.registry(), TOKEN_SIGNALS)?);
         Ok(())
@@ -170,8 +192,9 @@ impl<S: Service> Reactor<S> {
         self.calls.caller(&self.waker)
     }
 
-    /// The engine and the service, between turns.
+    /// The engine and the service, between turns; at the time that it is now, not that of the last turn.
     pub fn node(&mut self) -> &mut Node<S> {
+        self.node.begin(self.clock.now());
         &mut self.node
     }
 
@@ -183,15 +206,16 @@ impl<S: Service> Reactor<S> {
     /// under way `limits.linger` to get out.
     ///
     /// # Errors
-    /// When the poll itself fails or the worker thread is gone: nothing can go on then.
+    /// As [`Reactor::turn`].
     pub fn run(&mut self) -> io::Result<()> {
         while !self.node.stopping() {
             self.turn(None)?;
         }
         self.listeners.clear();
-        let until = Instant::now() + self.node.limits().linger.as_duration();
-        while !self.node.drained() && self.shutdowns < 2 {
-            let left = until.saturating_duration_since(Instant::now());
+        let stopped = Instant::now();
+        while !self.node.drained() {
+            let linger = self.node.limits().linger.as_duration();
+            let left = linger.saturating_sub(stopped.elapsed());
             if left.is_zero() {
                 break;
             }
@@ -201,7 +225,21 @@ impl<S: Service> Reactor<S> {
     }
 
     /// One turn; sleeps for at most `wait_max`.
+    ///
+    /// # Errors
+    /// When the poll itself fails, a worker thread is gone, or a second signal came: nothing can go on then. Workers are
+    /// not waited for any more.
     pub fn turn(&mut self, wait_max: Option<Duration>) -> io::Result<()> {
+        let result = self.take_turn(wait_max);
+        if result.is_err() {
+            self.workers
+                .iter_mut()
+                .for_each(|lane| lane.worker.abandon());
+        }
+        result
+    }
+
+    fn take_turn(&mut self, wait_max: Option<Duration>) -> io::Result<()> {
         let timeout = [self.timeout(), wait_max].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
@@ -210,7 +248,8 @@ impl<S: Service> Reactor<S> {
         }
         let now = self.clock.now();
         self.node.begin(now);
-        let (mut woken, mut signalled) = (false, false);
+        // A sleep that ran out is also the time to look at the workers.
+        let (mut woken, mut signalled) = (self.events.is_empty(), false);
         for event in &self.events {
             match event.token() {
                 TOKEN_WAKER => woken = true,
@@ -227,11 +266,11 @@ impl<S: Service> Reactor<S> {
                 }
             }
         }
-        if woken {
+        if woken || self.workers.iter().any(|lane| lane.worker.has_done()) {
             self.take_done()?;
         }
         if signalled {
-            self.take_signals();
+            self.take_signals()?;
         }
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             listener.accept(number, now, &mut self.node, &mut self.sockets);
@@ -245,19 +284,26 @@ impl<S: Service> Reactor<S> {
 
     /// How long the poll may sleep; `None` until an event.
     fn timeout(&self) -> Option<Duration> {
-        if self.node.has_work() || self.listeners.iter().any(|l| l.has_work(&self.node)) {
+        let accepts = self.listeners.iter().any(|l| l.has_work(&self.node));
+        let done = self.workers.iter().any(|lane| lane.worker.has_done());
+        if self.node.has_work() || accepts || done {
             return Some(Duration::ZERO);
         }
         let resumes = self.listeners.iter().filter_map(Listener::resumes_at);
-        resumes
-            .chain(self.node.next_deadline())
+        let deadline = resumes.chain(self.node.next_deadline()).min();
+        let working = self.workers.iter().any(|lane| lane.worker.under_way() > 0);
+        let deadline = deadline.map(|at| self.clock.until(at));
+        deadline
+            .into_iter()
+            .chain(working.then_some(LOOK_EVERY))
             .min()
-            .map(|at| self.clock.until(at))
     }
 
     fn take_done(&mut self) -> io::Result<()> {
+        let share = self.node.limits().jobs_done_per_turn;
         for lane in &mut self.workers {
-            lane.worker.take_done(|done| self.node.job_done(done))?;
+            lane.worker
+                .take_done(share, |done| self.node.job_done(done))?;
         }
         self.calls.run(&mut self.node);
         if self.stop_asked.swap(false, Ordering::Acquire) {
@@ -266,19 +312,21 @@ impl<S: Service> Reactor<S> {
         Ok(())
     }
 
-    fn take_signals(&mut self) {
-        let Some(signals) = &mut self.signals else {
-            return;
-        };
-        for _ in 0..signals.take() {
-            self.shutdowns += 1;
-            if self.shutdowns == 1 {
-                log::info!("leaving; a second signal ends at once");
-                self.node.shutdown();
-            } else {
+    fn take_signals(&mut self) -> io::Result<()> {
+        let came = self.signals.as_mut().map_or(0, Caught::take);
+        for _ in 0..came {
+            if self.leaving {
                 self.node.with(|_, hub| hub.stop());
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    "ended by a second signal, before everything was done",
+                ));
             }
+            self.leaving = true;
+            log::info!("leaving; a second signal ends at once");
+            self.node.shutdown();
         }
+        Ok(())
     }
 
     fn hand_out_jobs(&mut self) -> io::Result<()> {

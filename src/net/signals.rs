@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mio::{Interest, Registry, Token};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::register_conditional_default;
+use signal_hook::low_level::emulate_default_handler;
 use signal_hook_mio::v1_0::Signals;
 
 /// Nobody listens: a signal ends the process.
@@ -52,5 +53,12 @@ impl Drop for Caught {
         let left = listening.unwrap_or(1) - 1;
         *listening = Some(left);
         UNHEARD.store(left == 0, Ordering::SeqCst);
+        // One that came since the last turn, which nobody would hear of.
+        if left == 0
+            && let Some(signal) = self.0.pending().next()
+        {
+            // Ends the process; an error would mean that the signal has no such default.
+            let _ = emulate_default_handler(signal);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! ready, so there is no further epoll_ctl. Closing the descriptor ends the registration.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddrV4};
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -27,12 +27,16 @@ pub(super) struct Sockets {
 /// Asked so often, at a third of the time that is waited for the first one, before a peer counts as gone.
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// The longest time that Linux takes for either (MAX_TCP_KEEPIDLE); a longer one would be refused.
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
 /// The kernel's settings for [`Limits::keepalive`]; it counts in whole seconds.
 pub(super) fn keepalive(limits: &Limits) -> Option<TcpKeepalive> {
     let after = (limits.keepalive != Ticks::NEVER).then(|| limits.keepalive.as_duration())?;
+    let after = after.clamp(Duration::from_secs(1), KEEPALIVE_MAX);
     let interval = (after / KEEPALIVE_RETRIES).max(Duration::from_secs(1));
     let settings = TcpKeepalive::new()
-        .with_time(after.max(Duration::from_secs(1)))
+        .with_time(after)
         .with_interval(interval)
         .with_retries(KEEPALIVE_RETRIES);
     Some(settings)
@@ -85,8 +89,8 @@ impl Transport for Sockets {
         }
     }
 
-    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    fn dial(&mut self, id: ConnId, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if let Some(settings) = &self.keepalive {
@@ -136,7 +140,7 @@ impl Transport for Sockets {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 
     use mio::Poll;
     use socket2::SockRef;
@@ -151,6 +155,11 @@ mod tests {
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
         let mut limits = Limits::default();
         assert!(keepalive(&limits).is_none());
+        for extreme in [Ticks(0), Ticks(u64::MAX - 1)] {
+            limits.keepalive = extreme;
+            let bound = Bound::bind(any).unwrap();
+            bound.keep_alive(&keepalive(&limits).unwrap()).unwrap();
+        }
         limits.keepalive = Ticks::from_secs(60);
         let settings = keepalive(&limits).unwrap();
         let poll = Poll::new().unwrap();
@@ -161,7 +170,9 @@ mod tests {
         let addr = bound.addr();
         let listener: TcpListener = bound.into_socket().into();
         listener.set_nonblocking(false).unwrap();
-        sockets.dial(ConnId::from_token(0), addr, None).unwrap();
+        sockets
+            .dial(ConnId::from_token(0), addr.into(), None)
+            .unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let dialled = sockets.stream(0).unwrap();
         for socket in [SockRef::from(&accepted), SockRef::from(&*dialled)] {

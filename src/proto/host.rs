@@ -47,7 +47,7 @@ where
     }
 
     fn dial(&mut self, to: SocketAddrV4, from: Option<SocketAddrV4>, conn: C) -> ConnId {
-        Hub::dial(self, to, from, conn.into())
+        Hub::dial(self, to, from.map(Into::into), conn.into())
     }
 
     fn output_of(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {

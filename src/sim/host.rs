@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use crate::engine::{Node, Readiness, Service, Tick, Ticks, Work};
 
-use super::TICK_US;
+use super::event::{TICK_US, What};
 use super::faults::Span;
 use super::link::Owner;
-use super::net::{Net, What};
+use super::net::Net;
 use super::wire::Wire;
 
 /// Events taken at once, as by the reactor.
@@ -35,8 +35,8 @@ pub(super) struct Host<S: Service> {
     working: bool,
     /// Done and not reported.
     results: Vec<S::Done>,
-    /// Reported, for the next turn.
-    done: Vec<S::Done>,
+    /// Reported, for the next turns.
+    done: VecDeque<S::Done>,
     /// The earliest deadline event that is under way.
     deadline_us: Option<u64>,
     /// When the node wants its next turn if nothing happens.
@@ -59,7 +59,7 @@ impl<S: Service> Host<S> {
             jobs: VecDeque::new(),
             working: false,
             results: Vec::new(),
-            done: Vec::new(),
+            done: VecDeque::new(),
             deadline_us: None,
             wake_us: None,
             accepts_from: None,
@@ -99,7 +99,8 @@ impl<S: Service> Host<S> {
         let now = Tick(net.now_us / TICK_US);
         self.node.begin(now);
         self.take_edges(net, host);
-        for done in std::mem::take(&mut self.done) {
+        let share = self.node.limits().jobs_done_per_turn.min(self.done.len());
+        for done in self.done.drain(..share) {
             self.node.job_done(done);
         }
         self.accept(net, host, now);
@@ -202,8 +203,9 @@ impl<S: Service> Host<S> {
 
     /// Sees to the next turn.
     fn plan(&mut self, net: &mut Net, host: usize) {
+        let done = !self.done.is_empty();
         let more = !net.doors[host].edges.is_empty() || self.can_accept(net, host);
-        if more || self.node.has_work() {
+        if more || done || self.node.has_work() {
             net.wake(host);
             return;
         }
@@ -275,7 +277,7 @@ impl<S: Service> Host<S> {
 
     /// The node hears of a group; the next one begins.
     pub(super) fn report(&mut self, net: &mut Net, host: usize) {
-        self.done.append(&mut self.results);
+        self.done.extend(self.results.drain(..));
         self.working = false;
         self.start_group(net, host);
         net.wake(host);

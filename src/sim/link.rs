@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::engine::{ConnId, Readiness};
 
@@ -183,7 +183,7 @@ pub(super) struct Link {
     /// `pipes[s]` carries what side `s` writes.
     pub(super) pipes: [Pipe; 2],
     pub(super) owners: [Owner; 2],
-    pub(super) addrs: [SocketAddrV4; 2],
+    pub(super) addrs: [SocketAddr; 2],
     /// The dialling side knows that the connection is there.
     pub(super) up: bool,
     /// Why a side can do no more, once it has seen it.
@@ -196,7 +196,7 @@ impl Link {
     pub(super) fn new(
         serial: u64,
         owners: [Owner; 2],
-        addrs: [SocketAddrV4; 2],
+        addrs: [SocketAddr; 2],
         window: usize,
     ) -> Link {
         Link {

@@ -43,38 +43,39 @@
 //! }
 //! ```
 
+mod event;
 mod faults;
 mod host;
 mod link;
 mod net;
 mod peer;
+mod script;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::engine::time::TICK_MS;
 use crate::engine::{Hub, Limits, Node, Service, Tick, Ticks, Work};
 
+use event::{TICK_US, What};
 use host::Host;
-use net::{Net, What};
-use peer::Script;
+use net::Net;
+use script::Script;
 
 pub use faults::{Faults, Span};
-pub use peer::{Answer, Ending, ListenerId, PeerEnd, PeerId};
+pub use peer::PeerEnd;
+pub use script::{Answer, Ending, ListenerId, PeerId};
 
 /// Names a node of a world; the same through crashes and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(usize);
-
-const TICK_US: u64 = TICK_MS * 1000;
 
 /// Events after which a run is taken for a runaway: some minutes of a debug build.
 const EVENTS_MAX: u64 = 50_000_000;
@@ -191,7 +192,9 @@ impl<S: Service> World<S> {
     }
 
     /// Adds a node that listens on `addr`, as its listener number 0.
-    pub fn add(&mut self, addr: SocketAddrV4, service: S, limits: Limits) -> NodeId {
+    pub fn add(&mut self, addr: impl Into<SocketAddr>, service: S, limits: Limits) -> NodeId {
+        let addr = addr.into();
+        assert_listens::<S>(addr);
         let index = self.net.add_door(addr);
         self.net.listen_host(addr, index, 0);
         let node = self.make_node(service, limits);
@@ -201,7 +204,9 @@ impl<S: Service> World<S> {
     }
 
     /// Adds a listener to a node; they are numbered from 0. Survives a restart.
-    pub fn add_listener(&mut self, id: NodeId, addr: SocketAddrV4) {
+    pub fn add_listener(&mut self, id: NodeId, addr: impl Into<SocketAddr>) {
+        let addr = addr.into();
+        assert_listens::<S>(addr);
         let host = &mut self.hosts[id.0];
         host.listeners += 1;
         self.net.listen_host(addr, id.0, host.listeners - 1);
@@ -222,7 +227,15 @@ impl<S: Service> World<S> {
         (0..self.hosts.len()).map(NodeId)
     }
 
+    /// Where a node listens that was added with an address of IPv4.
     pub fn addr(&self, id: NodeId) -> SocketAddrV4 {
+        match self.socket_addr(id) {
+            SocketAddr::V4(addr) => addr,
+            SocketAddr::V6(addr) => panic!("{addr} is no address of IPv4"),
+        }
+    }
+
+    pub fn socket_addr(&self, id: NodeId) -> SocketAddr {
         self.net.doors[id.0].addr
     }
 
@@ -240,11 +253,14 @@ impl<S: Service> World<S> {
         self.node(id).service()
     }
 
-    /// Acts on a service from outside, at this moment; a turn follows.
+    /// Acts on a service from outside, at this moment; a turn follows. Between [`World::add`] and the node's first turn
+    /// it acts on a service that has not started.
     pub fn with<R>(&mut self, id: NodeId, act: impl FnOnce(&mut S, &mut Hub<S>) -> R) -> R {
         let now = self.now();
         let node = &mut self.hosts[id.0].node;
-        node.begin(now);
+        if node.stats().turns > 0 {
+            node.begin(now);
+        }
         let result = node.with(act);
         self.net.wake(id.0);
         result
@@ -293,13 +309,22 @@ impl<S: Service> World<S> {
     }
 
     /// A scripted peer dials `to`.
-    pub fn connect(&mut self, to: SocketAddrV4) -> PeerId {
+    pub fn connect(&mut self, to: impl Into<SocketAddr>) -> PeerId {
+        let to = to.into();
         self.peer_port = self.peer_port.checked_add(1).unwrap_or(1024);
-        self.connect_from(SocketAddrV4::new(PEER_IP, self.peer_port), to)
+        let ip = match to {
+            SocketAddr::V4(_) => PEER_IP.into(),
+            SocketAddr::V6(_) => net::in_ipv6(PEER_IP).into(),
+        };
+        self.connect_from(SocketAddr::new(ip, self.peer_port), to)
     }
 
-    pub fn connect_from(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> PeerId {
-        self.net.connect_peer(from, to)
+    pub fn connect_from(
+        &mut self,
+        from: impl Into<SocketAddr>,
+        to: impl Into<SocketAddr>,
+    ) -> PeerId {
+        self.net.connect_peer(from.into(), to.into())
     }
 
     pub fn peer(&mut self, id: PeerId) -> PeerEnd<'_> {
@@ -310,13 +335,13 @@ impl<S: Service> World<S> {
     }
 
     /// A scripted server at `addr`; at first with [`Answer::Queue`].
-    pub fn listen(&mut self, addr: SocketAddrV4) -> ListenerId {
+    pub fn listen(&mut self, addr: impl Into<SocketAddr>) -> ListenerId {
         self.net.scripts.push(Script {
             answer: Answer::Queue,
             backlog: VecDeque::new(),
         });
         let index = self.net.scripts.len() - 1;
-        self.net.listen_script(addr, index);
+        self.net.listen_script(addr.into(), index);
         ListenerId(index)
     }
 
@@ -417,6 +442,7 @@ impl<S: Service> World<S> {
             What::Work(..) | What::Done(..) => {}
             what => self.net.deliver(what),
         }
+        self.net.pump_stirred();
         true
     }
 
@@ -437,6 +463,14 @@ impl<S: Service> World<S> {
         let seed = rand::RngExt::random(&mut self.net.rng);
         Node::new(service, limits, seed, self.now())
     }
+}
+
+/// As the reactor, which refuses the listener.
+fn assert_listens<S: Service>(addr: SocketAddr) {
+    assert!(
+        !(S::IPV4_ONLY && addr.is_ipv6()),
+        "{addr}: the protocol has addresses of IPv4 only"
+    );
 }
 
 /// Tells the faults of a seed from everything else that is drawn for it.

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -20,9 +20,10 @@ use slab::Slab;
 
 use crate::engine::ConnId;
 
+use super::event::{Event, What};
 use super::faults::Faults;
 use super::link::{Cut, EndRef, Fin, Link, Owner};
-use super::peer::{Peer, Script};
+use super::script::{Peer, Script};
 
 /// Connections that a host's kernel holds until they are accepted.
 const BACKLOG_MAX: usize = 4096;
@@ -33,57 +34,10 @@ const SYN_RETRY_US: u64 = 1_000_000;
 /// When a kernel gives up a dial that nobody answers: Linux with its default of six retries.
 const SYN_TIMEOUT_US: u64 = 127_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// A dial reaches its listener.
-    Syn(EndRef),
-    /// The dialler learns that it is connected.
-    Up(EndRef),
-    Bytes(EndRef, usize),
-    Fin(EndRef),
-    Reset(EndRef, ErrorKind),
-    /// An event of a connection that is closed by now, perhaps with another one in its slot.
-    Stale(usize, u32, ConnId),
-    /// Room in the window, or the rest after a short read.
-    Again(EndRef),
-    /// A host serves its events. The second number is the host's epoch: a crash voids what is under way.
-    Turn(usize, u32),
-    Deadline(usize, u32),
-    Work(usize, u32),
-    Done(usize, u32),
-}
-
-#[derive(Debug)]
-pub(super) struct Event {
-    pub(super) at_us: u64,
-    order: u64,
-    pub(super) what: What,
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Event) -> bool {
-        (self.at_us, self.order) == (other.at_us, other.order)
-    }
-}
-
-impl Eq for Event {}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Event {
-    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
-        (self.at_us, self.order).cmp(&(other.at_us, other.order))
-    }
-}
-
 /// What the network knows of a host.
 #[derive(Debug)]
 pub(super) struct Door {
-    pub(super) addr: SocketAddrV4,
+    pub(super) addr: SocketAddr,
     pub(super) up: bool,
     /// Down, and answers nobody.
     pub(super) silent: bool,
@@ -114,10 +68,12 @@ pub(super) struct Net {
     pub(super) peers: Vec<Peer>,
     pub(super) scripts: Vec<Script>,
     pub(super) links: Slab<Link>,
+    /// Scripted peers to whom something happened; the world lets them act before the next event.
+    pub(super) stirred: VecDeque<usize>,
     heap: BinaryHeap<Reverse<Event>>,
     order: u64,
     serial: u64,
-    listening: BTreeMap<SocketAddrV4, Listening>,
+    listening: BTreeMap<SocketAddr, Listening>,
 }
 
 impl Net {
@@ -131,6 +87,7 @@ impl Net {
             peers: Vec::new(),
             scripts: Vec::new(),
             links: Slab::new(),
+            stirred: VecDeque::new(),
             heap: BinaryHeap::new(),
             order: 0,
             serial: 0,
@@ -184,15 +141,20 @@ impl Net {
             .filter(|link| link.serial == end.serial)
     }
 
-    /// The address that another machine would use for `door`'s next dial.
-    pub(super) fn ephemeral(&mut self, host: usize) -> SocketAddrV4 {
+    /// The address that a kernel would give `host`'s next dial, which goes to `to`.
+    pub(super) fn ephemeral(&mut self, host: usize, to: SocketAddr) -> SocketAddr {
         let door = &mut self.doors[host];
         let port = door.next_port;
         door.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
-        SocketAddrV4::new(*door.addr.ip(), port)
+        let ip = match (door.addr.ip(), to) {
+            (IpAddr::V4(ip), SocketAddr::V6(_)) => in_ipv6(ip).into(),
+            (IpAddr::V6(_), SocketAddr::V4(_)) => Ipv4Addr::from_bits(OF_IPV6 | host as u32).into(),
+            (ip, _) => ip,
+        };
+        SocketAddr::new(ip, port)
     }
 
-    pub(super) fn add_door(&mut self, addr: SocketAddrV4) -> usize {
+    pub(super) fn add_door(&mut self, addr: SocketAddr) -> usize {
         self.doors.push(Door {
             addr,
             up: true,
@@ -208,18 +170,18 @@ impl Net {
         self.doors.len() - 1
     }
 
-    pub(super) fn listen_host(&mut self, addr: SocketAddrV4, host: usize, number: usize) {
+    pub(super) fn listen_host(&mut self, addr: SocketAddr, host: usize, number: usize) {
         let before = self.listening.insert(addr, Listening::Host(host, number));
         assert!(before.is_none(), "{addr} is in use");
     }
 
-    pub(super) fn listen_script(&mut self, addr: SocketAddrV4, script: usize) {
+    pub(super) fn listen_script(&mut self, addr: SocketAddr, script: usize) {
         let before = self.listening.insert(addr, Listening::Script(script));
         assert!(before.is_none(), "{addr} is in use");
     }
 
     /// Begins a connection.
-    pub(super) fn connect(&mut self, owner: Owner, from: SocketAddrV4, to: SocketAddrV4) -> EndRef {
+    pub(super) fn connect(&mut self, owner: Owner, from: SocketAddr, to: SocketAddr) -> EndRef {
         self.serial += 1;
         let window = self.faults.window_bytes;
         let mut link = Link::new(self.serial, [owner, Owner::Gone], [from, to], window);
@@ -244,7 +206,7 @@ impl Net {
     }
 
     /// The kernel at `from` has a connection with `to` on these ports, whoever dialled it; so not a second one.
-    pub(super) fn is_taken(&self, from: SocketAddrV4, to: SocketAddrV4) -> bool {
+    pub(super) fn is_taken(&self, from: SocketAddr, to: SocketAddr) -> bool {
         self.links.iter().any(|(_, link)| {
             let dialled = link.addrs == [from, to] && link.owners[0] != Owner::Gone;
             let accepted = link.addrs == [to, from] && link.owners[1] != Owner::Gone;
@@ -406,7 +368,7 @@ impl Net {
                 }
                 self.wake(host);
             }
-            Owner::Peer(peer) => self.pump(peer),
+            Owner::Peer(peer) => self.stirred.push_back(peer),
             Owner::Kernel | Owner::Closed | Owner::Gone => {}
         }
     }
@@ -603,5 +565,16 @@ impl Net {
         self.cut_off(host, false);
     }
 }
+
+/// The address in IPv6 of who has this one in IPv4.
+pub(super) fn in_ipv6(ip: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(OF_IPV4 | u128::from(ip.to_bits()))
+}
+
+/// 2001:db8:4::/96: hosts and peers that have an address of IPv4 and dial one of IPv6.
+const OF_IPV4: u128 = 0x2001_0db8_0004 << 80;
+
+/// 172.16.0.0/12: hosts that have an address of IPv6 and dial one of IPv4.
+const OF_IPV6: u32 = 0xac10_0000;
 
 const FIRST_EPHEMERAL_PORT: u16 = 32_768;

@@ -4,13 +4,14 @@
 //! meets, is decided in `net.rs`.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::engine::{ConnId, Transport};
 
+use super::event::What;
 use super::faults::Span;
 use super::link::{EndRef, Owner};
-use super::net::{Net, What};
+use super::net::Net;
 
 /// When a stale event comes: late enough for the slot to be taken again.
 const STALE_AFTER: Span = Span::us(0, 2000);
@@ -54,12 +55,15 @@ impl Transport for Wire<'_> {
         self.net.write(end, from)
     }
 
-    fn dial(&mut self, id: ConnId, to: SocketAddrV4, from: Option<SocketAddrV4>) -> io::Result<()> {
+    fn dial(&mut self, id: ConnId, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<()> {
         let from = match from {
-            None => self.net.ephemeral(self.host),
+            Some(from) if from.is_ipv6() != to.is_ipv6() => {
+                return Err(ErrorKind::AddrNotAvailable.into());
+            }
+            None => self.net.ephemeral(self.host, to),
             Some(from) if from.port() == 0 => {
-                let port = self.net.ephemeral(self.host).port();
-                SocketAddrV4::new(*from.ip(), port)
+                let port = self.net.ephemeral(self.host, to).port();
+                SocketAddr::new(from.ip(), port)
             }
             Some(from) if self.net.is_taken(from, to) => {
                 return Err(ErrorKind::AddrNotAvailable.into());

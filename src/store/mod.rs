@@ -6,7 +6,7 @@
 //! protocol's own memory, which is filled from [`Store::load`] at the start.
 //!
 //! [`memory::Memory`] serves the simulator, tests and nodes without `--data`;
-//! `redb::Redb` (feature `net`) is the durable one. Beside them, for files that peers share: `shared` is the directory
+//! `redb::Redb` (feature `storage`) is the durable one. Beside them, for files that peers share: `shared` is the directory
 //! they come from, `part` a file that is being downloaded.
 //!
 //! What it does not do: it knows no protocol, gives no single reads, no ranges and no snapshots,
@@ -27,12 +27,12 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 pub mod memory;
-#[cfg(feature = "net")]
-pub mod part;
-#[cfg(feature = "net")]
+#[cfg(feature = "storage")]
+pub mod partial_file;
+#[cfg(feature = "storage")]
 pub mod redb;
-#[cfg(feature = "net")]
-pub mod shared;
+#[cfg(feature = "storage")]
+pub mod shared_dir;
 
 /// Keeps tables of entries, changed in atomic groups.
 pub trait Store: Send {

@@ -1,26 +1,26 @@
 //! The DHT's part of the demo.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::Path;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 
-use peerloop::app::Committer;
 use peerloop::engine::Limits;
-use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::net::{Bound, Reactor};
 use peerloop::proto::dht::client::Task;
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
+use peerloop::workers::commit::Committer;
 
 use super::Table;
+use crate::cli::background::{Background, LOOPBACK};
 use crate::cli::dht;
-use crate::cli::stress::dht::load::Load;
-use crate::cli::stress::dht::ring::Ring;
+use crate::cli::stress::dht::clients::Load;
+use crate::cli::stress::dht::nodes::Nodes;
 
 /// Operations under way at once: enough for commits to be shared.
 const AT_ONCE: usize = 64;
@@ -73,7 +73,7 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
     })?;
     compare(&outcomes)?;
 
-    node.stop()?;
+    node.thread.stop()?;
     let node = table.time("restart", "the node reads its disk".into(), || {
         DemoNode::start(data.path())
     })?;
@@ -94,99 +94,78 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
         outcomes.iter().all(|o| *o == Outcome::Contains(false)),
         "an entry is left"
     );
-    node.stop()?;
+    node.thread.stop()?;
     ring(table)
 }
 
 /// A durable DHT node on a thread of its own.
 struct DemoNode {
     addr: SocketAddrV4,
-    handle: Handle,
-    thread: JoinHandle<std::io::Result<()>>,
+    thread: Background<DhtNode, ()>,
 }
 
 impl DemoNode {
     fn start(data: &Path) -> Result<DemoNode> {
         let (committer, entries) = Committer::load(Redb::open(data)?)?;
-        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let bound = Bound::bind(LOOPBACK)?;
         let addr = bound.addr();
-        let config = Config {
-            durable: true,
-            ..Config::new(addr)
+        let make = move || {
+            let config = Config {
+                durable: true,
+                ..Config::new(addr)
+            };
+            let limits = config.fit(Limits::default());
+            let mut reactor = Reactor::new(DhtNode::new(config, entries), limits)?;
+            reactor.start_worker(committer)?;
+            reactor.accept_from(bound)?;
+            Ok(reactor)
         };
-        let limits = config.fit(Limits::default());
-        let mut reactor = Reactor::new(DhtNode::new(config, entries), limits)?;
-        reactor.start_worker(committer)?;
-        reactor.accept_from(bound)?;
-        let handle = reactor.handle();
-        let thread = std::thread::Builder::new()
-            .name("dht node".into())
-            .spawn(move || reactor.run())?;
-        Ok(DemoNode {
-            addr,
-            handle,
-            thread,
-        })
+        let thread = Background::start("dht node", make, |_| Ok(()))?;
+        Ok(DemoNode { addr, thread })
     }
 
     fn ask(&self, tasks: Vec<Task>) -> Result<Vec<Outcome>> {
-        let results = dht::run_tasks(
-            self.addr,
-            tasks,
-            Bounds::default(),
-            Limits::default(),
-            AT_ONCE,
-        )?;
+        let bounds = Bounds::default();
+        let results = dht::run_tasks(self.addr, tasks, bounds, Limits::default(), AT_ONCE)?;
         results
             .into_iter()
             .map(|result| Ok(result.context("interrupted")??))
             .collect()
-    }
-
-    fn stop(self) -> Result<()> {
-        self.handle.shutdown();
-        self.thread
-            .join()
-            .map_err(|_| anyhow!("the node panicked"))??;
-        Ok(())
     }
 }
 
 /// A node joins a ring and another one leaves it while clients write; then every acknowledged write is looked up.
 fn ring(table: &mut Table) -> Result<()> {
     let mut go_on = || Ok(());
-    let mut ring = table.time("ring", format!("{RING_NODES} nodes"), || {
-        Ring::start(RING_NODES, false, &mut go_on)
+    let mut nodes = table.time("ring", format!("{RING_NODES} nodes"), || {
+        Nodes::start(RING_NODES, false, &mut go_on)
     })?;
-    let load = Load::start(ring.contacts(), RING_CLIENTS)?;
+    let load = Load::start(nodes.contacts(), RING_CLIENTS)?;
     load.run_for(RING_OPERATIONS)?;
     table.time("join", "one more node, under writes".into(), || {
-        ring.join()?;
-        ring.settle(&mut go_on)
+        nodes.join()?;
+        nodes.settle(&mut go_on)
     })?;
-    load.set_contacts(ring.contacts())?;
+    load.set_contacts(nodes.contacts())?;
     load.run_for(RING_OPERATIONS)?;
     table.time("leave", "one node, under writes".into(), || {
-        ring.leave()?;
-        load.set_contacts(ring.contacts())?;
-        ring.settle(&mut go_on)
+        nodes.leave()?;
+        load.set_contacts(nodes.contacts())?;
+        nodes.settle(&mut go_on)
     })?;
     ensure!(
-        (ring.joins.done, ring.leaves.done) == (1, 1),
+        (nodes.joins.done, nodes.leaves.done) == (1, 1),
         "one node should have joined and one have left; see the log"
     );
     load.run_for(RING_OPERATIONS)?;
     load.drain(&mut go_on)?;
     let start = Instant::now();
-    let workload = load.check(&mut go_on)?;
-    let (operations, checked) = (workload.meter().done(), workload.checked());
-    table.push(
-        "check",
-        format!("{checked} keys after {operations} operations"),
-        start.elapsed(),
-    );
-    let wrong = workload.lost().iter().chain(workload.wrong_reads()).next();
-    wrong.map_or(Ok(()), |lost| {
-        Err(anyhow!("an acknowledged write is lost: {lost}"))
-    })
+    let run = load.check(&mut go_on)?;
+    let (operations, checked) = (run.done(), run.promises.checked);
+    let what = format!("{checked} keys after {operations} operations");
+    table.push("check", what, start.elapsed());
+    let wrong = run.promises.lost.iter().chain(&run.promises.wrong_reads);
+    wrong
+        .take(1)
+        .try_for_each(|lost| Err(anyhow!("an acknowledged write is lost: {lost}")))
 }

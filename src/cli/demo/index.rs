@@ -1,6 +1,6 @@
 //! The index server's part of the demo: two peers share the same files, a third one finds and downloads one from both.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -10,8 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 
-use peerloop::app::index::{Jobs, argon2id, load};
-use peerloop::app::transfer::{Reader, Writer};
 use peerloop::engine::{Limits, Service, Ticks};
 use peerloop::net::{Bound, Handle, Reactor};
 use peerloop::proto::index::client::Stay;
@@ -23,9 +21,11 @@ use peerloop::proto::index::sharer::{Config, News, Sharer};
 use peerloop::proto::index::transfer::fetch::{self, Fetcher, Source, Wanted};
 use peerloop::proto::index::transfer::{RANGE_BYTES, serve};
 use peerloop::store::memory::Memory;
-use peerloop::store::part::Part;
+use peerloop::store::partial_file::PartialFile;
 use peerloop::store::redb::Redb;
-use peerloop::store::shared::SharedDir;
+use peerloop::store::shared_dir::SharedDir;
+use peerloop::workers::files::{Reader, Writer};
+use peerloop::workers::index::{Jobs, argon2id, load};
 
 use super::Table;
 use crate::cli::index::{ServerAt, share};
@@ -49,7 +49,7 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
     let content = lay_out(&root.path().join("shared"), files)?;
     let server = start_server(&root.path().join("data"))?;
     let at = ServerAt {
-        addr: server.addr,
+        addr: server.addr.into(),
         timeout: DEADLINE.as_secs(),
     };
     let count = files.len() + 1;
@@ -160,7 +160,6 @@ fn start_server(data: &Path) -> Result<Running> {
         reactor.start_worker_for(Job::is_write, Jobs::new(Some(store), argon2id))?;
         let hashes = Jobs::<Memory, _>::new(None, argon2id);
         reactor.start_worker_for(Job::is_hash, hashes)?;
-        reactor.node().with(|server, hub| server.begin(hub));
         reactor.accept_from(bound)?;
         Ok(reactor)
     })
@@ -233,7 +232,7 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
     };
     let file = &hits.first().context("nothing was found")?.file;
     let source = |hit: &Hit| Source {
-        addr: SocketAddrV4::new(hit.ip, hit.port),
+        addr: SocketAddr::new(hit.ip, hit.port),
         id: hit.id,
     };
     let wanted = Wanted {
@@ -249,7 +248,7 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
         port: at.addr.port(),
         every: KEEP_ALIVE,
     };
-    let part = Part::open(into, file.sha1.0, file.size_bytes, RANGE_BYTES)?;
+    let part = PartialFile::open(into, file.sha1.0, file.size_bytes, RANGE_BYTES)?;
     let fetcher = Fetcher::new(
         wanted,
         part.have(),
@@ -259,7 +258,6 @@ fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
     );
     let mut reactor = Reactor::new(fetcher, fetch::limits(Limits::default()))?;
     reactor.start_worker(Writer::new(part, file.name.clone(), false))?;
-    reactor.node().with(|fetcher, hub| fetcher.begin(hub));
     reactor.run()?;
     let report = reactor.into_service().into_report();
     report.result?;

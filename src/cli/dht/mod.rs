@@ -7,15 +7,14 @@ mod shell;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use peerloop::app::Committer;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::dht::client::{Client, Task};
@@ -24,10 +23,15 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode, VALUE_BYTES_MAX};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
+use peerloop::workers::commit::Committer;
 
 use super::addr::{advertised, resolve};
+use super::options::{LONG_SECS, patience_secs, within};
 use super::prompt::{self, NodePrompt};
 use super::{Answer, print};
+
+/// What `--value-max` may be: up to a tebibyte, which fits every sum that is made of it.
+const VALUE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -67,16 +71,16 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Longest value in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX)]
+    #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX, value_parser = within(VALUE_BYTES))]
     value_max: u64,
     /// Memory for entries in bytes; a write beyond it is refused [default: 8 GiB]
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 30, hide_default_value = true)]
     memory_max: u64,
     /// Most connections at once; the file limit less 32 when that is lower
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = within::<usize>(1..=1_000_000))]
     connections_max: usize,
     /// Close a connection on which nothing was asked for this long
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = within(1..=LONG_SECS))]
     idle_timeout: u64,
 }
 
@@ -86,10 +90,10 @@ struct Node {
     #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
     contact: SocketAddrV4,
     /// Give up when a node is silent for this long
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = patience_secs())]
     timeout: u64,
     /// Longest value in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX)]
+    #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX, value_parser = within(VALUE_BYTES))]
     value_max: u64,
     /// Print one JSON object
     #[arg(long)]
@@ -174,7 +178,7 @@ impl NodeArgs {
             advertise,
         };
         let limits = config.fit(Limits {
-            conns_max: self.connections_max.clamp(1, Limits::default().conns_max),
+            conns_max: self.connections_max,
             idle: Ticks::from_secs(self.idle_timeout),
             ..Limits::default()
         });
@@ -319,7 +323,7 @@ impl Node {
             ..Bounds::default()
         };
         let limits = Limits {
-            idle: Ticks::from_duration(Duration::from_secs(self.timeout.max(1))),
+            idle: Ticks::from_secs(self.timeout),
             output_bytes_max: usize::MAX,
             ..Limits::default()
         };
@@ -342,7 +346,6 @@ pub(super) fn run_tasks(
     at_once_max: usize,
 ) -> Result<Vec<Option<Result<Outcome, peerloop::proto::dht::operation::Failure>>>> {
     let mut reactor = Reactor::new(Client::new(contact, tasks, bounds, at_once_max), limits)?;
-    reactor.node().with(|client, hub| client.begin(hub));
     reactor.run()?;
     Ok(reactor.into_service().into_results())
 }

@@ -19,6 +19,7 @@ use peerloop::proto::dht::stat::Stat;
 
 use super::draw;
 use super::{resolve, run_tasks};
+use crate::cli::options::patience_secs;
 use crate::cli::{Answer, print};
 
 /// A walk ends here, should it never come back to its start: no ring that one program can walk in a minute has more.
@@ -33,7 +34,7 @@ pub(in crate::cli) struct RingArgs {
     #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
     contact: SocketAddrV4,
     /// Give a member up when it is silent for this long
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = patience_secs())]
     timeout: u64,
     /// Print one JSON object
     #[arg(long, group = "format")]

@@ -17,6 +17,7 @@ use peerloop::proto::dht::operation::{Outcome, Verb};
 use peerloop::proto::dht::routing::Member;
 
 use super::{Node, resolve};
+use crate::cli::options::patience_secs;
 use crate::cli::prompt::{self, Commands, NodePrompt, Then, split_word};
 use crate::cli::{Answer, print};
 
@@ -49,7 +50,7 @@ pub(in crate::cli) struct ShellArgs {
     #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
     contact: SocketAddrV4,
     /// Give up when a node is silent for this long
-    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE_SECS, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE_SECS, value_parser = patience_secs())]
     timeout: u64,
 }
 

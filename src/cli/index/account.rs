@@ -1,6 +1,6 @@
 //! `peerloop index register`, `login`, `logout`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -29,7 +29,7 @@ pub(in crate::cli) struct LoginCommand {
     account: AccountCommand,
     /// The address to be listed under [default: the one that the connection comes from]
     #[arg(long, value_name = "IP")]
-    ip: Option<Ipv4Addr>,
+    ip: Option<IpAddr>,
     /// The port to be listed under
     #[arg(long, value_name = "PORT", default_value_t = 9999, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,

@@ -6,7 +6,7 @@
 use std::env::VarError;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(in crate::cli) struct UserArgs {
 /// What the file holds.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    server: SocketAddrV4,
+    server: SocketAddr,
     user: String,
     password: String,
     id: Option<String>,
@@ -48,7 +48,7 @@ struct Kept {
 /// A user of a server.
 pub(in crate::cli) struct Identity {
     path: PathBuf,
-    server: SocketAddrV4,
+    server: SocketAddr,
     who: Arc<Credentials>,
     /// Once it is registered.
     pub(in crate::cli) id: Option<PeerId>,
@@ -56,7 +56,7 @@ pub(in crate::cli) struct Identity {
 
 impl UserArgs {
     /// What is known of the user at `server`; asks for what is missing.
-    pub(in crate::cli) fn identity(&self, server: SocketAddrV4) -> Result<Identity> {
+    pub(in crate::cli) fn identity(&self, server: SocketAddr) -> Result<Identity> {
         let user = match &self.user {
             Some(user) => user.clone(),
             None => self.usual_user()?,
@@ -119,7 +119,7 @@ impl UserArgs {
 impl Identity {
     /// A user that nobody chose, for who only downloads: the one of an earlier run, or a new one with a password that
     /// nobody has to know.
-    pub(in crate::cli) fn guest(server: SocketAddrV4, path: Option<PathBuf>) -> Result<Identity> {
+    pub(in crate::cli) fn guest(server: SocketAddr, path: Option<PathBuf>) -> Result<Identity> {
         let path = match path {
             Some(path) => path,
             None => state_dir()?.join(format!("index-{server}-guest.json")),

@@ -12,7 +12,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use peerloop::app::transfer::Writer;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 use peerloop::proto::index::client::Stay;
@@ -24,7 +23,8 @@ use peerloop::proto::index::transfer::fetch::{
 };
 use peerloop::proto::index::transfer::{RANGE_BYTES, plan};
 use peerloop::proto::index::wire::Which;
-use peerloop::store::part::{self, Part};
+use peerloop::store::partial_file::{self, PartialFile};
+use peerloop::workers::files::Writer;
 
 use super::ServerAt;
 use super::account::register;
@@ -124,7 +124,7 @@ impl DownloadArgs {
             return Ok(Answer::No);
         };
         let into = || format!("cannot download into {}", self.out.display());
-        part::check_name(&self.out, &found.name, self.force).with_context(into)?;
+        partial_file::check_name(&self.out, &found.name, self.force).with_context(into)?;
         let (requester, stay) = self.come_online()?;
         let start = Instant::now();
         let mut last: Option<(Report, u64)> = None;
@@ -207,7 +207,7 @@ impl DownloadArgs {
         for hit in same {
             let sources = by_size.entry(hit.file.size_bytes).or_default();
             if !sources.iter().any(|source| source.id == hit.id) {
-                let addr = std::net::SocketAddrV4::new(hit.ip, hit.port);
+                let addr = std::net::SocketAddr::new(hit.ip, hit.port);
                 sources.push(Source { addr, id: hit.id });
             }
         }
@@ -260,7 +260,7 @@ impl DownloadArgs {
     fn fetch(&self, wanted: Wanted, name: &str, stay: Option<Stay>) -> Result<Report> {
         let size_bytes = wanted.size_bytes;
         let into = || format!("cannot download into {}", self.out.display());
-        let part = Part::open(&self.out, wanted.sha1.0, size_bytes, RANGE_BYTES);
+        let part = PartialFile::open(&self.out, wanted.sha1.0, size_bytes, RANGE_BYTES);
         let part = part.with_context(into)?;
         let progress = Arc::new(Progress::default());
         let fetcher = Fetcher::new(
@@ -274,7 +274,6 @@ impl DownloadArgs {
         let mut reactor = Reactor::new(fetcher, limits)?;
         reactor.start_worker(Writer::new(part, name.to_owned(), self.force))?;
         reactor.catch_signals()?;
-        reactor.node().with(|fetcher, hub| fetcher.begin(hub));
         let bar = Bar::start(name, size_bytes, progress)?;
         let result = reactor.run();
         drop(bar);
@@ -291,7 +290,7 @@ impl DownloadArgs {
         size_bytes: u64,
         took: Duration,
     ) -> Result<Answer> {
-        let path = part::safe_name(name).map(|name| self.out.join(name));
+        let path = partial_file::safe_name(name).map(|name| self.out.join(name));
         let path = path.map(|path| path.display().to_string());
         let path = path.filter(|_| report.result.is_ok());
         if self.json {

@@ -9,7 +9,7 @@ pub(super) mod share;
 mod shell;
 pub(super) mod table;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -22,7 +22,7 @@ use peerloop::proto::index::exchange::{Answer as Told, Call};
 use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 
 use super::Answer;
-use super::addr::resolve;
+use super::addr::resolve_any;
 use super::prompt::Interrupted;
 
 #[derive(Subcommand)]
@@ -70,8 +70,8 @@ impl Command {
 #[derive(Args, Clone, Copy)]
 pub(super) struct ServerAt {
     /// The index server
-    #[arg(long = "server", value_name = "IP:PORT", value_parser = resolve)]
-    pub(super) addr: SocketAddrV4,
+    #[arg(long = "server", value_name = "IP:PORT", value_parser = resolve_any)]
+    pub(super) addr: SocketAddr,
     /// Give up when it is silent or busy for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) timeout: u64,
@@ -92,13 +92,10 @@ impl ServerAt {
 
     /// The same, for who tells a refusal from an error.
     pub(super) fn try_ask(&self, call: Call) -> Result<Result<Told, Failure>> {
-        let batch = Batch::new(self.addr, self.patience());
+        let batch = Batch::new(self.addr, self.patience(), vec![call]);
         let mut reactor = Reactor::new(batch, client_limits())?;
         // Once a download in the shell has caught signals, they would be lost otherwise.
         reactor.catch_signals()?;
-        reactor
-            .node()
-            .with(|batch, hub| batch.begin(hub, vec![call]));
         reactor.run()?;
         let results = reactor.into_service().into_results();
         let result = results.into_iter().next().flatten();

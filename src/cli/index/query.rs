@@ -11,6 +11,7 @@ use peerloop::proto::index::wire::Which;
 
 use super::ServerAt;
 use super::table::{size, table};
+use crate::cli::options::within;
 use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
@@ -20,7 +21,7 @@ pub(in crate::cli) struct SearchArgs {
     #[arg(required = true)]
     words: Vec<String>,
     /// No more than this many results
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = within::<usize>(1..=usize::MAX))]
     limit: usize,
     #[command(flatten)]
     query: Query,

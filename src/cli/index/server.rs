@@ -1,6 +1,6 @@
 //! `peerloop index server`.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 
-use peerloop::app::index::{Jobs, argon2id, load};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::index::catalog::{FILES_MAX, Match};
@@ -17,6 +16,7 @@ use peerloop::proto::index::server::{COST, Config, IndexServer};
 use peerloop::store::Store;
 use peerloop::store::memory::Memory;
 use peerloop::store::redb::Redb;
+use peerloop::workers::index::{Jobs, argon2id, load};
 
 use super::credentials::user_dir;
 use crate::cli::{Answer, print};
@@ -25,7 +25,7 @@ use crate::cli::{Answer, print};
 pub(in crate::cli) struct ServerArgs {
     /// Where to listen; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
-    listen: SocketAddrV4,
+    listen: SocketAddr,
     /// Keep registrations in this directory [default: $XDG_DATA_HOME/peerloop/index]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -135,7 +135,6 @@ impl ServerArgs {
             let hashes = Jobs::<Memory, _>::new(None, argon2id);
             reactor.start_worker_for(Job::is_hash, hashes)?;
         }
-        reactor.node().with(|server, hub| server.begin(hub));
         reactor.accept_from(bound)?;
         reactor.catch_signals()?;
         print::stdout(format!("listening {listening}\n").as_bytes())?;

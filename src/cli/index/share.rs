@@ -1,7 +1,7 @@
 //! `peerloop index share`: a directory's files, announced and served until the process is told to stop.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -12,18 +12,19 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use peerloop::app::transfer::Reader;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
 use peerloop::proto::index::sharer::{Config, Files, News, Shared, Sharer};
 use peerloop::proto::index::transfer::serve;
-use peerloop::store::shared::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
+use peerloop::store::shared_dir::{FILES_MAX, Hashing, Scan, SharedDir, SharedFile};
+use peerloop::workers::files::Reader;
 
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
 use super::download::byte_bar;
+use crate::cli::options::within;
 use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
 
@@ -43,10 +44,10 @@ pub(in crate::cli) struct ShareArgs {
     user: UserArgs,
     /// Where to listen for peers; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
-    listen: SocketAddrV4,
+    listen: SocketAddr,
     /// The address to be listed under [default: the one that the server sees us come from]
     #[arg(long, value_name = "IP")]
-    ip: Option<Ipv4Addr>,
+    ip: Option<IpAddr>,
     /// Look for changes in the directory this often
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     rescan: u64,
@@ -57,10 +58,10 @@ pub(in crate::cli) struct ShareArgs {
     #[arg(long)]
     open: bool,
     /// Peers that are sent to at once; the others wait for their turn
-    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX)]
+    #[arg(long, value_name = "N", default_value_t = serve::SLOTS_MAX, value_parser = within::<usize>(1..=65_536))]
     uploads: usize,
     /// Most connections at once; the file limit less 32 when that is lower
-    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    #[arg(long, value_name = "N", default_value_t = 15_000, value_parser = within::<usize>(1..=1_000_000))]
     connections_max: usize,
     /// Print what happens, after the first line, as one JSON object a line
     #[arg(long)]
@@ -96,10 +97,10 @@ impl ShareArgs {
             port: bound.addr().port(),
             keep_alive: Ticks::from_secs(self.keep_alive),
             open: self.open,
-            slots: self.uploads.max(1),
+            slots: self.uploads,
         };
         let limits = serve::limits(Limits {
-            conns_max: self.connections_max.max(1),
+            conns_max: self.connections_max,
             ..Limits::default()
         });
         let listening = bound.addr();

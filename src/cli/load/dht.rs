@@ -13,8 +13,10 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::proto::dht::wire::{self, Malformed, Request};
 
-use super::generator::{Heard, Plan, Talk, Until};
+use super::connections::{Heard, Talker};
+use super::driver::{Plan, Until};
 use super::{Common, load, run_to_end};
+use crate::cli::options::within;
 use crate::cli::{Answer, dht};
 
 /// Keys whose requests are kept written: more would cost more memory than time.
@@ -35,10 +37,10 @@ pub(in crate::cli) struct DhtArgs {
     #[arg(long, value_enum, default_value_t = Command::Get)]
     command: Command,
     /// Entries that are asked for in turn; GET and CONTAINS store them first
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = within::<u64>(1..=10_000_000))]
     keys: u64,
     /// Bytes of each value
-    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=64 << 20))]
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = within::<u64>(0..=64 << 20))]
     value_bytes: u64,
     /// Do not store the entries first: they are there from an earlier run
     #[arg(long)]
@@ -69,12 +71,15 @@ impl DhtArgs {
                 warm_up: Duration::ZERO,
                 until: Until::Requests(self.keys),
             };
-            let filled = run_to_end(addr, fill, plan)?;
+            let (_, filled) = run_to_end(addr, fill, plan)?.into_parts();
             ensure!(
                 !filled.is_interrupted(),
                 "interrupted while the entries were stored"
             );
-            let (stored, refused) = (filled.measured().answers(), filled.measured().refused());
+            let (stored, refused) = (
+                filled.measurement().answers(),
+                filled.measurement().refused(),
+            );
             ensure!(
                 stored == self.keys && refused == 0,
                 "{addr} stored {} of {} entries: {}",
@@ -193,12 +198,6 @@ impl DhtTalk {
             wire::put_number(out, self.value.len() as u64);
         }
     }
-
-    fn line<T>(
-        read: Result<Option<(T, usize)>, Malformed>,
-    ) -> Result<Option<(T, usize)>, &'static str> {
-        read.map_err(Malformed::what)
-    }
 }
 
 /// The finaliser of splitmix64: every bit of the input moves every bit of the output.
@@ -208,14 +207,17 @@ fn mixed(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-impl Talk for DhtTalk {
+impl Talker for DhtTalk {
+    type Request = ();
     type Reading = Reading;
 
     fn is_once(&self) -> bool {
         self.once
     }
 
-    fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
+    fn next(&mut self) {}
+
+    fn write(&mut self, (): &mut (), out: &mut Vec<u8>) -> Option<Bytes> {
         let number = self.next;
         self.next = (self.next + 1) % self.keys;
         match self.written.get(number as usize) {
@@ -225,58 +227,48 @@ impl Talk for DhtTalk {
         (self.command == Command::Insert).then(|| self.value.clone())
     }
 
-    fn answer(&mut self, reading: &mut Reading, input: Input<'_>) -> Result<Heard, &'static str> {
+    fn answer(
+        &mut self,
+        (): &mut (),
+        reading: &mut Reading,
+        input: Input<'_>,
+    ) -> Result<Heard, &'static str> {
         let Input { bytes, seen } = input;
-        let answer = |used, yes| Ok(Heard::Answer { used, yes });
-        match (*reading, self.command) {
-            (Reading::Ack, Command::Locate) => match DhtTalk::line(wire::address(bytes, seen))? {
-                Some((_, used)) => answer(used, true),
-                None => Ok(Heard::More),
+        let bad = Malformed::what;
+        // What follows of this answer, how much was read, and the answer when that was all.
+        let (next, used, yes) = match (*reading, self.command) {
+            (Reading::Ack, Command::Locate) => match wire::address(bytes, seen).map_err(bad)? {
+                Some((_, used)) => (Reading::Ack, used, Some(true)),
+                None => return Ok(Heard::More),
             },
-            (Reading::Ack, command) => match DhtTalk::line(wire::ack(bytes, seen))? {
-                Some((false, used)) => answer(used, false),
-                Some((true, used)) => {
-                    *reading = if command == Command::Get {
-                        Reading::Length
-                    } else {
-                        Reading::Second
-                    };
-                    Ok(Heard::Took(used))
-                }
-                None => Ok(Heard::More),
+            (Reading::Ack, command) => match wire::ack(bytes, seen).map_err(bad)? {
+                Some((false, used)) => (Reading::Ack, used, Some(false)),
+                Some((true, used)) if command == Command::Get => (Reading::Length, used, None),
+                Some((true, used)) => (Reading::Second, used, None),
+                None => return Ok(Heard::More),
             },
-            (Reading::Length, _) => match DhtTalk::line(wire::number(bytes, seen))? {
-                Some((0, used)) => {
-                    *reading = Reading::Ack;
-                    answer(used, true)
-                }
-                Some((left, used)) => {
-                    *reading = Reading::Value { left };
-                    Ok(Heard::Took(used))
-                }
-                None => Ok(Heard::More),
+            (Reading::Length, _) => match wire::number(bytes, seen).map_err(bad)? {
+                Some((0, used)) => (Reading::Ack, used, Some(true)),
+                Some((left, used)) => (Reading::Value { left }, used, None),
+                None => return Ok(Heard::More),
             },
+            (Reading::Value { .. }, _) if bytes.is_empty() => return Ok(Heard::More),
             (Reading::Value { left }, _) => {
                 let used = left.min(bytes.len() as u64);
-                let left = left - used;
-                if left > 0 {
-                    *reading = Reading::Value { left };
-                    return Ok(if used == 0 {
-                        Heard::More
-                    } else {
-                        Heard::Took(used as usize)
-                    });
+                match left - used {
+                    0 => (Reading::Ack, used as usize, Some(true)),
+                    left => (Reading::Value { left }, used as usize, None),
                 }
-                *reading = Reading::Ack;
-                answer(used as usize, true)
             }
-            (Reading::Second, _) => match DhtTalk::line(wire::ack(bytes, seen))? {
-                Some((yes, used)) => {
-                    *reading = Reading::Ack;
-                    answer(used, yes)
-                }
-                None => Ok(Heard::More),
+            (Reading::Second, _) => match wire::ack(bytes, seen).map_err(bad)? {
+                Some((yes, used)) => (Reading::Ack, used, Some(yes)),
+                None => return Ok(Heard::More),
             },
-        }
+        };
+        *reading = next;
+        Ok(match yes {
+            Some(yes) => Heard::Answer { used, yes },
+            None => Heard::Took(used),
+        })
     }
 }

@@ -12,7 +12,7 @@ use peerloop::proto::index::exchange::{Answer as Granted, Call, Credentials};
 use peerloop::proto::index::fields::PeerId;
 use peerloop::proto::index::wire::{Frame, Kind, Request};
 
-use super::generator::{Heard, Talk};
+use super::connections::{Heard, Talker};
 use super::{Common, load};
 use crate::cli::Answer;
 use crate::cli::index::ServerAt;
@@ -70,7 +70,7 @@ fn written(request: &Request<'_>) -> Vec<u8> {
 /// Registers a peer without files and logs it in, so that there is somebody to keep alive.
 fn registered(addr: SocketAddrV4) -> Result<PeerId> {
     let server = ServerAt {
-        addr,
+        addr: addr.into(),
         timeout: PATIENCE_SECS,
     };
     let who = Arc::new(Credentials {
@@ -100,24 +100,28 @@ struct IndexTalk {
     next: usize,
 }
 
-impl Talk for IndexTalk {
+impl Talker for IndexTalk {
+    type Request = ();
     type Reading = ();
-
-    fn is_once(&self) -> bool {
-        false
-    }
 
     fn is_known_by_address(&self) -> bool {
         self.kind == Kind::KeepAlive
     }
 
-    fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
+    fn next(&mut self) {}
+
+    fn write(&mut self, (): &mut (), out: &mut Vec<u8>) -> Option<Bytes> {
         out.extend_from_slice(&self.requests[self.next]);
         self.next = (self.next + 1) % self.requests.len();
         None
     }
 
-    fn answer(&mut self, (): &mut (), input: Input<'_>) -> Result<Heard, &'static str> {
+    fn answer(
+        &mut self,
+        (): &mut (),
+        (): &mut (),
+        input: Input<'_>,
+    ) -> Result<Heard, &'static str> {
         let Some(frame) = Frame::of(input) else {
             return Ok(Heard::More);
         };

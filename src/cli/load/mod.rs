@@ -1,14 +1,14 @@
 //! `peerloop load`: many connections that ask one node, and how fast it answers.
 
+pub(super) mod connections;
 mod dht;
-mod generator;
+pub(super) mod driver;
+pub(super) mod histogram;
 mod index;
-mod measured;
 mod overlay;
 mod plot;
 mod ring;
 
-use std::io::{IsTerminal, Write};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::thread;
@@ -16,14 +16,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 
 use super::addr::resolve;
+use super::options::within;
 use super::{Answer, print};
-use generator::{Generator, Plan, Talk, Until};
-use measured::What;
+use connections::{Connections, Talker};
+use driver::{Plan, Until};
+use histogram::What;
 
 /// Between two states of the live line.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
@@ -55,19 +58,19 @@ struct Common {
     #[arg(value_name = "IP:PORT", value_parser = resolve)]
     addr: SocketAddrV4,
     /// Connections
-    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = within::<u32>(1..=1_000_000))]
     connections: u32,
     /// Requests under way on each connection
-    #[arg(short, long, value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(short, long, value_name = "D", default_value_t = 1, value_parser = within::<u32>(1..=4096))]
     depth: u32,
     /// Requests a second in all, whatever the answers do (open loop); without it each answer makes room for the next request (closed loop)
-    #[arg(short, long, value_name = "R", value_parser = rate)]
+    #[arg(short, long, value_name = "R", value_parser = within::<f64>(0.001..=1e8))]
     rate: Option<f64>,
     /// How long it is measured
-    #[arg(short, long, value_name = "S", default_value_t = 5.0, value_parser = length)]
+    #[arg(short, long, value_name = "S", default_value_t = 5.0, value_parser = within::<f64>(0.01..=86_400.0))]
     seconds: f64,
     /// Load before it is measured
-    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = length)]
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = within::<f64>(0.0..=86_400.0))]
     warm_up: f64,
     /// Print one JSON object
     #[arg(long)]
@@ -75,26 +78,6 @@ struct Common {
     /// Draw latency by percentile, and the rate over time, into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-}
-
-fn rate(text: &str) -> Result<f64> {
-    const RATE_MAX: f64 = 1e8;
-    let rate: f64 = text.parse()?;
-    ensure!(
-        rate > 0.0 && rate <= RATE_MAX,
-        "expected a number above 0, up to {RATE_MAX}"
-    );
-    Ok(rate)
-}
-
-fn length(text: &str) -> Result<f64> {
-    const SECONDS_MAX: f64 = 86_400.0;
-    let seconds: f64 = text.parse()?;
-    ensure!(
-        (0.0..=SECONDS_MAX).contains(&seconds),
-        "expected seconds, up to {SECONDS_MAX}"
-    );
-    Ok(seconds)
 }
 
 impl Command {
@@ -109,23 +92,23 @@ impl Command {
 }
 
 /// Runs a load and prints what was measured.
-fn load<T: Talk>(
+fn load<T: Talker>(
     common: &Common,
     protocol: &'static str,
     request: String,
-    talk: T,
+    talker: T,
 ) -> Result<Answer> {
     let plan = Plan {
         connections: common.connections as usize,
         // A connection that ends with its answer has one request.
-        depth: if talk.is_once() {
+        depth: if talker.is_once() {
             1
         } else {
             common.depth as usize
         },
         rate: common.rate,
-        warm_up: Duration::from_secs_f64(common.warm_up),
-        until: Until::Elapsed(Duration::from_secs_f64(common.seconds)),
+        warm_up: Duration::try_from_secs_f64(common.warm_up)?,
+        until: Until::Elapsed(Duration::try_from_secs_f64(common.seconds)?),
     };
     let what = What {
         protocol,
@@ -135,23 +118,23 @@ fn load<T: Talk>(
         depth: plan.depth,
         rate_asked: plan.rate,
     };
-    let generator = run_to_end(common.addr, talk, plan)?;
-    let measured = generator.measured();
-    let summary = measured.summary(&what, generator.errors(), generator.under_way());
+    let (_, driver) = run_to_end(common.addr, talker, plan)?.into_parts();
+    let measurement = driver.measurement();
+    let summary = measurement.summary(what, driver.errors(), driver.under_way());
     if let Some(path) = &common.svg {
-        print::write_file(path, plot::svg(measured, &summary)?.as_bytes())?;
+        print::write_file(path, plot::svg(measurement, &summary)?.as_bytes())?;
     }
-    if common.json {
-        print::json(&summary)?;
-    } else {
-        print::stdout(summary.to_string().as_bytes())?;
-    }
-    ensure!(measured.answers() > 0, "no answer came");
+    print::result(common.json, &summary)?;
+    ensure!(measurement.answers() > 0, "no answer came");
     Ok(Answer::Yes)
 }
 
-/// Runs a generator until its plan is done, or Ctrl-C ends it.
-fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Generator<T>> {
+/// Runs a load until its plan is done, or Ctrl-C ends it.
+pub(super) fn run_to_end<T: Talker>(
+    addr: SocketAddrV4,
+    talker: T,
+    plan: Plan,
+) -> Result<Connections<T>> {
     let limits = Limits {
         dials_max: Limits::default().dials_max.max(plan.connections),
         idle: Ticks::from_secs(SILENCE_MAX_SECS),
@@ -161,7 +144,7 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
         input_bytes_max: ANSWER_BYTES_MAX,
         ..Limits::default()
     };
-    let mut reactor = Reactor::new(Generator::new(addr, talk, plan)?, limits)?;
+    let mut reactor = Reactor::new(Connections::new(addr, talker, plan)?, limits)?;
     let room = reactor.node().limits().conns_max;
     ensure!(
         plan.connections <= room,
@@ -170,20 +153,20 @@ fn run_to_end<T: Talk>(addr: SocketAddrV4, talk: T, plan: Plan) -> Result<Genera
     );
     reactor.catch_signals()?;
     let mut live = Live::start();
-    reactor.node().with(|generator, hub| generator.pace(hub));
+    reactor.node().with(|load, hub| load.pace(hub));
     while !reactor.node().stopping() {
-        let generator = reactor.node().service();
-        let sleep = generator.sleep().min(LIVE_EVERY);
-        let awaits_answers = generator.under_way() > 0;
+        let load = reactor.node().service();
+        let sleep = load.sleep().min(LIVE_EVERY);
+        let awaits_answers = load.driver().under_way() > 0;
         reactor.turn(Some(sleep_of_poll(sleep, awaits_answers)))?;
-        reactor.node().with(|generator, hub| generator.pace(hub));
-        let generator = reactor.node().service();
-        if generator.cannot_begin() {
-            bail!("{addr}: {}", generator.first_error());
+        reactor.node().with(|load, hub| load.pace(hub));
+        let load = reactor.node().service();
+        if load.cannot_begin() {
+            bail!("{addr}: {}", load.driver().first_error());
         }
-        live.show(generator);
+        live.show(load);
     }
-    live.clear();
+    live.bar.finish_and_clear();
     Ok(reactor.into_service())
 }
 
@@ -203,9 +186,9 @@ fn sleep_of_poll(sleep: Duration, awaits_answers: bool) -> Duration {
     whole
 }
 
-/// A line on the terminal that says how it goes.
+/// A line on stderr that says how it goes, where somebody looks at one.
 struct Live {
-    on_terminal: bool,
+    bar: ProgressBar,
     shown: Instant,
     answers: u64,
 }
@@ -213,33 +196,27 @@ struct Live {
 impl Live {
     fn start() -> Live {
         Live {
-            on_terminal: std::io::stderr().is_terminal(),
+            bar: ProgressBar::no_length().with_style(
+                ProgressStyle::with_template("{msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            ),
             shown: Instant::now(),
             answers: 0,
         }
     }
 
-    fn show<T: Talk>(&mut self, generator: &Generator<T>) {
+    fn show<T: Talker>(&mut self, load: &Connections<T>) {
         let since = self.shown.elapsed();
-        if !self.on_terminal || since < LIVE_EVERY {
+        if since < LIVE_EVERY {
             return;
         }
-        let (answers, last) = generator.measured().last();
+        let (answers, last) = load.driver().measurement().last();
         let rate = (answers - self.answers) as f64 / since.as_secs_f64();
         let (p50, p99) = last.map_or((0.0, 0.0), |last| (last.p50_us, last.p99_us));
-        eprint!(
-            "\r\x1b[K{} open  {rate:.0}/s  p50 {p50:.0} us  p99 {p99:.0} us  {} answers",
-            generator.open(),
-            answers
-        );
-        let _ = std::io::stderr().flush();
-        self.shown = Instant::now();
-        self.answers = answers;
-    }
-
-    fn clear(&self) {
-        if self.on_terminal {
-            eprint!("\r\x1b[K");
-        }
+        let open = load.open();
+        self.bar.set_message(format!(
+            "{open} open  {rate:.0}/s  p50 {p50:.0} us  p99 {p99:.0} us  {answers} answers"
+        ));
+        (self.shown, self.answers) = (Instant::now(), answers);
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use peerloop::engine::Input;
 use peerloop::proto::overlay::packet::{self, Kind};
 
-use super::generator::{Heard, Talk};
+use super::connections::{Heard, Talker};
 use super::{Common, load};
 use crate::cli::Answer;
 
@@ -25,19 +25,27 @@ impl OverlayArgs {
 
 struct OverlayTalk;
 
-impl Talk for OverlayTalk {
+impl Talker for OverlayTalk {
+    type Request = ();
     type Reading = ();
 
     fn is_once(&self) -> bool {
         true
     }
 
+    fn next(&mut self) {}
+
     /// The acceptor speaks first.
-    fn request(&mut self, _out: &mut Vec<u8>) -> Option<Bytes> {
+    fn write(&mut self, (): &mut (), _out: &mut Vec<u8>) -> Option<Bytes> {
         None
     }
 
-    fn answer(&mut self, (): &mut (), input: Input<'_>) -> Result<Heard, &'static str> {
+    fn answer(
+        &mut self,
+        (): &mut (),
+        (): &mut (),
+        input: Input<'_>,
+    ) -> Result<Heard, &'static str> {
         let packet = packet::parse(input.bytes).map_err(|violation| violation.what)?;
         Ok(match packet {
             Some((packet, used)) => Heard::Answer {

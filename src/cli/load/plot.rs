@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::measured::{Measured, Summary};
+use super::histogram::{Measurement, Summary};
 
 const SIZE: (u32, u32) = (960, 900);
 const MARGIN: u32 = 14;
@@ -17,7 +17,7 @@ const TAIL_MIN: f64 = 1e-6;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// The picture of a run.
-pub(super) fn svg(measured: &Measured, summary: &Summary) -> Result<String> {
+pub(super) fn svg(measured: &Measurement, summary: &Summary) -> Result<String> {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
@@ -37,7 +37,7 @@ pub(super) fn svg(measured: &Measured, summary: &Summary) -> Result<String> {
 }
 
 /// The x axis is 1 / (1 - quantile), logarithmic, so that each nine takes the same room.
-fn by_percentile(area: &Area<'_>, measured: &Measured) -> Result<()> {
+fn by_percentile(area: &Area<'_>, measured: &Measurement) -> Result<()> {
     let points: Vec<(f64, f64)> = measured
         .by_percentile()
         .map(|(quantile, us)| (1.0 / (1.0 - quantile).max(TAIL_MIN), us))
@@ -62,7 +62,7 @@ fn by_percentile(area: &Area<'_>, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-fn over_time(area: &Area<'_>, measured: &Measured) -> Result<()> {
+fn over_time(area: &Area<'_>, measured: &Measurement) -> Result<()> {
     let intervals = measured.intervals();
     let end = intervals.last().map_or(1.0, |last| last.end_seconds);
     let rate_max = intervals.iter().map(|i| i.rate).fold(1.0, f64::max) * 1.1;

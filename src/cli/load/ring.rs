@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum};
 use peerloop::engine::Input;
 use peerloop::proto::ring::wire::{Encoding, Reader, Reply, Request};
 
-use super::generator::{Heard, Talk};
+use super::connections::{Heard, Talker};
 use super::{Common, load};
 use crate::cli::Answer;
+use crate::cli::options::within;
 
 /// Who asks, as ECHO says it.
 const HANDLE: &str = "load";
@@ -24,7 +25,7 @@ pub(in crate::cli) struct RingArgs {
     #[arg(long, value_enum, default_value_t = Message::Echo)]
     message: Message,
     /// QUERY asks for the items from 0 up to this one in turn
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<u32>(1..=u32::MAX))]
     items: u32,
     /// How it is written
     #[arg(long, value_enum, default_value_t = Written::Pickle)]
@@ -76,14 +77,17 @@ struct RingTalk {
     once: bool,
 }
 
-impl Talk for RingTalk {
+impl Talker for RingTalk {
+    type Request = ();
     type Reading = Reader;
 
     fn is_once(&self) -> bool {
         self.once
     }
 
-    fn request(&mut self, out: &mut Vec<u8>) -> Option<Bytes> {
+    fn next(&mut self) {}
+
+    fn write(&mut self, (): &mut (), out: &mut Vec<u8>) -> Option<Bytes> {
         let request = match self.message {
             Message::Echo => Request::Echo {
                 handle: Cow::Borrowed(HANDLE),
@@ -101,7 +105,12 @@ impl Talk for RingTalk {
         None
     }
 
-    fn answer(&mut self, reader: &mut Reader, input: Input<'_>) -> Result<Heard, &'static str> {
+    fn answer(
+        &mut self,
+        (): &mut (),
+        reader: &mut Reader,
+        input: Input<'_>,
+    ) -> Result<Heard, &'static str> {
         let Some(packet) = reader.read(input).map_err(|refusal| refusal.what())? else {
             return Ok(Heard::More);
         };

@@ -85,11 +85,10 @@ pub(in crate::cli) fn walk(
     };
     let bound = Bound::bind_to_dial_from(SocketAddrV4::new(ip, 0))?;
     let own = advertised(None, bound.addr())?;
-    let walk = Walk::new(bound.addr(), own, Ticks::from_duration(answer));
+    let walk = Walk::new(contact, bound.addr(), own, Ticks::from_duration(answer));
     let mut reactor = Reactor::new(walk, Limits::default())?;
     reactor.accept_from(bound)?;
     prepare(&mut reactor)?;
-    reactor.node().with(|walk, hub| walk.begin(hub, contact));
     reactor.run()?;
     let map = Map::new(reactor.into_service().into_found());
     if let Some(found) = map.peers.iter().find(|found| found.addr == contact)

@@ -310,7 +310,7 @@ pub(super) fn reason(end: Option<End>) -> String {
         Some(End::Timeout(Deadline::Dial)) => "it does not answer".into(),
         Some(End::Timeout(_)) => "it does not finish its packet".into(),
         Some(End::Limit(name)) => format!("the limit {name} is reached"),
-        Some(End::Closed) => "the connection was closed".into(),
+        Some(_) => "the connection was closed".into(),
     }
 }
 

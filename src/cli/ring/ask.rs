@@ -113,7 +113,6 @@ impl Asking {
         };
         let deadline = Ticks(timeout.0.saturating_mul(timeouts));
         let mut reactor = Reactor::new(Client::new(to, question, deadline), limits)?;
-        reactor.node().with(|client, hub| client.begin(hub));
         reactor.run()?;
         let told = reactor.into_service().into_result()?;
         let answer = match &told {

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use peerloop::app::Committer;
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::ring::node::RingNode;
 use peerloop::proto::ring::tracker::{Config, PersistedMember, Tracker, Write};
 use peerloop::proto::ring::wire::RegInitOrder;
 use peerloop::store::redb::Redb;
+use peerloop::workers::commit::Committer;
 
 use super::database;
 use super::values::{bind, dial_from, unix_secs};
@@ -81,9 +81,9 @@ impl TrackerArgs {
     }
 }
 
-/// A reactor with a tracker that has begun.
+/// A reactor with a tracker.
 pub(in crate::cli) fn tracker(
-    bound: Bound,
+    bound: Bound<SocketAddrV4>,
     config: Config,
     items: Vec<Box<str>>,
     recovered: Vec<PersistedMember>,
@@ -101,10 +101,5 @@ pub(in crate::cli) fn tracker(
         reactor.start_worker(committer)?;
     }
     reactor.accept_from(bound)?;
-    reactor.node().with(|node, hub| {
-        if let RingNode::Tracker(tracker) = node {
-            tracker.start(hub);
-        }
-    });
     Ok(reactor)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use peerloop::net::Bound;
 use peerloop::proto::ring::wire::HANDLE_BYTES_MAX;
 
-pub(super) fn bind(listen: SocketAddrV4) -> Result<Bound> {
+pub(super) fn bind(listen: SocketAddrV4) -> Result<Bound<SocketAddrV4>> {
     Bound::bind(listen).with_context(|| format!("cannot listen on {listen} (--listen)"))
 }
 

@@ -21,9 +21,6 @@ use super::Answer;
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Longest latency that is told from a longer one: over any operation's bounds.
-const LATENCY_MAX_US: u64 = 600_000_000;
-
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost, or a node cannot leave
@@ -71,11 +68,6 @@ impl Interrupt {
     }
 }
 
-/// A histogram of times in microseconds.
-pub(super) fn histogram_us() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?)
-}
-
 /// Percentiles in milliseconds.
 #[derive(Debug, Serialize)]
 struct Latency {
@@ -87,14 +79,14 @@ struct Latency {
 }
 
 impl Latency {
-    fn of(times_us: &Histogram<u64>) -> Latency {
-        let at = |percent| times_us.value_at_percentile(percent) as f64 / 1000.0;
+    fn of(ns: &Histogram<u64>) -> Latency {
+        let at = |percent| ns.value_at_percentile(percent) as f64 / 1e6;
         Latency {
             p50: at(50.0),
             p90: at(90.0),
             p99: at(99.0),
             p99_9: at(99.9),
-            max: times_us.max() as f64 / 1000.0,
+            max: ns.max() as f64 / 1e6,
         }
     }
 }

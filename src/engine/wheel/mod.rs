@@ -138,7 +138,7 @@ impl<T: Copy> Wheel<T> {
     /// and not later than the earliest deadline: equal to it, unless a timer was cancelled in the
     /// same slot.
     pub fn next_deadline(&self) -> Option<Tick> {
-        if self.lists[DUE].head != NIL {
+        if self.has_due() {
             return Some(Tick(self.elapsed));
         }
         let level = self.occupied.iter().position(|&slots| slots != 0)?;
@@ -183,6 +183,11 @@ impl<T: Copy> Wheel<T> {
             }
             self.make_due(due);
         }
+    }
+
+    /// Some timer is due and not popped.
+    pub fn has_due(&self) -> bool {
+        self.lists[DUE].head != NIL
     }
 
     /// Takes the next due timer. Its id is stale from here on.

@@ -206,7 +206,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that asks the node at `contact`. [`Client::begin`] starts it.
+    /// A client that asks the node at `contact`.
     pub fn new(
         contact: SocketAddrV4,
         tasks: Vec<Task>,
@@ -224,7 +224,7 @@ impl Client {
     }
 
     /// Starts as many tasks as may run at once; stops the driver when there is none left.
-    pub fn begin(&mut self, hub: &mut Hub<Client>) {
+    fn go_on(&mut self, hub: &mut Hub<Client>) {
         while self.operations.len() < self.at_once_max
             && let Some((number, Task { verb, key })) = self.tasks.pop_front()
         {
@@ -259,7 +259,7 @@ impl Host for Client {
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, number: usize, result: Result<Outcome, Failure>) {
         self.results[number] = Some(result);
-        self.begin(hub);
+        self.go_on(hub);
     }
 }
 
@@ -269,6 +269,10 @@ impl Service for Client {
     type Timer = OpId;
     type Job = NoJob;
     type Done = ();
+
+    fn on_start(&mut self, hub: &mut Hub<Self>) {
+        self.go_on(hub);
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
         // Nobody is to connect here; the id names no operation, so input ends the connection.

@@ -16,13 +16,13 @@ use rand::RngExt;
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
-use super::absorb::Staging;
-use super::claims;
+use super::address_policy;
 use super::client;
-use super::node::{Changes, Conn, DhtNode, Role, Tag, Then, Timer, Transfer};
+use super::disconnect::Staging;
+use super::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use super::operation::{Failure, Operation, Outcome, Verb};
+use super::range_stream::{Received, Receiving};
 use super::routing::Member;
-use super::transfer::{Received, Receiving};
 use super::wire::{self, Request};
 
 /// Tries before we give up: with their pauses about ten seconds, in which others may join and leave before us.
@@ -109,7 +109,7 @@ impl DhtNode {
     /// If there are no contacts.
     pub fn join(&mut self, hub: &mut Hub<Self>, contacts: Vec<SocketAddrV4>) {
         let owner = Member::at(contacts[0]);
-        self.pack();
+        self.set_recovered_aside();
         self.role = Role::Joining(Join {
             contacts,
             phase: Phase::Locate,
@@ -222,7 +222,7 @@ impl DhtNode {
                 }
                 if let Received::Entry(key, value) = received {
                     let filled = durable && join.staging.push(key, value.clone());
-                    self.receive(key, value);
+                    self.store_entry(key, value);
                     if filled {
                         self.stage_join(cx, id);
                     }
@@ -233,7 +233,7 @@ impl DhtNode {
                 let Some((addr, used)) = wire::address(bytes, seen)? else {
                     return Ok(Step::More);
                 };
-                if !claims::is_plausible(*cx.peer().ip(), addr, join.owner.addr.port()) {
+                if !address_policy::is_plausible(*cx.peer_v4().ip(), addr, join.owner.addr.port()) {
                     return Err(Violation::peer("a next that it cannot know"));
                 }
                 let next = Member::at(addr);
@@ -261,12 +261,12 @@ impl DhtNode {
                 return Step::Wait(used);
             }
         }
-        if matches!(self.transfer, Transfer::None) {
+        if matches!(self.lock_holder, LockHolder::Nobody) {
             let all = self.me().id;
             self.sweep(hub, all, all);
         }
-        match self.transfer {
-            Transfer::Sweep(_) => Step::Wait(used),
+        match self.lock_holder {
+            LockHolder::Sweep(_) => Step::Wait(used),
             _ => Step::Took(used),
         }
     }
@@ -301,7 +301,7 @@ impl DhtNode {
                 join.staging.came_back(committed);
                 self.join_committed(hub);
             }
-            _ => self.absorb_staged(hub, conn, committed),
+            _ => self.disconnect_staged(hub, conn, committed),
         }
     }
 
@@ -409,12 +409,12 @@ impl DhtNode {
         log::info!("joined between {} and {}", owner.addr, next.addr);
         if next != owner {
             // What it asked the ring before our owner knew us may have made it forget us again, and for whom it takes as
-            // its prev matters to who dies (see `revive`).
+            // its prev matters to who dies (see `rejoin`).
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
             client::start(self, hub, operation, Tag::TellNext);
         }
         // An owner may hand over more than our range.
-        if matches!(self.transfer, Transfer::None) && !self.unpack(hub) {
+        if matches!(self.lock_holder, LockHolder::Nobody) && !self.begin_recovery(hub) {
             self.sweep(hub, next.id, self.me().id);
         }
         if leaves {

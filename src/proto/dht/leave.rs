@@ -17,10 +17,10 @@ use rand::RngExt;
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::client;
-use super::node::{Conn, DhtNode, Role, Tag, Timer, Transfer};
+use super::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::range_stream::{Sending, Sent};
 use super::routing::Member;
-use super::transfer::{Sending, Sent};
 use super::wire::{self, NextNode, Request};
 
 /// For how long we try; then the process ends with its range, which a durable node still has on its disk. The
@@ -109,8 +109,8 @@ impl DhtNode {
         };
         if self.routing.is_alone() {
             // A joiner saves what we have.
-            return match self.transfer {
-                Transfer::HandOver(_) => self.pause_leave(hub, "somebody joins here"),
+            return match self.lock_holder {
+                LockHolder::HandOff(_) => self.pause_leave(hub, "somebody joins here"),
                 _ => hub.stop(),
             };
         }
@@ -130,7 +130,7 @@ impl DhtNode {
 
     pub(super) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
-        let busy = !matches!(self.transfer, Transfer::None);
+        let busy = !matches!(self.lock_holder, LockHolder::Nobody);
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
@@ -164,7 +164,11 @@ impl DhtNode {
             && self.written >= submitted
         {
             leave.phase = Phase::Send;
-            leave.conn = Some(hub.dial(leave.heir.addr, self.config.dial_from, Conn::Leave));
+            leave.conn = Some(hub.dial(
+                leave.heir.addr,
+                self.config.dial_from.map(Into::into),
+                Conn::Leave,
+            ));
         }
     }
 
@@ -241,7 +245,7 @@ impl DhtNode {
             hub.close_conn(conn);
         }
         if !leave.uncertain {
-            self.release_held(hub);
+            self.release_fenced_writes(hub);
         }
         self.arm_leave(hub);
     }
@@ -274,17 +278,17 @@ impl DhtNode {
         };
         let (heir, conn) = (leave.heir, leave.conn.take());
         log::info!("left; {} has our {} entries", heir.addr, self.entries.len());
-        if !self.luggage.is_empty() {
+        if !self.recovered.is_empty() {
             log::warn!(
                 "{} entries of other ranges are left on the disk",
-                self.luggage.len()
+                self.recovered.len()
             );
         }
         if let Some(conn) = conn {
             hub.close_conn(conn);
         }
         self.role = Role::Gone(heir);
-        self.release_held(hub);
+        self.release_fenced_writes(hub);
         let next = self.routing.next();
         if next != heir {
             // Some heirs leave this to the leaver; from others it has heard it already (RELIABILITY.md A19).
@@ -306,7 +310,7 @@ impl DhtNode {
             .operations
             .tags()
             .any(|tag| matches!(tag, Tag::Forward(_) | Tag::TellNext));
-        let quiet = !awaited && matches!(self.transfer, Transfer::None);
+        let quiet = !awaited && matches!(self.lock_holder, LockHolder::Nobody);
         if matches!(self.role, Role::Gone(_)) && quiet {
             hub.stop();
         }

@@ -1,48 +1,52 @@
 //! The DHT: a ring of nodes that together hold one hash table, spoken in text lines over TCP.
 //!
-//! Where to look:
-//! - [`id`]: positions on the ring of 2^160. SHA-1 of names and addresses, clockwise distance, who
-//!   owns what, and the decimal digits a key is written with.
-//! - [`wire`]: the bytes of every line, in both directions. Pure functions: they hold no state, do
-//!   no I/O and allocate nothing.
-//! - [`routing`]: what a node knows of the ring, who owns a key; `fingers` keeps it fresh.
-//! - `claims`: which addresses a peer may give us.
-//! - [`entries`]: the entries of a node in memory; [`transfer`]: entries on the wire, sent and received in pieces.
-//! - [`node`]: the service of a node, one enum of what is expected next for each connection; `data`: GET, INSERT, REMOVE.
-//! - the sub-protocols that change the ring, a file each: `handover` (we serve CONNECT), `absorb` (we serve DISCONNECT),
-//!   `relay` (DISCONNECT for another member), `join` and `leave` (we ask for them); `turns`: one of them at a time;
-//!   `held`: writes that wait for one. `revive`: a killed node comes back where we list it; `probe`: is our next there?
-//!   `bring`: the entries that a durable node had before it joined.
-//! - `commits`: what the worker of a durable node does.
-//! - [`operation`]: one GET, INSERT, ... from the asking side, through all its hops; pure.
-//! - [`client`]: operations on a service's connections, for the commands of the program and for nodes.
+//! Values and bytes:
+//! - [`id`]: positions on the ring of 2^160. SHA-1 of names and addresses, clockwise distance, ranges, decimal digits.
+//! - [`wire`]: every line, in both directions; where `INSERT` and the other requests are parsed. Pure functions.
+//! - [`entries`]: the entries of a node in memory. [`range_stream`]: the entries of a range on the wire.
+//! - [`routing`]: next, prev and fingers; who owns a key.
+//!
+//! The node:
+//! - [`node`]: the service. It dispatches; what is expected next of a connection is one enum.
+//! - `commands`: GET, INSERT and REMOVE. `commit`: the worker of a durable node.
+//! - `membership_lock`: one change of membership at a time; the other requests wait.
+//! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next.
+//! - `disconnect`: serves DISCONNECT, takes the range of a leaver. `relay`: a DISCONNECT for another member.
+//! - `join`, `leave`: the same from the asking side.
+//! - `fenced_writes`: writes into a range that moves. `range_sweep`: removes a range that is not ours.
+//! - `recovered_entries`: what a durable node had on its disk before it joined.
+//! - `failure_detector`: is our next a member? And what follows when a member is found dead.
+//! - `fingers`, `predecessor`: keep the routing fresh. `address_policy`: which addresses a peer may announce.
+//!
+//! The asking side:
+//! - [`operation`]: one GET, INSERT, ... through all its hops; pure. [`client`]: operations on the connections of a service.
 //! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
-//! - [`workload`]: clients that write and read without end and remember what must be there, for stress runs.
 
-mod absorb;
-mod bring;
-mod claims;
+mod address_policy;
 pub mod client;
-mod commits;
+mod commands;
+mod commit;
 mod config;
-mod data;
+mod connect;
+mod disconnect;
 pub mod entries;
+mod failure_detector;
+mod fenced_writes;
 mod fingers;
-mod handover;
-mod held;
 pub mod id;
 mod join;
 mod leave;
+mod membership_lock;
 pub mod node;
 pub mod operation;
-mod probe;
+mod predecessor;
+pub mod range_stream;
+mod range_sweep;
+mod recovered_entries;
+mod rejoin;
 mod relay;
-mod revive;
 pub mod routing;
 pub mod stat;
 #[cfg(test)]
 mod tests;
-pub mod transfer;
-mod turns;
 pub mod wire;
-pub mod workload;

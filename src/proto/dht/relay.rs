@@ -10,10 +10,10 @@
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
 use super::client;
-use super::node::{Conn, DhtNode, Note, Tag, Transfer};
+use super::node::{Conn, DhtNode, LockHolder, Note, Tag};
 use super::operation::{Failure, Operation, Outcome, Verb};
+use super::range_stream::Receiving;
 use super::routing::Member;
-use super::transfer::Receiving;
 use super::wire::{self, NextNode, Request};
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl DhtNode {
         leaver: Member,
         next: Member,
     ) {
-        self.transfer = Transfer::Relay(Relay {
+        self.lock_holder = LockHolder::Relay(Relay {
             from,
             to: None,
             next,
@@ -50,8 +50,8 @@ impl DhtNode {
     }
 
     fn relay(&mut self) -> Option<&mut Relay> {
-        match &mut self.transfer {
-            Transfer::Relay(relay) => Some(relay),
+        match &mut self.lock_holder {
+            LockHolder::Relay(relay) => Some(relay),
             _ => None,
         }
     }
@@ -162,7 +162,7 @@ impl DhtNode {
             log::info!("who a DISCONNECT was passed to broke off at its end");
             let from = relay.from;
             hub.close_conn(from);
-            return self.transfer_over(hub);
+            return self.release_lock(hub);
         }
         self.end_relay(hub, Note::Refused);
     }
@@ -177,6 +177,6 @@ impl DhtNode {
         if let Some(to) = to {
             hub.close_conn(to);
         }
-        self.transfer_over(hub);
+        self.release_lock(hub);
     }
 }

@@ -1,6 +1,6 @@
 //! Calls to the index server and nothing else: what the program's commands run.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
 
@@ -11,24 +11,17 @@ use super::exchange::{Answer, Call};
 #[derive(Debug)]
 pub struct Batch {
     session: Session<usize>,
+    calls: Vec<Call>,
     results: Vec<Option<Result<Answer, Failure>>>,
 }
 
 impl Batch {
-    pub fn new(server: SocketAddrV4, patience: Patience) -> Batch {
+    pub fn new(server: SocketAddr, patience: Patience, calls: Vec<Call>) -> Batch {
         Batch {
             session: Session::new(server, patience),
-            results: Vec::new(),
+            results: vec![None; calls.len()],
+            calls,
         }
-    }
-
-    /// Makes these calls and stops.
-    pub fn begin(&mut self, hub: &mut Hub<Batch>, calls: Vec<Call>) {
-        self.results = vec![None; calls.len()];
-        for (number, call) in calls.into_iter().enumerate() {
-            client::ask(self, hub, number, call);
-        }
-        self.stop_when_done(hub);
     }
 
     /// What came of each call, in their order; `None` for those not answered when the driver was stopped.
@@ -69,6 +62,13 @@ impl Service for Batch {
     type Timer = SessionTimer;
     type Job = NoJob;
     type Done = ();
+
+    fn on_start(&mut self, hub: &mut Hub<Batch>) {
+        for (number, call) in std::mem::take(&mut self.calls).into_iter().enumerate() {
+            client::ask(self, hub, number, call);
+        }
+        self.stop_when_done(hub);
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
         // Nobody is to connect here.

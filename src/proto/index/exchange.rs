@@ -4,7 +4,7 @@
 //! it is whole. One request is under way at a time: LOGOUT and KEEP_ALIVE share the types of their answers.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::fields::PeerId;
@@ -53,7 +53,7 @@ pub enum Call {
         who: Arc<Credentials>,
         id: PeerId,
         /// The server takes the connection's when there is none.
-        ip: Option<Ipv4Addr>,
+        ip: Option<IpAddr>,
         /// Where we serve.
         port: u16,
     },

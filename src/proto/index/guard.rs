@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -240,8 +240,17 @@ impl Line {
     }
 }
 
+/// What registrations are counted by: an address of IPv4, or of IPv6 the network of 64 bits, in which one customer has
+/// as many addresses as they like.
+pub(super) fn counted_as(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
 /// Registrations of one address; those of this machine are not counted.
-pub(super) fn is_counted(ip: Ipv4Addr) -> bool {
+pub(super) fn is_counted(ip: IpAddr) -> bool {
     !ip.is_loopback()
 }
 
@@ -252,6 +261,14 @@ mod tests {
     use super::*;
 
     const SECOND: Ticks = Ticks::from_secs(1);
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_counted_as_one() {
+        let counted = |ip: &str| counted_as(ip.parse().unwrap());
+        assert_eq!(counted("2001:db8::1"), counted("2001:db8::ffff:0:2"));
+        assert_ne!(counted("2001:db8::1"), counted("2001:db8:0:1::1"));
+        assert_ne!(counted("192.0.2.1"), counted("192.0.2.2"));
+    }
 
     fn at(secs: u64) -> Tick {
         Tick(0) + Ticks::from_secs(secs)
@@ -274,6 +291,50 @@ mod tests {
         assert_eq!(quota.counts.values().sum::<usize>(), KEYS_MAX);
         quota.forget(at(20));
         assert!(quota.counts.is_empty());
+    }
+
+    /// A key that counts how often it is compared.
+    #[derive(Debug, Clone, Copy, Eq)]
+    struct Counted(u32);
+
+    thread_local! {
+        static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Counted) -> bool {
+            COMPARISONS.set(COMPARISONS.get() + 1);
+            self.0 == other.0
+        }
+    }
+
+    impl std::hash::Hash for Counted {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    /// Whoever is refused is refused again and again: a refusal looks at the events of one key, not at all of them.
+    #[test]
+    fn a_refusal_costs_the_same_however_many_events_are_remembered() {
+        let mut quota = Quota::new(2, Ticks::from_secs(10));
+        for n in 0..KEYS_MAX as u32 - 2 {
+            quota.count(at(0), Counted(n));
+        }
+        quota.count(at(1), Counted(u32::MAX));
+        quota.count(at(1), Counted(u32::MAX));
+        COMPARISONS.set(0);
+        for _ in 0..10 {
+            let left = quota.used_up(at(2), Counted(u32::MAX));
+            assert_eq!(left, Some(Ticks::from_secs(9)));
+        }
+        assert!(COMPARISONS.get() < 100, "{}", COMPARISONS.get());
+    }
+
+    #[test]
+    fn a_quota_of_nothing_allows_nothing() {
+        let mut quota = Quota::new(0, Ticks::from_secs(10));
+        assert_eq!(quota.used_up(at(0), 'a'), Some(Ticks::from_secs(10)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A registration is one record, and its files are chunks of lines as they came, one for each request. Keys and
 //! tables are the business of the store's owner ([`crate::app`]).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -49,9 +49,9 @@ impl Hashed {
 /// Where a logged-in peer serves, and where it logged in from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     pub port: u16,
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
 }
 
 /// The record of a registration.
@@ -65,28 +65,35 @@ pub struct Record {
     pub place: Option<Place>,
 }
 
-/// First byte of a record; another one is of another version of this program.
+/// First byte of a record; another one is of another version of this program. Its addresses are of IPv4.
 const VERSION: u8 = 1;
+
+/// The same with addresses of 16 bytes, those of IPv4 mapped. Written where there is one of IPv6.
+const VERSION_IPV6: u8 = 2;
 
 impl Record {
     /// `version, login_at, memory, passes, salt, digest, logged in, ip, port, from, user`; numbers big-endian.
     pub fn encode(&self) -> Bytes {
         let place = self.place.unwrap_or(Place {
-            ip: Ipv4Addr::UNSPECIFIED,
+            ip: Ipv4Addr::UNSPECIFIED.into(),
             port: 0,
-            from: Ipv4Addr::UNSPECIFIED,
+            from: Ipv4Addr::UNSPECIFIED.into(),
         });
+        let version = match (place.ip, place.from) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => VERSION,
+            _ => VERSION_IPV6,
+        };
         let Hashed { cost, salt, digest } = &self.password;
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![version];
         bytes.extend(self.login_at.to_be_bytes());
         bytes.extend(cost.memory_kib.to_be_bytes());
         bytes.extend(cost.passes.to_be_bytes());
         bytes.extend(salt);
         bytes.extend(digest);
         bytes.push(u8::from(self.place.is_some()));
-        bytes.extend(place.ip.octets());
+        put_ip(version, place.ip, &mut bytes);
         bytes.extend(place.port.to_be_bytes());
-        bytes.extend(place.from.octets());
+        put_ip(version, place.from, &mut bytes);
         bytes.extend(self.user.as_bytes());
         bytes.into()
     }
@@ -106,20 +113,33 @@ impl Record {
             digest: take(&mut rest)?,
         };
         let [logged_in] = take(&mut rest)?;
-        let ip = Ipv4Addr::from(take::<4>(&mut rest)?);
+        let ip = take_ip(version, &mut rest)?;
         let port = u16::from_be_bytes(take(&mut rest)?);
-        let from = Ipv4Addr::from(take::<4>(&mut rest)?);
+        let from = take_ip(version, &mut rest)?;
         let user = std::str::from_utf8(rest).ok()?;
-        let valid = version == VERSION
-            && logged_in <= 1
-            && password.cost.is_possible()
-            && check_user(user).is_ok();
+        let valid = logged_in <= 1 && password.cost.is_possible() && check_user(user).is_ok();
         valid.then(|| Record {
             user: user.into(),
             password,
             login_at,
             place: (logged_in == 1).then_some(Place { ip, port, from }),
         })
+    }
+}
+
+fn put_ip(version: u8, ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) if version == VERSION => out.extend(ip.octets()),
+        IpAddr::V4(ip) => out.extend(ip.to_ipv6_mapped().octets()),
+        IpAddr::V6(ip) => out.extend(ip.octets()),
+    }
+}
+
+fn take_ip(version: u8, bytes: &mut &[u8]) -> Option<IpAddr> {
+    match version {
+        VERSION => Some(Ipv4Addr::from(take::<4>(bytes)?).into()),
+        VERSION_IPV6 => Some(Ipv6Addr::from(take::<16>(bytes)?).to_canonical()),
+        _ => None,
     }
 }
 
@@ -202,11 +222,14 @@ mod tests {
     #[test]
     fn records_are_read_as_they_were_written() {
         let place = Place {
-            ip: Ipv4Addr::new(1, 2, 3, 4),
+            ip: Ipv4Addr::new(1, 2, 3, 4).into(),
             port: 5678,
-            from: Ipv4Addr::LOCALHOST,
+            from: Ipv4Addr::LOCALHOST.into(),
         };
-        for place in [None, Some(place)] {
+        let v6 = Ipv6Addr::LOCALHOST.into();
+        let mixed = Place { from: v6, ..place };
+        let both = Place { ip: v6, ..mixed };
+        for place in [None, Some(place), Some(mixed), Some(both)] {
             let record = Record {
                 user: "m\u{fc}ller".into(),
                 password: Hashed {

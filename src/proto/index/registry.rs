@@ -74,7 +74,7 @@ impl Registration {
             id: self.id,
             user: self.user.to_string(),
             online: self.is_online(),
-            ip: shown.map_or(std::net::Ipv4Addr::UNSPECIFIED, |place| place.ip),
+            ip: shown.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |place| place.ip),
             port: shown.map_or(0, |place| place.port),
             files: files as u64,
         }

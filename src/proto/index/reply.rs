@@ -1,7 +1,7 @@
 //! The answers to requests: what their payloads hold, and what a KO says.
 
 use std::fmt::{self, Display};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use thiserror::Error;
 
@@ -91,7 +91,7 @@ pub struct PeerLine {
     pub user: String,
     /// Where it serves, when it is online.
     pub online: bool,
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     pub port: u16,
     pub files: u64,
 }
@@ -192,12 +192,12 @@ pub struct Hit {
     pub file: Listed,
     pub user: String,
     pub id: PeerId,
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     pub port: u16,
 }
 
 /// Who has the file of a hit, and where: its last four lines, made once for all hits of a holder.
-pub fn hit_label(user: &str, id: PeerId, ip: Ipv4Addr, port: u16) -> Box<str> {
+pub fn hit_label(user: &str, id: PeerId, ip: IpAddr, port: u16) -> Box<str> {
     format!("{user}\n{id}\n{ip}\n{port}\n").into()
 }
 

@@ -96,6 +96,8 @@ pub fn fit(limits: Limits) -> Limits {
 }
 
 impl<O: Observer> Service for Overlay<O> {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = ();
     type Timer = Timer;
@@ -103,7 +105,7 @@ impl<O: Observer> Service for Overlay<O> {
     type Done = ();
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Conn {
-        let (id, from) = (cx.id(), cx.peer());
+        let (id, from) = (cx.id(), cx.peer_v4());
         let accepted = u32::try_from(listener).ok().and_then(|number| {
             self.call(&mut **cx, number, |peer, hub, observer| {
                 peer.accept(hub, observer, id, from)
@@ -158,7 +160,7 @@ impl<O: Observer> Service for Overlay<O> {
             return;
         };
         // The engine forgets the address after this call.
-        if let Some(addr) = hub.peer_of(id) {
+        if let Some(addr) = hub.peer_v4_of(id) {
             self.call(hub, peer, |peer, hub, observer| {
                 peer.ended(hub, observer, (id, addr), conn, end);
             });

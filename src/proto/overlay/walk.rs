@@ -53,24 +53,23 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// A walk from the listener at `listening`, which others see as `own`; a peer that accepts has to answer within
-    /// `answer`.
-    pub fn new(listening: SocketAddrV4, own: SocketAddrV4, answer: Ticks) -> Walk {
+    /// A walk that begins at `contact`, from the listener at `listening`, which others see as `own`; a peer that accepts has
+    /// to answer within `answer`. The node stops when the walk is over.
+    pub fn new(
+        contact: SocketAddrV4,
+        listening: SocketAddrV4,
+        own: SocketAddrV4,
+        answer: Ticks,
+    ) -> Walk {
         Walk {
             listening,
             own,
             answer,
             peers_max: PEERS_MAX,
-            queue: VecDeque::new(),
-            found: BTreeMap::new(),
+            queue: VecDeque::from([contact]),
+            found: BTreeMap::from([(contact, None)]),
             under_way: 0,
         }
-    }
-
-    /// Begins at `contact`; the node stops when the walk is over.
-    pub fn begin(&mut self, hub: &mut Hub<Self>, contact: SocketAddrV4) {
-        self.note(contact);
-        self.go_on(hub);
     }
 
     /// What the walk found, by address.
@@ -92,7 +91,7 @@ impl Walk {
         {
             self.under_way += 1;
             let visiting = Conn::Visiting { peer, timer: None };
-            hub.dial(peer, Some(self.listening), visiting);
+            hub.dial(peer, Some(self.listening.into()), visiting);
         }
         if self.under_way == 0 {
             hub.stop();
@@ -134,11 +133,17 @@ pub enum Conn {
 }
 
 impl Service for Walk {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = ();
     type Timer = ConnId;
     type Job = NoJob;
     type Done = ();
+
+    fn on_start(&mut self, hub: &mut Hub<Self>) {
+        self.go_on(hub);
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
         put_packet(cx.out(), Kind::Redirect, b"map", []);

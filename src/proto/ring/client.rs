@@ -49,6 +49,7 @@ pub struct Row {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("cannot reach {0}: {1}")]
     Unreachable(SocketAddrV4, ErrorKind),
@@ -81,14 +82,6 @@ impl Client {
             deadline,
             peers: Vec::new(),
             result: Err(Failure::Interrupted),
-        }
-    }
-
-    pub fn begin(&mut self, hub: &mut Hub<Client>) {
-        hub.dial(self.to, None, Reader::default());
-        if hub.arm(self.deadline, ()).is_none() {
-            // Nothing would end the wait.
-            hub.stop();
         }
     }
 
@@ -155,6 +148,14 @@ impl Service for Client {
     type Timer = ();
     type Job = NoJob;
     type Done = NoJob;
+
+    fn on_start(&mut self, hub: &mut Hub<Client>) {
+        hub.dial(self.to, None, Reader::default());
+        if hub.arm(self.deadline, ()).is_none() {
+            // Nothing would end the wait.
+            hub.stop();
+        }
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Client>, _listener: usize) -> Reader {
         cx.close();

@@ -38,6 +38,7 @@ pub enum Strings {
 
 /// Nothing more can be read on this connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// It does not begin like a tuple in any encoding: the raw words and bare integers of the assignment's first part
     /// among others.

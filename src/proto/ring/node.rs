@@ -64,11 +64,19 @@ impl From<peer::Timer> for Timer {
 const _: () = assert!(size_of::<Timer>() <= 8);
 
 impl Service for RingNode {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = ();
     type Timer = Timer;
     type Job = Write;
     type Done = Written;
+
+    fn on_start(&mut self, hub: &mut Hub<RingNode>) {
+        if let RingNode::Tracker(tracker) = self {
+            tracker.start(hub);
+        }
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, RingNode>, listener: usize) -> Conn {
         match self {
@@ -102,7 +110,7 @@ impl Service for RingNode {
         conn: &mut Conn,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        let (id, from) = (cx.id(), cx.peer());
+        let (id, from) = (cx.id(), cx.peer_v4());
         let hub = &mut **cx;
         match (self, conn) {
             (RingNode::Tracker(tracker), Conn::ToTracker(inbound)) => {

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use crate::engine::{Deadline, End, Limits, Ticks, Violation};
+use crate::engine::{Blame, Deadline, End, Limits, Ticks, Violation};
 use crate::sim::{Answer, Ending};
 
 use super::lines::Conn;
@@ -30,6 +30,39 @@ fn the_exchange_is_answered_in_order() {
         "ONE\ngot 7\nbbbbbbbbbTWO\n{x}waited\n3\ngot 1\nnote 0\nnote 1\nwaited\nLAST\nbye\n"
     );
     assert_eq!(text, want);
+}
+
+/// A `Wait` for what the same call has resumed does not wait.
+#[test]
+fn a_resume_from_inside_the_call_sticks() {
+    let (mut world, _) = one_server(1, Limits::default());
+    let (_, got) = ask(&mut world, b"ready\necho x\n", 2);
+    assert_eq!(got, b"X\n");
+}
+
+#[test]
+fn a_step_of_nothing_waits_for_more() {
+    let (mut world, id) = one_server(1, Limits::default());
+    for step in [&b"none\n"[..], b"none take\n"] {
+        let peer = world.connect(addr(1));
+        world.peer(peer).send(step);
+        world.run_for(secs(1));
+        assert_eq!(world.peer(peer).take(), b"", "and the node does not spin");
+        world.peer(peer).send(b"x");
+        world.run_for(secs(1));
+        let all = format!("given {}\n", step.len() + 1);
+        assert_eq!(world.peer(peer).take(), all.as_bytes());
+    }
+    let (_, got) = ask(&mut world, b"none wait\n", 16);
+    assert_eq!(got, b"waited\ngiven 10\n", "all of it is offered again");
+    let peer = world.connect(addr(1));
+    world.peer(peer).send(b"over\n");
+    world.until(secs(1), |w| w.peer(peer).is_closed());
+    let end = *world.service(id).ends.last().unwrap();
+    assert!(
+        matches!(end, End::Violation(v) if v.blame == Blame::Us),
+        "{end:?}"
+    );
 }
 
 /// Without notes, whose place depends on the turn.
@@ -138,7 +171,7 @@ fn input_rests_while_an_answer_is_waited_for() {
     world.run_for(Ticks(102));
     assert_eq!(world.peer(peer).take(), b"waited\nA\n");
     world.peer(peer).send(b"echo c\n");
-    world.run_for(secs(1));
+    world.run_for(Ticks(101));
     assert_eq!(world.peer(peer).take(), b"waited\nB\nC\n");
 }
 

@@ -1,7 +1,9 @@
 //! Deadlines, budgets and bounds.
 
-use crate::engine::{Deadline, End, Limits, Ticks};
-use crate::sim::{Ending, Faults};
+use std::collections::BTreeSet;
+
+use crate::engine::{ConnId, Deadline, End, Limits, Ticks};
+use crate::sim::{Ending, Faults, Span};
 
 use super::{addr, ask, assert_nothing_left, one_server, secs};
 
@@ -207,6 +209,7 @@ fn a_message_that_just_fits_the_input_is_served() {
     assert_eq!(got.len(), 2 * (line.len() - 5));
 }
 
+/// A note too many is not lost unseen: its connection ends.
 #[test]
 fn notes_and_jobs_beyond_their_limit_are_refused() {
     let limits = Limits {
@@ -215,9 +218,15 @@ fn notes_and_jobs_beyond_their_limit_are_refused() {
         ..Limits::default()
     };
     let (mut world, id) = one_server(2, limits);
-    let (_, got) = ask(&mut world, b"notes 9\n", 5 * 7);
+    let (_, got) = ask(&mut world, b"notes 5\n", 5 * 7);
     assert_eq!(got.len(), 5 * 7);
-    assert_eq!(world.node(id).stats().notes_refused, 4);
+    assert!(world.service(id).ends.is_empty());
+    let peer = world.connect(addr(1));
+    world.peer(peer).send(b"notes 6\n");
+    world.until(secs(1), |w| w.peer(peer).is_closed());
+    assert_eq!(world.service(id).ends, [End::Limit("notes_max")]);
+    let stats = world.node(id).stats();
+    assert_eq!((stats.notes_refused, stats.ended_limit), (1, 1));
     let (_, got) = ask(&mut world, b"jobs 8\n", 3 * 8);
     assert_eq!(got, b"stamped\n".repeat(3));
     assert_eq!(
@@ -271,5 +280,121 @@ fn a_thousand_repeats_leave_nothing_behind() {
     assert_nothing_left(&world, id);
     assert_eq!(world.service(id).ends.len(), 1000);
     assert!(world.net.doors[0].slots.len() <= 2, "slots are used again");
-    assert!(world.net.peers.iter().all(|peer| !peer.holds_anything()));
+    assert!(world.net.peers.iter().all(|peer| peer.end.is_none()));
+}
+
+#[test]
+fn a_million_timers_at_once_take_many_turns_and_keep_their_order() {
+    const TIMERS: u64 = 1_000_000;
+    let (mut world, id) = one_server(2, Limits::default());
+    world.validate_turns(false);
+    let share = world.node(id).limits().timers_per_turn as u64;
+    world.with(id, |_, hub| {
+        for n in 0..TIMERS {
+            // Of a connection that there is not.
+            let nobody = ConnId::from_token(n << 32 | 0xffff);
+            hub.arm(secs(1), nobody).expect("below the limit");
+        }
+        for n in TIMERS..TIMERS + share + 1 {
+            let nobody = ConnId::from_token(n << 32 | 0xffff);
+            assert!(hub.soon(nobody));
+        }
+    });
+    world.until(secs(1), |w| w.service(id).fired.len() as u64 > share);
+    assert!(world.node(id).stats().turns >= 2, "those put off, too");
+    world.until(secs(2), |w| w.service(id).fired.len() as u64 > share + 1);
+    let peer = world.connect(addr(1));
+    world.peer(peer).send(b"echo x\n");
+    let (mut turns, mut fired) = (0, 0);
+    let mut answered = None;
+    world.until(secs(10), |w| {
+        let stats = w.node(id).stats();
+        let (turn, count) = (stats.turns, stats.timers_fired);
+        if turn != turns {
+            assert!(count - fired <= share || turns == 0, "{}", count - fired);
+            assert!(w.node(id).has_work() || count > TIMERS);
+        }
+        (turns, fired) = (turn, count);
+        if w.peer(peer).received() == b"X\n" {
+            answered.get_or_insert(count);
+        }
+        count == TIMERS + share + 1 && answered.is_some()
+    });
+    assert!(answered < Some(TIMERS / 2), "served between them");
+    let timers = &world.service(id).fired;
+    assert!(timers[share as usize + 1..].is_sorted());
+}
+
+/// A driver's tick has begun when it says so: what is armed in it must not count the part that is over.
+#[test]
+fn deadlines_are_never_early_and_at_most_a_tick_late() {
+    const TICK_US: u64 = crate::engine::time::TICK_MS * 1000;
+    let limits = Limits {
+        idle: Ticks(7),
+        ..Limits::default()
+    };
+    let (mut world, id) = one_server(3, limits);
+    let mut faults = Faults::none();
+    faults.latency = Span::us(100, 9_900);
+    world.set_faults(faults);
+    let mut phases = BTreeSet::new();
+    for asked in (0..10).cycle().take(500) {
+        let peer = world.connect(addr(1));
+        let count = world.service(id).accepted.len();
+        world.until(secs(1), |w| w.service(id).accepted.len() > count);
+        let (began, ends) = (world.now_us(), world.service(id).ends.len());
+        phases.insert(began % TICK_US / 1000);
+        let fired = world.service(id).fired.len();
+        world.with(id, |_, hub| {
+            let nobody = ConnId::from_token(u64::MAX);
+            assert!(hub.arm(Ticks(asked), nobody).is_some());
+        });
+        world.until(secs(1), |w| w.service(id).fired.len() > fired);
+        let took = world.now_us() - began;
+        assert!(took >= asked * TICK_US, "a timer of {asked}: {took} us");
+        assert!(took <= (asked + 1) * TICK_US + 100, "{asked}: {took} us");
+        if asked < 7 {
+            world.until(secs(1), |w| w.service(id).ends.len() > ends);
+            let took = world.now_us() - began;
+            assert!((7 * TICK_US..=8 * TICK_US + 100).contains(&took), "{took}");
+        }
+        world.peer(peer).close();
+    }
+    assert!(phases.len() > 5, "all over the tick: {phases:?}");
+}
+
+/// Each slow reader is within its own limits; together they would hold more than the node gives.
+#[test]
+fn output_that_nobody_reads_is_bounded_over_all_connections() {
+    let limits = Limits {
+        queued_bytes_max: 2 << 20,
+        ..Limits::default()
+    };
+    let bound = limits.queued_bytes_max as u64 + 2 * limits.output_bytes_high as u64;
+    let (mut world, id) = one_server(4, limits);
+    let mut peers = Vec::new();
+    for _ in 0..20 {
+        let peer = world.connect(addr(1));
+        world.peer(peer).stop_reading();
+        world.peer(peer).send(b"big 1000000\n");
+        world.run_for(Ticks(10));
+        let queued = world.node(id).stats().queued_bytes;
+        assert!(queued <= bound, "{queued} bytes");
+        peers.push(peer);
+    }
+    let ended = world.service(id).ends.len();
+    assert_eq!(
+        world.service(id).ends,
+        vec![End::Limit("queued_bytes_max"); ended]
+    );
+    assert!((5..=16).contains(&ended), "{ended} of 20");
+    assert!(world.node(id).stats().queued_bytes > 1 << 20);
+    let mut served = 0;
+    for peer in peers {
+        world.peer(peer).read_again();
+        world.run_for(secs(1));
+        served += usize::from(world.peer(peer).received().len() == 1_000_000);
+    }
+    assert_eq!(served, 20 - ended, "the others get everything");
+    assert_eq!(world.node(id).stats().queued_bytes, 0);
 }

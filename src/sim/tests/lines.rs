@@ -9,6 +9,7 @@ const PIECE: usize = 8 * 1024;
 
 #[derive(Default)]
 pub(super) struct Lines {
+    pub(super) starts: usize,
     /// Halves handed to the engine, and the ends of those that came back.
     pub(super) opened: usize,
     pub(super) ends: Vec<End>,
@@ -18,6 +19,8 @@ pub(super) struct Lines {
     pub(super) refused: usize,
     pub(super) stamped: usize,
     pub(super) last_wait: Option<ConnId>,
+    /// The timers that fired.
+    pub(super) fired: Vec<ConnId>,
 }
 
 pub(super) enum Conn {
@@ -28,6 +31,8 @@ pub(super) enum Conn {
     Answer(usize),
     /// We dialled.
     Client,
+    /// Says how many bytes it is given, and takes them.
+    Count,
 }
 
 /// The worker of [`Lines`].
@@ -49,7 +54,12 @@ impl Service for Lines {
     type Job = ConnId;
     type Done = ConnId;
 
+    fn on_start(&mut self, _hub: &mut Hub<Lines>) {
+        self.starts += 1;
+    }
+
     fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Conn {
+        assert_eq!(self.starts, 1, "a service starts first, and once");
         self.opened += 1;
         self.accepted.push(cx.id());
         Conn::Line
@@ -73,6 +83,13 @@ impl Service for Lines {
             }
             cx.out()
                 .extend_from_slice(format!("got {total}\n").as_bytes());
+            *conn = Conn::Line;
+            return Ok(Step::Done(n));
+        }
+        if let Conn::Count = conn {
+            let n = input.bytes.len();
+            cx.out()
+                .extend_from_slice(format!("given {n}\n").as_bytes());
             *conn = Conn::Line;
             return Ok(Step::Done(n));
         }
@@ -110,6 +127,7 @@ impl Service for Lines {
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Lines>, id: ConnId) {
+        self.fired.push(id);
         if let Some(out) = hub.output_of(id) {
             out.extend_from_slice(b"waited\n");
         }
@@ -158,6 +176,22 @@ impl Lines {
                     .expect("below the limit of timers");
                 return Ok(Step::Wait(used));
             }
+            "ready" => {
+                cx.resume(id);
+                return Ok(Step::Wait(used));
+            }
+            "none" => {
+                *conn = Conn::Count;
+                return Ok(match rest {
+                    "take" => Step::Took(0),
+                    "wait" => {
+                        let timer = cx.arm(Ticks(1), id);
+                        timer.map_or(Step::More, |_| Step::Wait(0))
+                    }
+                    _ => Step::Done(0),
+                });
+            }
+            "over" => return Ok(Step::Done(used + 1)),
             "notes" => (0..number).for_each(|n| cx.notify(id, n as u32)),
             "jobs" => {
                 for _ in 0..number {

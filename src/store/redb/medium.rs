@@ -63,6 +63,9 @@ impl DataDir {
             }
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &path, source)),
         }
+        // A process that was killed while it tried whether there is room would go on holding that room.
+        let room = dir.join(ROOM_FILE);
+        remove_if_there(&room).map_err(|source| io_error("remove", &room, source))?;
         Ok(Self {
             dir: dir.to_owned(),
             database: dir.join(DATABASE_FILE),
@@ -83,10 +86,7 @@ impl DataDir {
         let new = self.dir.join(NEW_FILE);
         let create = |source| io_error("create", &new, source);
         // A leftover of a start that was interrupted. Nobody else is at it: we hold the lock.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(create(error)),
-            _ => {}
-        }
+        remove_if_there(&new).map_err(create)?;
         let file = private().create_new(true).open(&new).map_err(create)?;
         let written = file.try_clone().map_err(create)?;
         if let Err(error) = fill(Box::new(file_backend(written).map_err(create)?)) {
@@ -163,6 +163,13 @@ fn create_dir(dir: &Path) -> io::Result<()> {
         result => result?,
     }
     sync_dir(parent)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -1,22 +1,22 @@
 //! `peerloop stress dht`.
 
-pub(in crate::cli) mod load;
-pub(in crate::cli) mod ring;
+pub(in crate::cli) mod clients;
+pub(in crate::cli) mod nodes;
+mod promises;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use rand::RngExt;
 use serde::Serialize;
 
-use peerloop::proto::dht::workload::Workload;
-
+use crate::cli::options::within;
 use crate::cli::{Answer, print};
 
 use super::{Interrupt, Latency, pause};
-use load::{Load, Times};
-use ring::Ring;
+use clients::{Clients, Load};
+use nodes::Nodes;
 
 /// Lost keys that are named; a run that loses more has one cause for all.
 const LOST_SHOWN_MAX: usize = 10;
@@ -24,16 +24,16 @@ const LOST_SHOWN_MAX: usize = 10;
 #[derive(Args)]
 pub(in crate::cli) struct DhtArgs {
     /// Nodes at the start; with --churn there are between half and twice as many
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = within::<u32>(1..=256))]
     nodes: u32,
     /// Clients, each with one operation under way on keys of its own
-    #[arg(long, value_name = "C", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "C", default_value_t = 32, value_parser = within::<u32>(1..=4096))]
     clients: u32,
     /// Joins and leaves a second, e.g. 2 or 0.5
-    #[arg(long, value_name = "R", default_value = "1", value_parser = rate)]
+    #[arg(long, value_name = "R", default_value = "1", value_parser = within::<f64>(0.0..=100.0))]
     churn: f64,
     /// How long the clients write and read
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = within::<u64>(1..=86_400))]
     seconds: u64,
     /// Run each node as a process of its own; without it each is a thread, which starts faster
     #[arg(long)]
@@ -41,17 +41,6 @@ pub(in crate::cli) struct DhtArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// Events a second.
-fn rate(text: &str) -> Result<f64> {
-    const RATE_MAX: f64 = 100.0;
-    let rate: f64 = text.parse()?;
-    ensure!(
-        (0.0..=RATE_MAX).contains(&rate),
-        "expected a number from 0 to {RATE_MAX}"
-    );
-    Ok(rate)
 }
 
 /// What `--json` prints; times in milliseconds.
@@ -99,123 +88,114 @@ impl DhtArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let interrupt = Interrupt::catch()?;
         let mut go_on = || interrupt.check();
-        let mut ring = Ring::start(self.nodes as usize, self.processes, &mut go_on)?;
+        let mut nodes = Nodes::start(self.nodes as usize, self.processes, &mut go_on)?;
         let start = Instant::now();
-        let load = Load::start(ring.contacts(), self.clients as usize)?;
-        let extremes = self.churn(&mut ring, &load, &mut go_on)?;
+        let load = Load::start(nodes.contacts(), self.clients as usize)?;
+        let extremes = self.churn(&mut nodes, &load, &mut go_on)?;
         // What is still under way is less than a round of operations, and may wait for a node that leaves.
         let took = start.elapsed();
         load.drain(&mut go_on)?;
-        ring.settle(&mut go_on)?;
-        load.set_contacts(ring.contacts())?;
-        let workload = load.check(&mut go_on)?;
-        let summary = self.summary(&ring, &workload, &extremes, took)?;
-        if self.json {
-            print::json(&summary)?;
-        } else {
-            print::stdout(summary.to_string().as_bytes())?;
-        }
-        for lost in workload.lost().iter().take(LOST_SHOWN_MAX) {
+        nodes.settle(&mut go_on)?;
+        load.set_contacts(nodes.contacts())?;
+        let clients = load.check(&mut go_on)?;
+        print::result(self.json, &self.summary(&nodes, &clients, &extremes, took))?;
+        let (lost, wrong_reads) = (&clients.promises.lost, &clients.promises.wrong_reads);
+        for lost in lost.iter().take(LOST_SHOWN_MAX) {
             eprintln!("lost: {lost}");
         }
-        for wrong in workload.wrong_reads().iter().take(LOST_SHOWN_MAX) {
+        for wrong in wrong_reads.iter().take(LOST_SHOWN_MAX) {
             eprintln!("wrong read: {wrong}");
         }
-        let held = workload.lost().is_empty()
-            && workload.wrong_reads().is_empty()
-            && ring.leaves.failed == 0;
-        Ok(if held { Answer::Yes } else { Answer::No })
+        let held = lost.is_empty() && wrong_reads.is_empty() && nodes.leaves.failed == 0;
+        Ok(Answer::yes_if(held))
     }
 
     /// Lets nodes join and leave for the time of the run.
     fn churn(
         &self,
-        ring: &mut Ring,
+        nodes: &mut Nodes,
         load: &Load,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Extremes> {
         let (start, length) = (Instant::now(), Duration::from_secs(self.seconds));
         let mut extremes = Extremes {
-            least: ring.members(),
-            most: ring.members(),
+            least: nodes.members(),
+            most: nodes.members(),
         };
         let mut events = 0_u64;
         while start.elapsed() < length {
             go_on()?;
-            if ring.look() {
-                load.set_contacts(ring.contacts())?;
+            if nodes.look() {
+                load.set_contacts(nodes.contacts())?;
             }
             if start.elapsed().as_secs_f64() * self.churn > events as f64 + 0.5 {
                 events += 1;
-                self.event(ring, load)?;
+                self.event(nodes, load)?;
             }
-            extremes.least = extremes.least.min(ring.members());
-            extremes.most = extremes.most.max(ring.members());
+            extremes.least = extremes.least.min(nodes.members());
+            extremes.most = extremes.most.max(nodes.members());
             pause();
         }
         Ok(extremes)
     }
 
     /// One join or leave.
-    fn event(&self, ring: &mut Ring, load: &Load) -> Result<()> {
-        let nodes = self.nodes as usize;
-        let (least, most) = ((nodes / 2).max(1), nodes * 2);
-        if ring.members() <= least || (ring.len() < most && rand::rng().random()) {
-            return if ring.len() < most {
-                ring.join()
+    fn event(&self, nodes: &mut Nodes, load: &Load) -> Result<()> {
+        let start = self.nodes as usize;
+        let (least, most) = ((start / 2).max(1), start * 2);
+        if nodes.members() <= least || (nodes.len() < most && rand::rng().random()) {
+            return if nodes.len() < most {
+                nodes.join()
             } else {
                 Ok(())
             };
         }
-        if ring.leave()? {
-            load.set_contacts(ring.contacts())?;
+        if nodes.leave()? {
+            load.set_contacts(nodes.contacts())?;
         }
         Ok(())
     }
 
     fn summary(
         &self,
-        ring: &Ring,
-        workload: &Workload<Times>,
+        nodes: &Nodes,
+        run: &Clients,
         extremes: &Extremes,
         took: Duration,
-    ) -> Result<Summary> {
-        let times = workload.meter();
-        Ok(Summary {
+    ) -> Summary {
+        let (promises, [gets, inserts, removes]) = (&run.promises, &run.times);
+        let unreadable = promises.lost.iter().filter(|lost| lost.unreadable);
+        Summary {
             nodes: self.nodes,
             processes: self.processes,
             clients: self.clients,
             seconds: took.as_secs_f64(),
             nodes_least: extremes.least,
             nodes_most: extremes.most,
-            nodes_end: ring.members(),
-            operations: times.done(),
-            operations_per_second: times.done() as f64 / took.as_secs_f64(),
-            gets: times.gets.len(),
-            inserts: times.inserts.len(),
-            removes: times.removes.len(),
-            given_up: times.given_up,
-            latency_ms: Latency::of(&times.latency()?),
-            get_latency_ms: Latency::of(&times.gets),
-            insert_latency_ms: Latency::of(&times.inserts),
-            remove_latency_ms: Latency::of(&times.removes),
-            hops_mean: times.hops_mean(),
-            hops_max: times.hops_max,
-            joins: ring.joins.done,
-            joins_failed: ring.joins.failed,
-            join_mean_ms: ring.joins.mean_ms(),
-            leaves: ring.leaves.done,
-            leaves_failed: ring.leaves.failed,
-            leave_mean_ms: ring.leaves.mean_ms(),
-            checked: workload.checked(),
-            wrong_reads: workload.wrong_reads().len(),
-            lost: workload.lost().len(),
-            unreadable: workload
-                .lost()
-                .iter()
-                .filter(|lost| lost.unreadable)
-                .count(),
-        })
+            nodes_end: nodes.members(),
+            operations: run.done(),
+            operations_per_second: run.done() as f64 / took.as_secs_f64(),
+            gets: gets.len(),
+            inserts: inserts.len(),
+            removes: removes.len(),
+            given_up: run.given_up(),
+            latency_ms: Latency::of(run.latency()),
+            get_latency_ms: Latency::of(gets),
+            insert_latency_ms: Latency::of(inserts),
+            remove_latency_ms: Latency::of(removes),
+            hops_mean: run.hops_mean(),
+            hops_max: run.hops_max,
+            joins: nodes.joins.done,
+            joins_failed: nodes.joins.failed,
+            join_mean_ms: nodes.joins.mean_ms(),
+            leaves: nodes.leaves.done,
+            leaves_failed: nodes.leaves.failed,
+            leave_mean_ms: nodes.leaves.mean_ms(),
+            checked: promises.checked,
+            wrong_reads: promises.wrong_reads.len(),
+            lost: promises.lost.len(),
+            unreadable: unreadable.count(),
+        }
     }
 }
 

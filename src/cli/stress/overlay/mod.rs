@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use peerloop::net::raise_file_limit;
 
+use crate::cli::options::within;
 use crate::cli::overlay::graph::Graph;
 use crate::cli::{Answer, print};
 
@@ -25,17 +26,17 @@ const FILES_KEPT_BACK: u64 = 64;
 #[derive(Args)]
 pub(in crate::cli) struct OverlayArgs {
     /// Peers, each with a listener of its own; all join through the first
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=50_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = within::<u32>(2..=50_000))]
     peers: u32,
     /// Peers that each has at once
-    #[arg(long, value_name = "K", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "K", default_value_t = 8, value_parser = within::<u32>(1..=65_536))]
     table_size: u32,
     /// Links that each joiner looks for [default: 3, or what descriptors and tables have room for: with
     /// half a table or more per joiner the tables fill up before everybody is placed]
-    #[arg(long, value_name = "L", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "L", value_parser = within::<u32>(1..=65_536))]
     links: Option<u32>,
     /// Joins under way at once
-    #[arg(long, value_name = "J", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "J", default_value_t = 64, value_parser = within::<u32>(1..=1024))]
     at_once: u32,
     /// Print one JSON object
     #[arg(long)]

@@ -17,6 +17,7 @@ use peerloop::engine::Ticks;
 use peerloop::proto::ring::tracker::Config;
 
 use super::{Answer, Interrupt};
+use crate::cli::options::within;
 use crate::cli::print;
 use swarm::Swarm;
 
@@ -32,22 +33,22 @@ const KILL_AFTER: Duration = Duration::from_millis(250);
 #[derive(Args)]
 pub(in crate::cli) struct RingArgs {
     /// Peers at the start
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = within::<u32>(1..=20_000))]
     peers: u32,
     /// Items in the database
-    #[arg(long, value_name = "M", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "M", default_value_t = 100, value_parser = within::<u32>(1..=100_000))]
     items: u32,
     /// Peers that are killed on the way [default: a tenth]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(0..=19_999))]
     kill: Option<u32>,
     /// Each peer is pinged once in this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = within::<u64>(1..=3600))]
     ping_interval: u64,
     /// A peer that does not answer within this is removed
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = within::<u64>(1..=3600))]
     ping_timeout: u64,
     /// Whoever has not completed by then never will
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = within::<u64>(1..=86_400))]
     within: u64,
     /// Print one JSON object
     #[arg(long)]

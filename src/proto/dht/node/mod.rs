@@ -1,7 +1,7 @@
 //! A DHT node: serves the commands of the specification to whoever connects, as a member of a ring.
 //!
 //! Here is what goes where. What is done stands in files of their own: `data` (GET, INSERT, REMOVE),
-//! `handover` (we serve CONNECT), `absorb` (we serve DISCONNECT), `join` and
+//! `handover` (we serve CONNECT), `disconnect` (we serve DISCONNECT), `join` and
 //! `leave` (we ask for them).
 //!
 //! Reads are answered from memory at once. A write of a durable node is a job for the worker; memory changes and the
@@ -10,34 +10,35 @@
 //!
 //! Invariants: nothing changes before the last byte of a value is there; `staged_bytes` is the sum of what
 //! unfinished values hold, `writing_bytes` that of what durable writes under way will add at most; a connection has
-//! at most one write under way; there is at most one `Transfer` at a time; a key that is not ours by
+//! at most one write under way; there is at most one `LockHolder` at a time; a key that is not ours by
 //! [`DhtNode::owns`] is never served, whatever is in `entries`.
 
 use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
-use super::absorb::Absorb;
-use super::bring::Luggage;
 use super::client::{self, Host, OpId, Operations};
+use super::connect::HandOff;
+use super::disconnect::Disconnect;
 use super::entries::Entries;
-use super::handover::HandOver;
-use super::held::Held;
+use super::failure_detector::Probe;
+use super::fenced_writes::FencedWrites;
 use super::id::Id;
 use super::join::{self, Join};
 use super::leave::Leave;
+use super::membership_lock::Parked;
 use super::operation::{Bounds, Failure, Outcome};
-use super::probe::Probe;
+use super::range_stream::{Incoming, Sink};
+use super::range_sweep::Sweep;
+use super::recovered_entries::RecoveredEntries;
+use super::rejoin::Rejoin;
 use super::relay::Relay;
-use super::revive::Revive;
 use super::routing::{Member, Routing};
 use super::stat::{self, Stat};
-use super::transfer::{Incoming, Sink};
-use super::turns::{Parked, Sweep};
 use super::wire::{self, Request};
 
-pub(super) use super::commits::Then;
-pub use super::commits::{Changes, Write, Written};
+pub(super) use super::commit::Then;
+pub use super::commit::{Changes, Write, Written};
 pub use super::config::{Config, VALUE_BYTES_MAX};
 
 /// The node's half of a connection.
@@ -65,10 +66,10 @@ pub enum Expect {
     },
     Value(Box<Incoming>),
     /// Nothing: its CONNECT or DISCONNECT waits for its turn.
-    Turn(Box<Request>),
-    /// The joiner's address, once everything is handed over (`Transfer::HandOver`).
+    Lock(Box<Request>),
+    /// The joiner's address, once everything is handed over (`LockHolder::HandOff`).
     Joiner,
-    /// The leaver's entries (`Transfer::Absorb`).
+    /// The leaver's entries (`LockHolder::Disconnect`).
     Leaver,
 }
 
@@ -84,16 +85,16 @@ pub(super) enum Role {
 
 /// What goes on with a part of the ring. One at a time.
 #[derive(Debug)]
-pub(super) enum Transfer {
-    None,
-    HandOver(HandOver),
-    Absorb(Absorb),
+pub(super) enum LockHolder {
+    Nobody,
+    HandOff(HandOff),
+    Disconnect(Disconnect),
     /// A DISCONNECT that is for another member.
     Relay(Relay),
     /// The node that we list as our next asks to join.
-    Revive(Revive),
+    Rejoin(Rejoin),
     /// Entries that we brought along are taken over in pieces.
-    Unpack,
+    Recovery,
     /// Entries that are not ours (any more) are removed in pieces.
     Sweep(Sweep),
 }
@@ -105,8 +106,6 @@ pub enum Note {
     Go,
     /// Your turn did not come, or the answer is no: `0`.
     Refused,
-    /// What you sent meanwhile is read now.
-    Read,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,9 +114,9 @@ pub enum Timer {
     /// Look for parked connections that have waited long enough.
     Parked,
     /// Look for held writes that have waited long enough.
-    Held,
+    FencedWrites,
     /// The joiner that we hand over to must have answered.
-    HandOver(ConnId),
+    HandOff(ConnId),
     /// Next step of our own join or leave.
     Join,
     Leave,
@@ -130,9 +129,9 @@ pub enum Timer {
     /// A round of asking whether our next is there is over.
     Probe,
     /// Who follows a dead node must be known.
-    Revive,
+    Rejoin,
     /// Take over, or bring to others, more of what we brought along.
-    Bring,
+    Recovery,
 }
 
 /// What an operation of the node is for.
@@ -145,13 +144,13 @@ pub enum Tag {
     /// Who is before a leaver that is not our next.
     Relay(ConnId),
     /// The announced next of a leaver takes us as its prev.
-    Absorbed(ConnId),
+    DisconnectUpdate(ConnId),
     /// Whether our next is a member.
     Probe,
     /// Who follows our dead next.
-    Revive,
+    Rejoin,
     /// An entry that we brought along, at its owner.
-    Bring(Id),
+    Recovered(Id),
     /// Next takes us back after a joiner failed.
     TakeBack,
     /// Next hears who is before it, after we left.
@@ -178,11 +177,11 @@ pub struct DhtNode {
     pub(super) staged_bytes: u64,
     pub(super) writing_bytes: u64,
     pub(super) role: Role,
-    pub(super) transfer: Transfer,
+    pub(super) lock_holder: LockHolder,
     pub(super) parked: Parked,
-    pub(super) held: Held,
+    pub(super) fenced_writes: FencedWrites,
     pub(super) probe: Option<Probe>,
-    pub(super) luggage: Luggage,
+    pub(super) recovered: RecoveredEntries,
     pub(super) operations: Operations<Tag>,
     /// Writes given to the worker and come back, ever: a transfer waits for those before it.
     pub(super) submitted: u64,
@@ -212,11 +211,11 @@ impl DhtNode {
             staged_bytes: 0,
             writing_bytes: 0,
             role: Role::Member,
-            transfer: Transfer::None,
+            lock_holder: LockHolder::Nobody,
             parked: Parked::default(),
-            held: Held::default(),
+            fenced_writes: FencedWrites::default(),
             probe: None,
-            luggage: Luggage::default(),
+            recovered: RecoveredEntries::default(),
             operations: Operations::default(),
             submitted: 0,
             written: 0,
@@ -315,7 +314,7 @@ impl DhtNode {
                 }
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
-            Request::UpdatePrev(addr) if !self.believes(cx, addr) => {
+            Request::UpdatePrev(addr) if !self.may_announce(cx, addr) => {
                 wire::put_ack(cx.out(), false);
                 cx.close();
             }
@@ -328,7 +327,7 @@ impl DhtNode {
                 stat::put(cx.out(), stat.as_ref());
             }
             Request::Connect(_) | Request::Disconnect(_) => {
-                return self.take_turn(cx, expect, request, used);
+                return self.acquire_lock(cx, expect, request, used);
             }
         }
         Step::Done(used)
@@ -370,6 +369,8 @@ impl Sink for Cx<'_, DhtNode> {
 }
 
 impl Service for DhtNode {
+    const IPV4_ONLY: bool = true;
+
     type Conn = Conn;
     type Note = Note;
     type Timer = Timer;
@@ -423,18 +424,18 @@ impl Service for DhtNode {
                 }
             }
             Expect::Value(_) => self.value(cx, expect, bytes),
-            Expect::Joiner => self.hand_over_input(cx, expect, input),
-            Expect::Leaver if matches!(self.transfer, Transfer::Relay(_)) => {
+            Expect::Joiner => self.hand_off_input(cx, expect, input),
+            Expect::Leaver if matches!(self.lock_holder, LockHolder::Relay(_)) => {
                 self.relay_input(cx, input)
             }
-            Expect::Leaver => self.absorb_input(cx, input),
-            Expect::Turn(_) => Err(Violation::us("input while a turn is waited for")),
+            Expect::Leaver => self.disconnect_input(cx, input),
+            Expect::Lock(_) => Err(Violation::us("input while a turn is waited for")),
         }
     }
 
     fn on_room(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
         match conn {
-            Conn::Peer(Expect::Joiner) => self.hand_over_some(cx),
+            Conn::Peer(Expect::Joiner) => self.hand_off_some(cx),
             Conn::Leave => self.leave_some(cx),
             Conn::Relay => self.relay_room(cx),
             _ => {}
@@ -443,19 +444,15 @@ impl Service for DhtNode {
 
     fn on_note(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
         match (conn, note) {
-            (Conn::Peer(Expect::Leaver), Note::Read) => {
-                let id = cx.id();
-                cx.resume(id);
-            }
-            (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_over_some(cx),
+            (Conn::Peer(Expect::Joiner), Note::Go) => self.hand_off_some(cx),
             (Conn::Leave, Note::Go) => self.leave_some(cx),
-            (Conn::Peer(expect @ Expect::Turn(_)), Note::Go) => self.turn_came(cx, expect),
+            (Conn::Peer(expect @ Expect::Lock(_)), Note::Go) => self.lock_offered(cx, expect),
             (Conn::Peer(expect @ Expect::Leaver), Note::Go) => {
                 *expect = Expect::Request;
                 let id = cx.id();
                 acknowledge(cx, id, true);
             }
-            (Conn::Peer(expect @ (Expect::Turn(_) | Expect::Leaver)), Note::Refused) => {
+            (Conn::Peer(expect @ (Expect::Lock(_) | Expect::Leaver)), Note::Refused) => {
                 // What follows a DISCONNECT makes no sense without it; a CONNECT could go on, and need not.
                 *expect = Expect::Request;
                 wire::put_ack(cx.out(), false);
@@ -472,14 +469,14 @@ impl Service for DhtNode {
             Conn::Leave => self.leave_ended(hub, id),
             Conn::Relay => self.relay_ended(hub, id),
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
-            Conn::Peer(Expect::Turn(_)) => {
+            Conn::Peer(Expect::Lock(_)) => {
                 self.parked.forget(id);
-                self.revive_ended(hub, id);
-                self.next_turn(hub);
+                self.rejoin_ended(hub, id);
+                self.offer_lock(hub);
             }
-            Conn::Peer(Expect::Joiner) => self.hand_over_ended(hub, id),
+            Conn::Peer(Expect::Joiner) => self.hand_off_ended(hub, id),
             Conn::Peer(Expect::Leaver) => {
-                self.absorb_ended(hub, id);
+                self.disconnect_ended(hub, id);
                 self.relay_ended(hub, id);
             }
             Conn::Peer(Expect::Request | Expect::Length { .. }) => {}
@@ -489,17 +486,17 @@ impl Service for DhtNode {
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
-            Timer::Parked => self.refuse_late_turns(hub),
-            Timer::Held => self.refuse_late_writes(hub),
-            Timer::HandOver(conn) => self.hand_over_late(hub, conn),
+            Timer::Parked => self.refuse_late_parked(hub),
+            Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
+            Timer::HandOff(conn) => self.hand_off_late(hub, conn),
             Timer::Join => self.join_step(hub),
             Timer::Leave => self.leave_step(hub),
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.claim_late(hub),
             Timer::Sweep => self.sweep_some(hub),
             Timer::Probe => self.probe_late(hub),
-            Timer::Revive => self.revive_late(hub),
-            Timer::Bring => self.bring_step(hub),
+            Timer::Rejoin => self.rejoin_late(hub),
+            Timer::Recovery => self.recovery_step(hub),
         }
     }
 
@@ -532,10 +529,10 @@ impl Host for DhtNode {
             Tag::Forward(conn) => acknowledge(hub, conn, result.is_ok()),
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
-            Tag::Absorbed(conn) => self.absorb_told(hub, conn, result),
+            Tag::DisconnectUpdate(conn) => self.disconnect_told(hub, conn, result),
             Tag::Probe => self.probe_told(hub, result),
-            Tag::Revive => self.revive_told(hub, result),
-            Tag::Bring(key) => self.bring_told(hub, key, result),
+            Tag::Rejoin => self.rejoin_told(hub, result),
+            Tag::Recovered(key) => self.recovered_told(hub, key, result),
             Tag::TakeBack | Tag::TellNext => {}
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),

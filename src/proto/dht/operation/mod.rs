@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::engine::{Deadline, End, Input, Step, Ticks, Violation};
 
-use super::claims;
+use super::address_policy;
 use super::id::Id;
 use super::stat::{self, Stat};
 use super::wire::{self, Request};
@@ -69,6 +69,7 @@ pub enum Outcome {
 
 /// Why an operation was given up, or a try of it failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("cannot reach the node at {addr}: {kind}")]
     Unreachable { addr: SocketAddrV4, kind: ErrorKind },
@@ -396,7 +397,7 @@ impl Operation {
         if self.verb == Verb::Closest {
             return Next::Finished(Ok(Outcome::Located(addr)));
         }
-        if !claims::is_plausible(*self.at.ip(), addr, self.at.port()) {
+        if !address_policy::is_plausible(*self.at.ip(), addr, self.at.port()) {
             let by = self.at;
             return self.fail(Failure::Implausible { addr: by, to: addr });
         }

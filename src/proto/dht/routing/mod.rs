@@ -5,7 +5,10 @@
 
 use std::net::SocketAddrV4;
 
+use crate::engine::Hub;
+
 use super::id::Id;
+use super::node::DhtNode;
 
 /// A member of the ring: an address, and the id that is its SHA-1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +141,17 @@ impl Routing {
             .partition_point(|f| self.me.id.distance_to(f.id) <= reach);
         let finger = before.checked_sub(1).map(|last| self.fingers[last]);
         finger.unwrap_or(self.next)
+    }
+}
+
+impl DhtNode {
+    /// Sets our next, and keeps fingers from when we are not alone.
+    pub(super) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
+        let was_alone = self.routing.is_alone();
+        self.routing.set_next(next);
+        if was_alone && !self.routing.is_alone() {
+            self.begin_fingers(hub);
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! The ring under the simulator: whole rings with everything going on at once ([`ring`]), and single
 //! exchanges against scripted peers ([`joins`], [`leaves`], [`restarts`], [`lookups`], [`relays`], [`strangers`]).
 
-mod joins;
-mod leaves;
+mod connect;
+mod disconnect;
 mod lookups;
-mod relays;
-mod restarts;
+mod rejoin;
+mod relay;
 mod ring;
 mod script;
-mod strangers;
+mod untrusted_peers;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};

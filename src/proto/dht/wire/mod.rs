@@ -24,7 +24,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use memchr::memchr;
 
 use super::id::Id;
-use crate::engine::Violation;
+use crate::engine::framing::{Cr, Lines};
+use crate::engine::{Input, Violation};
 use crate::proto::decimal::Decimal;
 
 /// The longest line in bytes, its `\n` not counted and a `\r` counted ("Bad input" in the
@@ -69,6 +70,7 @@ pub enum NextNode {
 /// A peer broke the protocol: no continuation of its bytes is legal. The connection is closed
 /// without touching an entry ("Bad input" in the specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Malformed {
     /// The peer sent a word that is no command, e.g. the `TEST` some send to see whether we are
     /// alive. Not an attack; close quietly.
@@ -237,18 +239,15 @@ fn item<T>(
 /// The first line without its end, and the bytes it takes up with it. One `\r` before the `\n` is
 /// part of the end; every other one is left for the item to refuse.
 fn line(input: &[u8], seen: usize) -> Result<Option<(&[u8], usize)>, Malformed> {
-    let window = &input[..input.len().min(LINE_BYTES_MAX + 1)];
-    let start = seen.min(window.len());
-    match memchr(b'\n', &window[start..]) {
-        Some(place) => {
-            let end = start + place;
-            let text = &input[..end];
-            Ok(Some((text.strip_suffix(b"\r").unwrap_or(text), end + 1)))
-        }
-        None if window.len() > LINE_BYTES_MAX => Err(Malformed::LineTooLong),
-        None => Ok(None),
-    }
+    let line = LINES.first(Input { bytes: input, seen });
+    let line = line.map_err(|_| Malformed::LineTooLong)?;
+    Ok(line.map(|line| (line.text, line.used)))
 }
+
+const LINES: Lines = Lines {
+    bytes_max: LINE_BYTES_MAX,
+    cr: Cr::Stripped,
+};
 
 /// The line of the command word, of which `seen` may be the end or more.
 fn word_line(input: &[u8], seen: usize) -> Result<Option<(&[u8], usize)>, Malformed> {

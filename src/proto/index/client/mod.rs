@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -63,23 +63,18 @@ pub enum SessionTimer {
 
 /// Why a call was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("the index server says: {0}")]
     Refused(Refusal),
     #[error("cannot reach the index server at {server}: {kind}")]
-    Unreachable {
-        server: SocketAddrV4,
-        kind: ErrorKind,
-    },
+    Unreachable { server: SocketAddr, kind: ErrorKind },
     #[error("the index server at {server} did not answer in time")]
-    TimedOut { server: SocketAddrV4 },
+    TimedOut { server: SocketAddr },
     #[error("the index server at {server} closed the connection before it answered")]
-    CutOff { server: SocketAddrV4 },
+    CutOff { server: SocketAddr },
     #[error("the server at {server} does not speak the protocol: {why}")]
-    Malformed {
-        server: SocketAddrV4,
-        why: Unanswered,
-    },
+    Malformed { server: SocketAddr, why: Unanswered },
     #[error("no connection was to be had: {limit} reached")]
     Limit { limit: &'static str },
 }
@@ -101,7 +96,7 @@ pub struct Stay {
     pub who: Arc<Credentials>,
     pub id: PeerId,
     /// As in [`Call::Login`].
-    pub ip: Option<Ipv4Addr>,
+    pub ip: Option<IpAddr>,
     pub port: u16,
     /// Between two keep-alives.
     pub every: Ticks,
@@ -162,7 +157,7 @@ struct Keeper {
 /// See the module.
 #[derive(Debug)]
 pub struct Session<T> {
-    server: SocketAddrV4,
+    server: SocketAddr,
     patience: Patience,
     conn: Option<ConnId>,
     calls: VecDeque<Pending<T>>,
@@ -173,7 +168,7 @@ pub struct Session<T> {
 }
 
 impl<T> Session<T> {
-    pub fn new(server: SocketAddrV4, patience: Patience) -> Session<T> {
+    pub fn new(server: SocketAddr, patience: Patience) -> Session<T> {
         Session {
             server,
             patience,
@@ -185,7 +180,7 @@ impl<T> Session<T> {
         }
     }
 
-    pub fn server(&self) -> SocketAddrV4 {
+    pub fn server(&self) -> SocketAddr {
         self.server
     }
 

@@ -1,6 +1,6 @@
 //! Sessions against a scripted server.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::*;
 use crate::engine::{Limits, NoJob};
@@ -8,8 +8,8 @@ use crate::proto::index::reply::Listed;
 use crate::proto::index::wire::{FRAME_BYTES_MAX, write_text};
 use crate::sim::{self, ListenerId, NodeId, PeerId as Script, World};
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 9000);
-const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 1);
+const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 9000));
+const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 1));
 const ID: PeerId = PeerId::from_bits(42);
 
 /// A host that writes down what it is told.
@@ -82,10 +82,16 @@ struct Lab {
 
 impl Lab {
     fn new() -> Lab {
+        Lab::with_timers(1000)
+    }
+
+    /// A node that has room for so many timers.
+    fn with_timers(timers_max: usize) -> Lab {
         let mut world = World::new(1);
         let limits = Limits {
             input_bytes_max: 64 * 1024 + FRAME_BYTES_MAX,
             idle: Ticks::from_secs(3600),
+            timers_max,
             ..Limits::default()
         };
         let diary = Diary {
@@ -373,4 +379,55 @@ fn back_after_the_server_was_away() {
         lab.world.peer(conn).received().is_empty(),
         "it does not go on guessing"
     );
+}
+
+/// Without a timer nothing would ever end the wait for an answer.
+#[test]
+fn a_call_that_cannot_be_timed_is_given_up() {
+    let mut lab = Lab::with_timers(0);
+    lab.ask(1, search("a"));
+    lab.world.run_for(Ticks::from_secs(10));
+    let limit = "timers_max";
+    assert_eq!(lab.answers(), [(1, Err(Failure::Limit { limit }))]);
+    lab.stay();
+    lab.world.run_for(Ticks::from_secs(10));
+    assert_eq!(lab.news(), [Presence::Lost(Failure::Limit { limit })]);
+}
+
+/// A server that answers in time, and never comes to an end.
+#[test]
+fn a_list_without_an_end_is_given_up() {
+    let mut lab = Lab::new();
+    let which = super::super::wire::Which::All;
+    lab.ask(1, Call::Peers { which });
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        let _ = lab.heard(1);
+        lab.world.run_for(Ticks::from_secs(25));
+        lab.say(105, "1000000\n1|a|online|127.0.0.1|1|2\n");
+        answers.extend(lab.answers());
+        if !answers.is_empty() {
+            break;
+        }
+    }
+    let server = SERVER;
+    assert_eq!(answers, [(1, Err(Failure::TimedOut { server }))]);
+    let minutes = lab.world.now().0 / Ticks::from_secs(60).0;
+    assert!((10..12).contains(&minutes), "{minutes}");
+}
+
+/// A keep-alive that was under way says nothing of a login that was asked for after it.
+#[test]
+fn the_answer_to_a_former_stay_is_none_to_the_next() {
+    let mut lab = Lab::new();
+    lab.stay();
+    let _ = lab.heard(1);
+    lab.say(102, "LOGIN SUCCESS");
+    assert_eq!(lab.heard(301).0, 3);
+    lab.stay();
+    lab.say(203, "this id is not logged in from here: log in");
+    assert_eq!(lab.heard(1).0, 2);
+    lab.say(102, "LOGIN SUCCESS");
+    assert_eq!(lab.news(), [Presence::Online, Presence::Online]);
+    assert_eq!(lab.heard(301).0, 3, "and keeps alive");
 }

@@ -231,7 +231,7 @@ pub struct IndexServer {
     busy: HashSet<Box<str>>,
     line: Line,
     lockout: Lockout<PeerId>,
-    quota: Quota<std::net::Ipv4Addr>,
+    quota: Quota<std::net::IpAddr>,
     work: VecDeque<Work>,
     allowance: Allowance,
     /// Queries in `work`.
@@ -266,22 +266,6 @@ impl IndexServer {
             counts: Counts::default(),
             config,
         }
-    }
-
-    /// Starts the clock and the timers of what was stored.
-    pub fn begin(&mut self, hub: &mut Hub<Self>) {
-        let now = hub.now();
-        self.started = Some(now);
-        let until = now + self.config.alive();
-        let slots: Vec<u32> = self.registry.slots().collect();
-        for slot in slots {
-            if self.registry.get(slot).is_some_and(|r| r.place.is_some()) {
-                self.registry
-                    .set_presence(slot, Presence::Remembered { until });
-            }
-            self.arm_expiry(hub, slot);
-        }
-        hub.arm(self.clock_every(), Timer::Clock);
     }
 
     pub fn counts(&self) -> Counts {
@@ -388,6 +372,22 @@ impl Service for IndexServer {
     type Timer = Timer;
     type Job = Job;
     type Done = Done;
+
+    /// Starts the clock and the timers of what was stored.
+    fn on_start(&mut self, hub: &mut Hub<Self>) {
+        let now = hub.now();
+        self.started = Some(now);
+        let until = now + self.config.alive();
+        let slots: Vec<u32> = self.registry.slots().collect();
+        for slot in slots {
+            if self.registry.get(slot).is_some_and(|r| r.place.is_some()) {
+                self.registry
+                    .set_presence(slot, Presence::Remembered { until });
+            }
+            self.arm_expiry(hub, slot);
+        }
+        hub.arm(self.clock_every(), Timer::Clock);
+    }
 
     fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
         Conn::default()

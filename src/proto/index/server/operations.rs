@@ -7,7 +7,7 @@
 //! An operation lives in `ops` from `begin_op` to its answer, whatever becomes of its connection.
 
 use std::fmt::{self, Display, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use rand::RngExt;
@@ -16,7 +16,7 @@ use crate::engine::{ConnId, Cx, Hub, Ticks};
 
 use super::{Conn, IndexServer, Note, Proof, random_bytes, retry};
 use crate::proto::index::fields::{FileLine, PeerId};
-use crate::proto::index::guard::is_counted;
+use crate::proto::index::guard::{counted_as, is_counted};
 use crate::proto::index::record::{Change, Digest, Hash, Hashed, Job, Place, Record, Salt, Write};
 use crate::proto::index::registry::Registration;
 use crate::proto::index::reply::RetryIn;
@@ -130,7 +130,7 @@ pub(super) struct Op {
     /// What a new registration is to have.
     pub(super) hashed: Option<Hashed>,
     /// The address whose quota it counts for, unless it is refused.
-    pub(super) counted: Option<Ipv4Addr>,
+    pub(super) counted: Option<IpAddr>,
 }
 
 /// A password while it is needed; not printed.
@@ -199,9 +199,9 @@ impl IndexServer {
             None => random_bytes(cx),
         };
         // From now on, so that many at once are no more than one after the other.
-        let source = *cx.peer().ip();
+        let source = cx.peer().ip();
         let counts = matches!(act, Act::Register { .. }) && is_counted(source);
-        let counted = counts.then_some(source);
+        let counted = counts.then_some(counted_as(source));
         if let Some(ip) = counted {
             self.quota.count(now, ip);
         }
@@ -230,7 +230,7 @@ impl IndexServer {
         cx: &mut Cx<'_, Self>,
         request: Request<'a>,
     ) -> Result<(Account<'a>, Act), Ko> {
-        let source = *cx.peer().ip();
+        let source = cx.peer().ip();
         Ok(match request {
             Request::Register { account, files } => {
                 self.check_quota(cx.now(), source)?;
@@ -281,13 +281,15 @@ impl IndexServer {
 
     /// A peer could name somebody else's address and have others dial that. Who comes from this machine may be
     /// behind something that hides where from; for others the address is the one that they come from.
-    fn shown_ip(&self, claimed: Option<Ipv4Addr>, source: Ipv4Addr) -> Ipv4Addr {
+    fn shown_ip(&self, claimed: Option<IpAddr>, source: IpAddr) -> IpAddr {
         let trusted = self.config.trust_claimed_ip || source.is_loopback();
-        let absurd = |ip: &Ipv4Addr| {
+        let absurd = |ip: &IpAddr| {
             let elsewhere = ip.is_loopback() && !source.is_loopback();
-            elsewhere || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast()
+            let all = *ip == Ipv4Addr::BROADCAST;
+            elsewhere || all || ip.is_unspecified() || ip.is_multicast()
         };
         claimed
+            .map(|ip| ip.to_canonical())
             .filter(|ip| trusted && !absurd(ip))
             .unwrap_or(source)
     }

@@ -123,7 +123,7 @@ impl IndexServer {
     }
 
     fn is_kept_alive(&mut self, cx: &mut Cx<'_, Self>, id: PeerId) -> bool {
-        let (now, peer_ip, this) = (cx.now(), *cx.peer().ip(), cx.id());
+        let (now, peer_ip, this) = (cx.now(), cx.peer().ip(), cx.id());
         let alive = self.config.alive();
         let Some(slot) = self.registry.slot_of(id) else {
             return false;

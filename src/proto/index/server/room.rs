@@ -1,13 +1,13 @@
 //! Whether there is room for an operation, and whether its sender may have it: limits, quotas, locks.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::engine::Tick;
 
 use super::IndexServer;
 use super::operations::{Act, BUSY, Ko, later};
 use crate::proto::index::fields::PeerId;
-use crate::proto::index::guard::is_counted;
+use crate::proto::index::guard::{counted_as, is_counted};
 
 /// What the operations under way may add, so that many at once keep to the limits as one does.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,8 +76,8 @@ impl IndexServer {
         Ok(())
     }
 
-    pub(super) fn check_quota(&mut self, now: Tick, source: Ipv4Addr) -> Result<(), Ko> {
-        match self.quota.used_up(now, source) {
+    pub(super) fn check_quota(&mut self, now: Tick, source: IpAddr) -> Result<(), Ko> {
+        match self.quota.used_up(now, counted_as(source)) {
             Some(after) if is_counted(source) => {
                 Err(later("too many registrations from your address", after))
             }

@@ -40,12 +40,12 @@ const LEAVE: Ticks = Ticks::from_secs(3);
 /// What a sharer is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub server: std::net::SocketAddrV4,
+    pub server: std::net::SocketAddr,
     pub who: Arc<Credentials>,
     /// Of an earlier registration.
     pub id: Option<PeerId>,
     /// Where peers find us; without an ip it is the one that the server sees.
-    pub ip: Option<std::net::Ipv4Addr>,
+    pub ip: Option<std::net::IpAddr>,
     pub port: u16,
     pub keep_alive: Ticks,
     /// Serve everybody, without asking the index.

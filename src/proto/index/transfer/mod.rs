@@ -5,7 +5,7 @@
 //! - [`plan`]: which range is asked of which holder, and which holder sent wrong bytes. Pure.
 //! - [`fetch`]: a service that carries a plan out: connections to holders, ranges to the worker, until the file is there.
 //!
-//! Files are read and written by the worker (`app::transfer`); here they are numbers and bytes.
+//! Files are read and written by the worker (`workers::files`); here they are numbers and bytes.
 
 pub mod fetch;
 pub mod plan;

@@ -8,11 +8,12 @@
 //! [`super::fields`] has the values that the lines are made of.
 
 use std::fmt::{self, Display, Write as _};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use thiserror::Error;
 
 use crate::engine::Input;
+use crate::engine::framing::{Frames, Prefix, TooLong};
 
 use super::fields::{FileLine, PeerId, Sha1, SizeMb};
 use super::lines::{Lines, parse_port};
@@ -37,13 +38,23 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// The first frame of `bytes`, if it is whole.
     pub fn parse(bytes: &'a [u8]) -> Option<Frame<'a>> {
-        let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
-        let [l0, l1, k0, k1] = *header;
-        let length = usize::from(u16::from_le_bytes([l0, l1]));
-        Some(Frame {
-            kind: u16::from_le_bytes([k0, k1]),
-            payload: rest.get(..length)?,
-        })
+        // Two bytes cannot announce more than the longest payload.
+        Frame::within(bytes, PAYLOAD_BYTES_MAX).ok().flatten()
+    }
+
+    /// The same, when no legal payload is longer than `payload_bytes_max`: told by the length alone.
+    pub fn within(bytes: &'a [u8], payload_bytes_max: usize) -> Result<Option<Frame<'a>>, TooLong> {
+        let frames = Frames {
+            prefix: Prefix::U16Le,
+            header_bytes: 2,
+            payload_bytes_max,
+        };
+        let frame = frames.first(bytes)?;
+        Ok(frame.and_then(|frame| {
+            let kind = u16::from_le_bytes(*frame.header.first_chunk()?);
+            let payload = frame.payload;
+            Some(Frame { kind, payload })
+        }))
     }
 
     /// The same of a connection's input.
@@ -187,7 +198,7 @@ pub enum Request<'a> {
     Login {
         account: Account<'a>,
         id: PeerId,
-        ip: Option<Ipv4Addr>,
+        ip: Option<IpAddr>,
         port: Option<u16>,
     },
     KeepAlive {

@@ -99,7 +99,7 @@ fn vectors_mean_what_they_say() {
     let login = Request::Login {
         account,
         id,
-        ip: Some(Ipv4Addr::LOCALHOST),
+        ip: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         port: None,
     };
     assert_eq!(parse("LOGIN, as the original"), login);

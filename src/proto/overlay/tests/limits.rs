@@ -33,7 +33,7 @@ fn joins_end_at_the_limit_of_timers() {
 /// Without a timer a visit would wait for the silent for as long as the engine lets it.
 #[test]
 fn a_walk_without_a_timer_ends() {
-    let walk = Walk::new(addr(1), addr(1), secs(5));
+    let walk = Walk::new(addr(50), addr(1), addr(1), secs(5));
     let mut world = World::new(1);
     let limits = Limits {
         timers_max: 0,
@@ -41,7 +41,6 @@ fn a_walk_without_a_timer_ends() {
     };
     let id = world.add(addr(1), walk, limits);
     let contact = world.listen(addr(50));
-    world.with(id, |walk, hub| walk.begin(hub, addr(50)));
     let mut visitor = None;
     world.until(secs(10), |w| {
         visitor = visitor.or_else(|| w.accept(contact));

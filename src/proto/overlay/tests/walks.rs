@@ -5,12 +5,11 @@ use super::*;
 
 #[test]
 fn who_is_named_when_the_map_is_full_is_not_on_it() {
-    let mut walk = Walk::new(addr(1), addr(1), secs(5));
+    let mut walk = Walk::new(addr(50), addr(1), addr(1), secs(5));
     walk.peers_max = 3;
     let mut world = World::new(1);
     let id = world.add(addr(1), walk, Limits::default());
     let contact = world.listen(addr(50));
-    world.with(id, |walk, hub| walk.begin(hub, addr(50)));
     let named: Vec<_> = (60..90).map(addr).collect();
     world.until(secs(5), |w| {
         if let Some(peer) = w.accept(contact) {

@@ -1,4 +1,4 @@
-//! Single opcodes. Whole messages are in `wire/tests.rs`, Python and serde-pickle in `tests/it/ring_codec.rs`.
+//! Single opcodes. Whole messages are in `wire/tests.rs`, Python and serde-pickle in `tests/it/ring/codec.rs`.
 
 use super::*;
 use crate::engine::Input;

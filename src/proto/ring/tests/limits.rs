@@ -48,11 +48,6 @@ fn a_tracker_at_the_limit_of_timers_removes_the_dead() {
     };
     let service = RingNode::Tracker(Tracker::new(Config::default(), items(5), Vec::new()));
     let id = world.add(TRACKER, service, limits);
-    world.with(id, |node, hub| {
-        if let RingNode::Tracker(tracker) = node {
-            tracker.start(hub);
-        }
-    });
     for n in 1..=5 {
         register(&mut world, addr(n), &format!("p{n}"));
     }
@@ -142,7 +137,6 @@ fn a_list_that_never_ends_is_given_up() {
     let client = Client::new(TRACKER, Question::Peers, secs(100));
     let id = world.add(addr(1), client, Limits::default());
     let listener = world.listen(TRACKER);
-    world.with(id, |client, hub| client.begin(hub));
     let (mut peer, mut pages) = (None, 0);
     for _ in 0..1100 {
         world.run_for(Ticks(10));

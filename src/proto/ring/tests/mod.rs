@@ -44,12 +44,7 @@ fn limits() -> Limits {
 
 fn add_tracker(world: &mut Ring, config: Config, count: usize) -> NodeId {
     let tracker = RingNode::Tracker(Tracker::new(config, items(count), Vec::new()));
-    let id = world.add(TRACKER, tracker, limits());
-    world.with(id, |node, hub| match node {
-        RingNode::Tracker(tracker) => tracker.start(hub),
-        RingNode::Peers(_) => unreachable!(),
-    });
-    id
+    world.add(TRACKER, tracker, limits())
 }
 
 /// Starts peer number `n`.
@@ -137,8 +132,4 @@ fn restart_tracker(
         id,
         RingNode::Tracker(Tracker::new(config, items(count), known)),
     );
-    world.with(id, |node, hub| match node {
-        RingNode::Tracker(tracker) => tracker.start(hub),
-        RingNode::Peers(_) => unreachable!(),
-    });
 }

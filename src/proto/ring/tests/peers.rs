@@ -219,7 +219,7 @@ fn misses_back_off_and_a_new_neighbour_does_not_wait() {
     let at = plain.heard("('QUERY', 0)");
     let gaps: Vec<u64> = at
         .windows(2)
-        .map(|pair| (pair[1] - pair[0]).next_multiple_of(10))
+        .map(|pair| (pair[1] - pair[0] + 5) / 10 * 10)
         .collect();
     assert_eq!(gaps[..6], [10, 20, 40, 80, 160, 200], "{at:?}");
     assert!(gaps[6..].iter().all(|gap| *gap == 200), "{gaps:?}");

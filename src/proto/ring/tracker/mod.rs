@@ -66,7 +66,7 @@ impl Tracker {
     }
 
     /// Begins to ping. Once, before anything else.
-    pub fn start(&mut self, host: &mut dyn Host) {
+    pub(super) fn start(&mut self, host: &mut dyn Host) {
         self.ring.watch_schedule(host);
     }
 

@@ -211,11 +211,14 @@ fn a_database_of_another_program_or_version_is_refused() {
 fn an_interrupted_creation_is_started_over() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("peerloop.redb.new"), b"half").unwrap();
+    // Of a process that was killed while it tried whether there is room: it would hold that room.
+    fs::write(dir.path().join("peerloop.room"), b"zeros").unwrap();
     Redb::open(dir.path())
         .unwrap()
         .commit(&[put(A, 1, "x")])
         .unwrap();
     assert!(!dir.path().join("peerloop.redb.new").exists());
+    assert!(!dir.path().join("peerloop.room").exists());
 }
 
 #[test]

@@ -174,7 +174,6 @@ fn a_write_may_take_as_long_as_a_connection_may_be_silent() {
         }];
         let mut lab = Lab::new(tasks, Bounds::default(), limits.clone(), 1);
         let listener = lab.world.listen(addr(1));
-        lab.world.with(lab.id, |client, hub| client.begin(hub));
         lab.world.run_for(Ticks(2));
         let peer = lab.world.accept(listener).expect("it dials");
         for (answer, after) in [(A, 1), ("1\n", 30), ("1\n", 1)] {

@@ -160,7 +160,6 @@ impl Lab {
     /// Runs to the end of the client.
     #[track_caller]
     fn run(mut self) -> Run {
-        self.world.with(self.id, |client, hub| client.begin(hub));
         let began = self.world.now();
         while self.world.is_up(self.id) {
             let running = self

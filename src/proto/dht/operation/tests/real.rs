@@ -15,7 +15,6 @@ fn at_a_node(tasks: Vec<Task>, at_once_max: usize) -> (Run, usize) {
     );
     let mut lab = Lab::new(tasks, Bounds::default(), limits(), at_once_max);
     let listener = lab.world.listen(addr(1));
-    lab.world.with(lab.id, |client, hub| client.begin(hub));
     let mut pairs: Vec<(PeerId, PeerId)> = Vec::new();
     let mut dials = 0;
     while lab.world.is_up(lab.id) {

@@ -28,7 +28,7 @@ impl Ring {
                         "{at}: {me} next {next} serves {} {:?} {:?}",
                         now.is_some(),
                         node.role,
-                        node.transfer
+                        node.lock_holder
                     );
                 }
                 *seen = now;
@@ -58,7 +58,7 @@ impl Ring {
         self.open == 0
             && self.up().all(|id| {
                 let node = self.world.service(id);
-                matches!(node.role, Role::Member) && matches!(node.transfer, Transfer::None)
+                matches!(node.role, Role::Member) && matches!(node.lock_holder, LockHolder::Nobody)
             })
     }
 
@@ -133,7 +133,7 @@ impl Ring {
                 node.me().addr,
                 node.routing().next().addr,
                 node.role,
-                node.transfer
+                node.lock_holder
             )
         });
         format!("{} operations open{}", self.open, nodes.collect::<String>())

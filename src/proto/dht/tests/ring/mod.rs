@@ -13,7 +13,7 @@ use crate::engine::{Tick, Ticks};
 use crate::sim::{Faults, Span, check, seeds};
 
 use super::super::client;
-use super::super::node::{Role, Tag, Transfer};
+use super::super::node::{LockHolder, Role, Tag};
 use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::*;
 
@@ -210,9 +210,9 @@ impl Ring {
         let members = self.members();
         let at_rest = |id: &NodeId| {
             let node = self.world.service(*id);
-            matches!(node.transfer, Transfer::None)
+            matches!(node.lock_holder, LockHolder::Nobody)
                 && node.submitted == node.written
-                && node.luggage.is_empty()
+                && node.recovered.is_empty()
                 && node.routing.prev().is_some_and(|prev| {
                     let before = members.iter().map(|id| self.world.service(*id));
                     let mut before = before.filter(|other| other.me() == prev);
@@ -470,7 +470,7 @@ impl Ring {
             let node = self.world.service(id);
             assert_eq!(node.staged_bytes, 0);
             assert!(
-                node.held.is_empty() && node.parked.is_empty(),
+                node.fenced_writes.is_empty() && node.parked.is_empty(),
                 "somebody waits"
             );
         }

@@ -170,3 +170,55 @@ fn there_are_timers_for_all_peers() {
     };
     assert!(config.fit(Limits::default()).timers_max > 10_000_000);
 }
+
+/// The same at a limit that was set lower: a peer that no timer watches would never be taken for gone.
+#[test]
+fn nobody_is_online_without_a_timer() {
+    let config = Config::default();
+    let limits = Limits {
+        timers_max: 2,
+        ..config.fit(Limits::default())
+    };
+    let mut lab = Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits);
+    let peer = lab.connect();
+    let id = lab.register(peer, "alice", &["song"]);
+    let full = (202, "no timer is left for a login; retry in 10 s");
+    lab.expect(peer, 2, &account("alice", id), full);
+    assert!(lab.search(peer, "song").is_empty());
+    let _ = lab.register(peer, "bob", &[]);
+}
+
+/// A registration whose timer was refused still ends.
+#[test]
+fn a_registration_ends_without_a_timer_of_its_own() {
+    let config = Config {
+        time_to_live: Ticks::from_secs(100),
+        ..Config::default()
+    };
+    let limits = Limits {
+        timers_max: 1,
+        ..config.fit(Limits::default())
+    };
+    let mut lab = Lab::with_limits(World::new(1), config, Span::ms(1, 5), limits);
+    let peer = lab.connect();
+    let _ = lab.register(peer, "alice", &["song"]);
+    lab.world.run_for(Ticks::from_secs(300));
+    assert_eq!(
+        (lab.service().peers(), lab.service().counts().expired),
+        (0, 1)
+    );
+}
+
+/// More files than can be numbered are never listed, whatever the configuration says.
+#[test]
+fn the_catalogue_is_not_told_to_hold_more_than_it_can() {
+    let config = Config {
+        files_max: usize::MAX,
+        ..Config::default()
+    };
+    let server = IndexServer::new(config, Stored::default());
+    assert_eq!(
+        server.config.files_max,
+        crate::proto::index::catalog::FILES_MAX
+    );
+}

@@ -133,13 +133,21 @@ impl Lab {
         Lab::in_world(World::new(1), config, Span::ms(1, 5))
     }
 
-    fn in_world(mut world: World<IndexServer>, config: Config, delay: Span) -> Lab {
+    fn in_world(world: World<IndexServer>, config: Config, delay: Span) -> Lab {
         let limits = config.fit(Limits::default());
+        Lab::with_limits(world, config, delay, limits)
+    }
+
+    fn with_limits(
+        mut world: World<IndexServer>,
+        config: Config,
+        delay: Span,
+        limits: Limits,
+    ) -> Lab {
         let server = IndexServer::new(config.clone(), Stored::default());
         let server = world.add(SERVER, server, limits);
         let machine = Machine::default();
         world.set_worker(server, machine.clone(), delay);
-        world.with(server, |server, hub| server.begin(hub));
         Lab {
             world,
             server,
@@ -153,8 +161,6 @@ impl Lab {
         let stored = self.machine.disk().stored();
         let server = IndexServer::new(self.config.clone(), stored);
         self.world.restart(self.server, server);
-        self.world
-            .with(self.server, |server, hub| server.begin(hub));
     }
 
     fn crash(&mut self) {

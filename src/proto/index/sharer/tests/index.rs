@@ -29,7 +29,7 @@ fn write_peers(out: &mut Vec<u8>, ids: &[u64]) {
             id: id(*peer),
             user: "u".into(),
             online: true,
-            ip: Ipv4Addr::LOCALHOST,
+            ip: Ipv4Addr::LOCALHOST.into(),
             port: 9,
             files: 0,
         });
@@ -342,4 +342,47 @@ fn an_update_behind_a_login_that_is_refused_ends_nothing() {
     lab.serve_index(Ticks::from_secs(2), &mut forgetful);
     assert_eq!(lab.kinds(), [3, 2, 9, 1, 2]);
     assert!(lab.world.is_up(lab.id));
+}
+
+fn without_timers(open: bool) -> Lab {
+    let limits = Limits {
+        timers_max: 0,
+        ..serve::limits(Limits::default())
+    };
+    Lab::with_limits(1, open, 8, &[10], limits)
+}
+
+/// The announcement fails at once, and is not made again before something else happens.
+#[test]
+fn an_announcement_that_cannot_be_put_off_is_no_loop() {
+    let mut lab = without_timers(true);
+    lab.world.answer(lab.index, crate::sim::Answer::Refuse);
+    lab.world.run_for(Ticks::from_secs(10));
+    let troubles = lab.news.try_iter().count();
+    assert!((1..3).contains(&troubles), "{troubles}");
+}
+
+/// Nobody waits for an index whose silence cannot be timed.
+#[test]
+fn a_requester_is_sent_away_when_the_index_cannot_be_timed() {
+    let mut lab = without_timers(false);
+    let busy = ko(208, "too many requesters at once; retry in 1 s");
+    for _ in 0..2 {
+        assert_eq!(lab.ask(&request(0, 0, 0, 7)), busy);
+    }
+}
+
+/// A requester has no more connections that wait for one answer than a queue has room for.
+#[test]
+fn a_question_keeps_a_bounded_number_of_connections_waiting() {
+    let mut lab = Lab::online(1, &[10]);
+    let many = 1030;
+    let peers: Vec<Script> = (0..many).map(|_| lab.world.connect(OURS)).collect();
+    for peer in &peers {
+        lab.world.peer(*peer).send(&request(0, 0, 0, 7));
+    }
+    lab.world.run_for(SECOND);
+    let busy = ko(208, "too many requesters at once; retry in 1 s");
+    let sent_away = |peer: &&Script| lab.world.peer(**peer).received() == busy;
+    assert_eq!(peers.iter().filter(sent_away).count(), many - 1024);
 }

@@ -1,6 +1,6 @@
 //! A sharer in the simulator, with scripted peers and a scripted index server.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -17,7 +17,7 @@ use super::*;
 
 mod index;
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9);
+const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9));
 const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 4000);
 const SECOND: Ticks = Ticks::from_secs(1);
 
@@ -71,6 +71,11 @@ fn noise(bytes: usize) -> Vec<u8> {
 impl Lab {
     /// Shares files of these sizes.
     fn new(seed: u64, open: bool, slots: usize, sizes: &[usize]) -> Lab {
+        let limits = serve::limits(Limits::default());
+        Lab::with_limits(seed, open, slots, sizes, limits)
+    }
+
+    fn with_limits(seed: u64, open: bool, slots: usize, sizes: &[usize], limits: Limits) -> Lab {
         let mut world = World::new(seed);
         let index = world.listen(SERVER);
         let (tell, news) = channel();
@@ -87,7 +92,6 @@ impl Lab {
             open,
             slots,
         };
-        let limits = serve::limits(Limits::default());
         let id = world.add(OURS, Sharer::new(config, tell), limits);
         let disk = Disk::default();
         *disk.0.lock().unwrap() = sizes.iter().map(|bytes| Some(noise(*bytes))).collect();

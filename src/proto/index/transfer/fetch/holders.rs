@@ -7,7 +7,7 @@ use crate::proto::index::client;
 use crate::proto::index::reply::{Sending, Unanswered, granted};
 use crate::proto::index::sharer::NOT_ONLINE;
 use crate::proto::index::transfer::RANGE_BYTES;
-use crate::proto::index::wire::{Frame, HEADER_BYTES, Kind, Range, Request};
+use crate::proto::index::wire::{Frame, Kind, Range, Request};
 
 use super::task::{Deeds, Job, Source, Why};
 use super::{Conn, Fetcher, Phase, STORES_MAX};
@@ -314,13 +314,7 @@ impl Fetcher {
             return Err(Violation::us("the holder is not asked any more"));
         }
         let Some(length) = self.holders[holder].length else {
-            let Some(&[l0, l1, ..]) = input.bytes.first_chunk::<HEADER_BYTES>() else {
-                return Ok(Step::More);
-            };
-            if usize::from(u16::from_le_bytes([l0, l1])) > ANSWER_BYTES_MAX {
-                return Err(Violation::peer("a long answer"));
-            }
-            let Some(frame) = Frame::of(input) else {
+            let Some(frame) = Frame::within(input.bytes, ANSWER_BYTES_MAX)? else {
                 return Ok(Step::More);
             };
             self.answer(cx, holder, frame)?;

@@ -20,7 +20,7 @@ mod holders;
 mod more;
 mod task;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -122,7 +122,7 @@ impl Fetcher {
     pub fn new(
         mut wanted: Wanted,
         have: &[bool],
-        (server, patience): (SocketAddrV4, Patience),
+        (server, patience): (SocketAddr, Patience),
         stay: Option<Stay>,
         progress: Arc<Progress>,
     ) -> Fetcher {
@@ -149,17 +149,6 @@ impl Fetcher {
         fetcher.resumed_bytes = fetcher.have_bytes();
         fetcher.show();
         fetcher
-    }
-
-    /// Starts.
-    pub fn begin(&mut self, hub: &mut Hub<Fetcher>) {
-        match self.stay.clone() {
-            Some(stay) => {
-                hub.arm(self.patience.call, Timer::Begin);
-                client::stay_online(self, hub, stay);
-            }
-            None => self.go(hub),
-        }
     }
 
     pub fn into_report(self) -> Report {
@@ -360,6 +349,16 @@ impl Service for Fetcher {
     type Timer = Timer;
     type Job = Job;
     type Done = Done;
+
+    fn on_start(&mut self, hub: &mut Hub<Fetcher>) {
+        match self.stay.clone() {
+            Some(stay) => {
+                hub.arm(self.patience.call, Timer::Begin);
+                client::stay_online(self, hub, stay);
+            }
+            None => self.go(hub),
+        }
+    }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
         // Nobody is to connect here.

@@ -111,7 +111,7 @@ impl Fetcher {
     /// Somebody has the file; whether that is somebody new.
     fn take_up(&mut self, hit: &Hit, now: Tick, last: bool) -> bool {
         let source = Source {
-            addr: std::net::SocketAddrV4::new(hit.ip, hit.port),
+            addr: std::net::SocketAddr::new(hit.ip, hit.port),
             id: hit.id,
         };
         if let Some(known) = self.holders.iter().position(|h| h.deeds.source == source) {

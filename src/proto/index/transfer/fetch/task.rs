@@ -1,6 +1,6 @@
 //! What a fetcher is told, what it asks of the worker, and what it reports.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 
 use thiserror::Error;
@@ -11,7 +11,7 @@ use crate::proto::index::transfer::plan::Stored;
 /// Somebody who has the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    pub addr: SocketAddrV4,
+    pub addr: SocketAddr,
     pub id: PeerId,
 }
 
@@ -62,6 +62,7 @@ pub struct DiskFault(pub String);
 
 /// Why a holder is not asked any more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Why {
     #[error("it sent wrong bytes")]
     WrongBytes,
@@ -91,6 +92,7 @@ pub struct Deeds {
 
 /// Why there is no file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Failure {
     #[error("no holder is left that sends the file")]
     NoHolder,

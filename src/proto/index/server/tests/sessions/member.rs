@@ -74,7 +74,7 @@ pub(super) fn new_member(n: usize) -> Member {
         call: Ticks::from_secs(20),
     };
     Member {
-        session: Session::new(server, patience),
+        session: Session::new(server.into(), patience),
         answers: RefCell::default(),
         news: RefCell::default(),
     }

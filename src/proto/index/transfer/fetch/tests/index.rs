@@ -40,7 +40,7 @@ impl Index {
                 for n in &self.finds {
                     let at = addr(*n);
                     let id = PeerId::from_bits(100 + *n as u64);
-                    write_hit(&mut frame, file, &hit_label("u", id, *at.ip(), at.port()));
+                    write_hit(&mut frame, file, &hit_label("u", id, at.ip(), at.port()));
                 }
                 frame.finish();
             }

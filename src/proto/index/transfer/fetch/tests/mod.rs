@@ -1,6 +1,6 @@
 //! A fetcher in the simulator, with scripted holders that answer, lie, dawdle, break off and talk nonsense.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Mutex;
 
 use sha1::Digest;
@@ -22,15 +22,15 @@ mod more;
 
 use index::Index;
 
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9);
-const OURS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1);
+const SERVER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 9));
+const OURS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 1));
 /// Nobody is dialled again and again.
 const DIALS_MAX: usize = 30;
 
 const TOO_LONG: Ticks = Ticks::from_secs(400);
 
-fn addr(holder: usize) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 1, holder as u8), 4000)
+fn addr(holder: usize) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, 1, holder as u8), 4000).into()
 }
 
 fn content(bytes: usize) -> Vec<u8> {
@@ -224,7 +224,6 @@ impl Lab {
     #[track_caller]
     fn run(mut self) -> Report {
         self.disk.state.lock().unwrap().full_after = self.full_after;
-        self.world.with(self.id, |fetcher, hub| fetcher.begin(hub));
         let began = self.world.now();
         while self.world.is_up(self.id) {
             self.world.run_for(Ticks(1));
@@ -493,10 +492,51 @@ fn a_full_disk_ends_it() {
     assert_eq!(lab.run().result, Err(Failure::Disk(fault)));
 }
 
+/// What a holder leaves unfinished is given back with it, however many there are.
+#[test]
+fn holders_that_break_off_leave_no_memory_behind() {
+    let holders = 24;
+    let mut lab = Lab::new(8, holders * MIB, &vec![Nature::Dies(0); holders]);
+    for _ in 0..2000 {
+        lab.world.run_for(Ticks(1));
+        lab.serve();
+    }
+    let fetcher = lab.world.service(lab.id);
+    let tried = fetcher.holders.iter().filter(|h| h.losses > 0).count();
+    assert!(tried > AT_ONCE_MAX + STORES_MAX, "{tried}");
+    let receiving = fetcher.holders.iter().map(|h| &h.bytes);
+    let held: usize = receiving.chain(&fetcher.spare).map(Vec::capacity).sum();
+    assert!(held <= (AT_ONCE_MAX + STORES_MAX) * MIB, "{held}");
+}
+
+/// Without a timer nothing would ever dial a lost holder again.
+#[test]
+fn a_download_that_cannot_be_timed_ends() {
+    let mut world = World::new(1);
+    let _listener = world.listen(addr(0));
+    let wanted = Wanted {
+        sha1: Sha1([0; 20]),
+        size_bytes: 1,
+        requester: PeerId::from_bits(7),
+        sources: vec![Source {
+            addr: addr(0),
+            id: PeerId::from_bits(100),
+        }],
+    };
+    let server = (SERVER, Patience::default());
+    let fetcher = Fetcher::new(wanted, &[false], server, None, Arc::default());
+    let limits = Limits {
+        timers_max: 0,
+        ..limits(Limits::default())
+    };
+    let id = world.add(OURS, fetcher, limits);
+    world.run_for(Ticks::from_secs(100));
+    assert!(!world.is_up(id));
+}
+
 #[test]
 fn an_interrupt_ends_it() {
     let mut lab = Lab::new(8, MIB, &[Nature::Silent]);
-    lab.world.with(lab.id, |fetcher, hub| fetcher.begin(hub));
     lab.world.run_for(Ticks(50));
     lab.world.shutdown(lab.id);
     lab.world.run_for(Ticks::from_secs(4));

@@ -1,0 +1,294 @@
+//! The nodes of a DHT on loopback: in this process, or each in one of its own.
+//!
+//! In this process a node is a reactor on a thread of its own, the same code and the same sockets as `dht node`.
+//! That is the default because a node starts in a millisecond and costs a thread, so that some tens of them and
+//! many joins a second fit a small machine. Processes show what threads cannot: signals, start and exit.
+
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::RngExt;
+use rustix::process::{Pid, Signal, kill_process};
+
+use peerloop::engine::Limits;
+use peerloop::net::{Bound, Reactor};
+use peerloop::proto::dht::client::Task;
+use peerloop::proto::dht::entries::Entries;
+use peerloop::proto::dht::id::Id;
+use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+
+use crate::cli::background::{Background, LOOPBACK, Program};
+use crate::cli::dht;
+use crate::cli::stress::pause;
+
+/// Members that a joiner is told of, should some be leaving.
+const CONTACTS_MAX: usize = 3;
+
+/// No join or leave takes longer, unless something is wrong: a node that leaves gives up by itself after 30 s.
+const SETTLE_WITHIN: Duration = Duration::from_secs(35);
+
+/// A node that we started. It ends with this value, at once and without a word to the others.
+struct Node {
+    addr: SocketAddrV4,
+    body: Body,
+    /// The members that it was told of.
+    contacts: Vec<SocketAddrV4>,
+}
+
+enum Body {
+    /// `None` once it has ended.
+    Thread(Option<Background<DhtNode, ()>>),
+    Process(Program),
+}
+
+impl Node {
+    fn start(processes: bool, contacts: Vec<SocketAddrV4>) -> Result<Node> {
+        let (addr, body) = if processes {
+            let program = Node::process(&contacts)?;
+            (program.addr, Body::Process(program))
+        } else {
+            let (addr, thread) = Node::thread(contacts.clone())?;
+            (addr, Body::Thread(Some(thread)))
+        };
+        Ok(Node {
+            addr,
+            body,
+            contacts,
+        })
+    }
+
+    fn thread(contacts: Vec<SocketAddrV4>) -> Result<(SocketAddrV4, Background<DhtNode, ()>)> {
+        let bound = Bound::bind(LOOPBACK)?;
+        let addr = bound.addr();
+        let make = move || {
+            let config = Config::new(addr);
+            let limits = config.fit(Limits::default());
+            let mut reactor = Reactor::new(DhtNode::new(config, Entries::default()), limits)?;
+            reactor.accept_from(bound)?;
+            if !contacts.is_empty() {
+                reactor.node().with(|node, hub| node.join(hub, contacts));
+            }
+            Ok(reactor)
+        };
+        let end = move |node: DhtNode| {
+            ensure!(!node.join_failed(), "the ring did not let {addr} join");
+            Ok(())
+        };
+        let name = format!("node {}", addr.port());
+        Ok((addr, Background::start(&name, make, end)?))
+    }
+
+    fn process(contacts: &[SocketAddrV4]) -> Result<Program> {
+        let mut command = Program::command()?;
+        command.args(["dht", "node", "--listen", "127.0.0.1:0"]);
+        for contact in contacts {
+            command.arg("--join").arg(contact.to_string());
+        }
+        // That entries are in memory only is what is wanted here.
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "error");
+        }
+        Program::start(&mut command)
+    }
+
+    /// Asks it to leave, as SIGTERM does.
+    fn leave(&mut self) -> Result<()> {
+        match &self.body {
+            Body::Thread(thread) => thread.iter().for_each(Background::shutdown),
+            Body::Process(program) => kill_process(Pid::from_child(&program.child), Signal::TERM)?,
+        }
+        Ok(())
+    }
+
+    /// Whether it came to its end; an error when that was a bad one.
+    fn has_ended(&mut self) -> Result<bool> {
+        match &mut self.body {
+            Body::Thread(thread) => match thread.take_if(|thread| thread.has_ended()) {
+                Some(thread) => thread.join().map(|()| true),
+                None => Ok(thread.is_none()),
+            },
+            Body::Process(program) => match program.child.try_wait()? {
+                Some(status) if !status.success() => bail!("the node's process ended: {status}"),
+                status => Ok(status.is_some()),
+            },
+        }
+    }
+
+    /// Whether it answers for its own id, which it does from the end of its join on.
+    fn is_member(&self) -> bool {
+        let task = Task {
+            verb: Verb::Closest,
+            key: Id::of_addr(self.addr),
+        };
+        let bounds = Bounds {
+            attempts_max: 1,
+            ..Bounds::default()
+        };
+        let results = dht::run_tasks(self.addr, vec![task], bounds, Limits::default(), 1);
+        results.is_ok_and(|mut results| {
+            matches!(results.pop(), Some(Some(Ok(Outcome::Located(addr)))) if addr == self.addr)
+        })
+    }
+}
+
+/// How many nodes have done something, and how long they took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::cli) struct Tally {
+    pub(in crate::cli) done: u32,
+    pub(in crate::cli) failed: u32,
+    took: Duration,
+}
+
+impl Tally {
+    fn count(&mut self, since: Instant) {
+        self.done += 1;
+        self.took += since.elapsed();
+    }
+
+    pub(in crate::cli) fn mean_ms(&self) -> f64 {
+        self.took.as_secs_f64() * 1000.0 / f64::from(self.done.max(1))
+    }
+}
+
+/// The nodes of a run. Members first join, are then members, and may leave.
+pub(in crate::cli) struct Nodes {
+    processes: bool,
+    members: Vec<Node>,
+    joining: Vec<(Node, Instant)>,
+    leaving: Vec<(Node, Instant)>,
+    /// Since the start, without the nodes that the ring began with.
+    pub(in crate::cli) joins: Tally,
+    pub(in crate::cli) leaves: Tally,
+}
+
+impl Nodes {
+    /// A ring of `count`, all of them members.
+    pub(in crate::cli) fn start(
+        count: usize,
+        processes: bool,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Nodes> {
+        let first = Node::start(processes, Vec::new()).context("cannot start a node")?;
+        let mut nodes = Nodes {
+            processes,
+            members: vec![first],
+            joining: Vec::new(),
+            leaving: Vec::new(),
+            joins: Tally::default(),
+            leaves: Tally::default(),
+        };
+        while nodes.members.len() < count {
+            nodes.join()?;
+            nodes.settle(go_on)?;
+            ensure!(
+                nodes.joins.failed == 0,
+                "a node could not join; see the log"
+            );
+        }
+        nodes.joins = Tally::default();
+        Ok(nodes)
+    }
+
+    pub(in crate::cli) fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Members and those that are about to be.
+    pub(in crate::cli) fn len(&self) -> usize {
+        self.members.len() + self.joining.len()
+    }
+
+    pub(in crate::cli) fn contacts(&self) -> Vec<SocketAddrV4> {
+        self.members.iter().map(|node| node.addr).collect()
+    }
+
+    /// One more node begins to join, at members drawn at random.
+    pub(in crate::cli) fn join(&mut self) -> Result<()> {
+        let contacts: Vec<_> = (0..CONTACTS_MAX.min(self.members.len()))
+            .map(|_| self.members[rand::rng().random_range(0..self.members.len())].addr)
+            .collect();
+        let node = Node::start(self.processes, contacts).context("cannot start a node")?;
+        self.joining.push((node, Instant::now()));
+        Ok(())
+    }
+
+    /// A member drawn at random begins to leave; false when there is none that could be spared.
+    pub(in crate::cli) fn leave(&mut self) -> Result<bool> {
+        let spare: Vec<usize> = (0..self.members.len())
+            .filter(|number| self.can_spare(*number))
+            .collect();
+        if spare.is_empty() {
+            return Ok(false);
+        }
+        let number = spare[rand::rng().random_range(0..spare.len())];
+        let mut node = self.members.swap_remove(number);
+        node.leave()
+            .with_context(|| format!("cannot tell {} to leave", node.addr))?;
+        self.leaving.push((node, Instant::now()));
+        Ok(true)
+    }
+
+    /// Whether there is another member, and whoever is joining knows another one: a node all of whose contacts have left
+    /// cannot find the ring, and that is nobody's fault.
+    fn can_spare(&self, number: usize) -> bool {
+        let others = || {
+            let members = self.members.iter().enumerate();
+            members.filter(move |(other, _)| *other != number)
+        };
+        let knows = |joiner: &Node| others().any(|(_, node)| joiner.contacts.contains(&node.addr));
+        others().next().is_some() && self.joining.iter().all(|(joiner, _)| knows(joiner))
+    }
+
+    /// Looks who has joined and left; true when somebody has.
+    pub(in crate::cli) fn look(&mut self) -> bool {
+        let before = (self.joining.len(), self.leaving.len());
+        let (joins, leaves, members) = (&mut self.joins, &mut self.leaves, &mut self.members);
+        for (mut node, since) in std::mem::take(&mut self.joining) {
+            match node.has_ended() {
+                Err(e) => {
+                    joins.failed += 1;
+                    log::error!("{}: {e:#}", node.addr);
+                }
+                Ok(true) => joins.failed += 1,
+                Ok(false) if node.is_member() => {
+                    joins.count(since);
+                    members.push(node);
+                }
+                Ok(false) => self.joining.push((node, since)),
+            }
+        }
+        self.leaving.retain_mut(|(node, since)| {
+            match node.has_ended() {
+                Ok(false) => return true,
+                Ok(true) => leaves.count(*since),
+                Err(e) => {
+                    leaves.failed += 1;
+                    log::error!("{}: {e:#}", node.addr);
+                }
+            }
+            false
+        });
+        before != (self.joining.len(), self.leaving.len())
+    }
+
+    /// Waits until nobody joins or leaves; `go_on` is asked now and then. Who is not done in time has failed.
+    pub(in crate::cli) fn settle(&mut self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let until = Instant::now() + SETTLE_WITHIN;
+        while !(self.joining.is_empty() && self.leaving.is_empty()) && Instant::now() < until {
+            go_on()?;
+            pause();
+            self.look();
+        }
+        for (node, _) in self.joining.drain(..) {
+            self.joins.failed += 1;
+            log::error!("{} does not get into the ring", node.addr);
+        }
+        for (node, _) in self.leaving.drain(..) {
+            self.leaves.failed += 1;
+            log::error!("{} does not get out of the ring", node.addr);
+        }
+        Ok(())
+    }
+}

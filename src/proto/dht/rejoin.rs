@@ -1,0 +1,285 @@
+//! A CONNECT with the id of our next: the node was killed, and comes back at its address while we still list it.
+//!
+//! ```text
+//! Probe ──it is no member──▶ After ──who follows it──▶ a hand-over of its range, without entries
+//!   └──────── it is a member, or nobody can tell: 0 ───────┘
+//! ```
+//! RELIABILITY.md has its range absorbed first, from replicas. There are none: the entries were in the killed node alone,
+//! which brings them itself when it had them on its disk (see [`super::recovered_entries`]). Who served the range without them would
+//! tell readers meanwhile that acknowledged entries are not there. So for the joiner all is as if we had taken the range,
+//! and for everybody else the range is out of reach, as it was, until the joiner has given its address.
+//!
+//! A forged CONNECT takes nothing from a living member, since next itself is asked (see [`super::failure_detector`]), at an address
+//! where the joiner may listen already: one of ours says that it is no member until its join is over, or may be.
+//! A plain joiner is silent there, and so is a member that is stuck: silence counts as proof only when the CONNECT
+//! comes from next's own IP.
+//!
+//! Who follows a dead node is looked for backwards: the first node that we know beyond it names the one before itself
+//! (XSTAT; a plain peer is asked LOCATE of its id less one, for which the closest that it knows is its prev), and so on
+//! until one names the dead node. Whatever else they say, the answer is `0`: who was told a wrong next would serve
+//! the range of a living node, whose entries nobody finds then. So two dead nodes in a row are not got over
+//! here, nor is a dead node before a plain peer that does not count its prev among the nodes that it knows.
+
+use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
+
+use super::address_policy;
+use super::client::{self, OpId};
+use super::failure_detector::Verdict;
+use super::id::Id;
+use super::node::{DhtNode, Expect, LockHolder, Note, Tag, Timer};
+use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::routing::Member;
+use super::wire::Request;
+
+/// For the walk to the node behind a dead one: a few round trips. The joiner waits meanwhile.
+const WALK_WITHIN: Ticks = Ticks::from_secs(5);
+
+/// Nodes between the dead one and the first that we know beyond it: fingers double, so a few.
+const STEPS_MAX: u32 = 64;
+
+#[derive(Debug)]
+pub(super) struct Rejoin {
+    /// The joiner's connection.
+    conn: ConnId,
+    /// It comes from next's own IP.
+    own_ip: bool,
+    phase: Phase,
+    steps: u32,
+    /// Of those that we know ourselves, so many were not there.
+    skipped: usize,
+    op: Option<OpId>,
+    timer: Option<TimerId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Probe,
+    /// Is somebody before this one?
+    After {
+        candidate: Member,
+        /// Asked by LOCATE, as it does not know XSTAT.
+        plain: bool,
+    },
+    /// The joiner's turn: it will be before this one.
+    Found {
+        after: Member,
+    },
+}
+
+impl DhtNode {
+    /// `joiner` is the id of our next.
+    pub(super) fn begin_rejoin(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+    ) -> bool {
+        let next = self.routing.next();
+        if self.routing.is_alone() || next.id != joiner {
+            return false;
+        }
+        let conn = cx.id();
+        *expect = Expect::Lock(Box::new(Request::Connect(joiner)));
+        self.lock_holder = LockHolder::Rejoin(Rejoin {
+            conn,
+            own_ip: cx.peer_v4().ip() == next.addr.ip(),
+            phase: Phase::Probe,
+            steps: 0,
+            skipped: 0,
+            op: None,
+            timer: None,
+        });
+        self.probe_next(cx, conn);
+        true
+    }
+
+    fn rejoin(&mut self) -> Option<&mut Rejoin> {
+        match &mut self.lock_holder {
+            LockHolder::Rejoin(rejoin) => Some(rejoin),
+            _ => None,
+        }
+    }
+
+    pub(super) fn rejoin_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
+        let Some(rejoin) = self.rejoin() else { return };
+        let dead = match verdict {
+            Verdict::Member => false,
+            Verdict::NoMember => true,
+            Verdict::Dead { silent } => !silent || rejoin.own_ip,
+        };
+        if !dead {
+            return self.end_rejoin(hub, "it is there");
+        }
+        rejoin.timer = hub.arm(WALK_WITHIN, Timer::Rejoin);
+        self.ask_first_candidate(hub);
+    }
+
+    /// The first node that we know beyond the dead one, less those that were not there.
+    fn ask_first_candidate(&mut self, hub: &mut Hub<Self>) {
+        let (me, next) = (self.me(), self.routing.next());
+        let before = self.routing.last_prev();
+        let prev = before.filter(|prev| *prev != next);
+        let known: Vec<Member> = self.routing.fingers().iter().copied().chain(prev).collect();
+        let Some(rejoin) = self.rejoin() else { return };
+        match known.get(rejoin.skipped) {
+            Some(candidate) => self.ask_candidate(hub, *candidate),
+            // It is before us as well: we are two.
+            None if known.is_empty() && before == Some(next) => self.found_after(hub, me),
+            None => self.end_rejoin(hub, "nobody that we know is there"),
+        }
+    }
+
+    fn ask_candidate(&mut self, hub: &mut Hub<Self>, candidate: Member) {
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.steps += 1;
+        if rejoin.steps > STEPS_MAX {
+            return self.end_rejoin(hub, "it takes too many steps to find who follows it");
+        }
+        rejoin.phase = Phase::After {
+            candidate,
+            plain: false,
+        };
+        self.ask_rejoin(hub, Verb::Stat, candidate.id, candidate);
+    }
+
+    fn ask_rejoin(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id, at: Member) {
+        // A connection that breaks is no sign of a plain peer; three are.
+        let bounds = Bounds {
+            attempts_max: if verb == Verb::Stat { 3 } else { 1 },
+            ..self.bounds()
+        };
+        let operation = Operation::new(verb, key, vec![at.addr], bounds);
+        let op = client::start(self, hub, operation, Tag::Rejoin);
+        if let Some(rejoin) = self.rejoin() {
+            rejoin.op = Some(op);
+        }
+    }
+
+    pub(super) fn rejoin_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.op = None;
+        match (rejoin.phase, result) {
+            // One that joins has no neighbours yet, and does not know who is before it.
+            (Phase::After { candidate, .. }, Ok(Outcome::Told(Some(stat))))
+                if stat.next == candidate.addr =>
+            {
+                self.end_rejoin(hub, "somebody joins behind it");
+            }
+            (Phase::After { .. }, Ok(Outcome::Told(Some(stat)))) => {
+                self.candidate_named(hub, stat.prev.map(Member::at));
+            }
+            (Phase::After { plain: true, .. }, Ok(Outcome::Located(addr))) => {
+                self.candidate_named(hub, Some(Member::at(addr)));
+            }
+            (
+                Phase::After {
+                    candidate,
+                    plain: false,
+                },
+                Err(Failure::CutOff { .. } | Failure::Malformed { .. }),
+            ) => {
+                rejoin.phase = Phase::After {
+                    candidate,
+                    plain: true,
+                };
+                self.ask_rejoin(hub, Verb::Closest, candidate.id.pred(), candidate);
+            }
+            // A finger that is stale, or not to be reached now: whoever is beyond it leads back to it.
+            (Phase::After { .. }, Err(Failure::Unreachable { .. }))
+                if rejoin.steps as usize == rejoin.skipped + 1 =>
+            {
+                rejoin.skipped += 1;
+                self.ask_first_candidate(hub);
+            }
+            (_, result) => self.end_rejoin(hub, format_args!("who follows it? {result:?}")),
+        }
+    }
+
+    /// The candidate says who is before it.
+    fn candidate_named(&mut self, hub: &mut Hub<Self>, before: Option<Member>) {
+        let dead = self.routing.next();
+        let Some(Rejoin {
+            phase: Phase::After { candidate, .. },
+            ..
+        }) = self.rejoin()
+        else {
+            return;
+        };
+        let candidate = *candidate;
+        let is_plausible = |m: &Member| {
+            let Member { addr, .. } = candidate;
+            address_policy::is_plausible(*addr.ip(), m.addr, addr.port())
+        };
+        match before {
+            Some(before) if before == dead => self.found_after(hub, candidate),
+            Some(closer) if closer.id.in_arc(dead.id, candidate.id) && is_plausible(&closer) => {
+                self.ask_candidate(hub, closer);
+            }
+            _ => self.end_rejoin(
+                hub,
+                format_args!("{} does not know who is before it", candidate.addr),
+            ),
+        }
+    }
+
+    /// `after` follows the dead node; the joiner tells it so itself.
+    fn found_after(&mut self, hub: &mut Hub<Self>, after: Member) {
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.phase = Phase::Found { after };
+        let conn = rejoin.conn;
+        hub.notify(conn, Note::Go);
+    }
+
+    /// Who will be next of the joiner on this connection, once that is found; the search is over then.
+    pub(super) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
+        let rejoin = self.rejoin().filter(|rejoin| rejoin.conn == conn)?;
+        let Phase::Found { after } = rejoin.phase else {
+            return None;
+        };
+        self.drop_rejoin(hub);
+        self.lock_holder = LockHolder::Nobody;
+        Some(after)
+    }
+
+    /// The walk takes too long.
+    pub(super) fn rejoin_late(&mut self, hub: &mut Hub<Self>) {
+        let Some(rejoin) = self.rejoin() else { return };
+        rejoin.timer = None;
+        let op = rejoin.op.take();
+        let is_found = matches!(rejoin.phase, Phase::Found { .. });
+        if let Some(op) = op {
+            client::cancel(self, hub, op);
+        }
+        if !is_found {
+            self.end_rejoin(hub, "it takes too long to find who follows it");
+        }
+    }
+
+    /// The joiner's connection is over.
+    pub(super) fn rejoin_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        if self.rejoin().is_some_and(|rejoin| rejoin.conn == id) {
+            self.end_rejoin(hub, "the joiner is gone");
+        }
+    }
+
+    fn end_rejoin(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        let Some(rejoin) = self.rejoin() else { return };
+        let conn = rejoin.conn;
+        log::info!("a CONNECT with the id of our next is refused: {why}");
+        hub.notify(conn, Note::Refused);
+        self.drop_rejoin(hub);
+        self.release_lock(hub);
+    }
+
+    fn drop_rejoin(&mut self, hub: &mut Hub<Self>) {
+        self.end_probe(hub);
+        let Some(rejoin) = self.rejoin() else { return };
+        let (op, timer) = (rejoin.op.take(), rejoin.timer.take());
+        if let Some(op) = op {
+            client::cancel(self, hub, op);
+        }
+        if let Some(timer) = timer {
+            hub.cancel(timer);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! `peerloop dht`: nodes, rings of them, and the commands that ask them.
+
+mod churn;
+mod commands;
+mod costs;
+mod durability;
+mod mixed_rings;
+mod reference;
+mod restarts;
+pub mod shell;
+mod support;
+mod wire;

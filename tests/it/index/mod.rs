@@ -1,0 +1,7 @@
+//! `peerloop index`: the index server, sharers and downloads.
+
+mod download;
+mod server;
+mod share;
+mod support;
+mod transfer_speed;

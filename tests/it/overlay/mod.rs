@@ -1,0 +1,4 @@
+//! `peerloop overlay`: cPTP peers.
+
+mod crowd;
+mod peers;

@@ -1,0 +1,5 @@
+//! Engine and reactor: limits, allocations, and the example of a service.
+
+pub mod allocations;
+mod echo_example;
+mod limits;

@@ -1,0 +1,4 @@
+//! `peerloop ring`: trackers and their peers.
+
+mod codec;
+mod processes;
