@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -78,6 +78,21 @@ pub(super) fn escaped(text: &str) -> String {
         }
     }
     safe
+}
+
+/// What others sent, for a terminal without its control characters; for a program as it is.
+pub(super) fn for_people(text: &str) -> String {
+    if io::stdout().is_terminal() {
+        escaped(text)
+    } else {
+        text.into()
+    }
+}
+
+/// Adds a line to a text.
+pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{line}");
 }
 
 /// An error on one line. Peers' words may be in it.

@@ -9,19 +9,19 @@ const LINE_EVERY: Ticks = Ticks::from_secs(1);
 
 /// The limit of one kind of line.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit {
+pub struct LogLimit {
     not_before: Tick,
     dropped: u64,
 }
 
 impl LogLimit {
     /// Logs a line as a warning, or counts it as dropped; the number is told with the next line.
-    pub(super) fn warn(&mut self, now: Tick, line: std::fmt::Arguments<'_>) {
+    pub fn warn(&mut self, now: Tick, line: std::fmt::Arguments<'_>) {
         self.log(now, log::Level::Warn, line);
     }
 
     /// The same at level info.
-    pub(super) fn info(&mut self, now: Tick, line: std::fmt::Arguments<'_>) {
+    pub fn info(&mut self, now: Tick, line: std::fmt::Arguments<'_>) {
         self.log(now, log::Level::Info, line);
     }
 

@@ -4,6 +4,6 @@ pub mod decimal;
 pub mod dht;
 pub mod host;
 pub mod index;
-mod log_limit;
+pub mod log_limit;
 pub mod overlay;
 pub mod ring;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use clap::Args;
 
 use peerloop::engine::Input;
-use peerloop::proto::overlay::wire::{self, Kind};
+use peerloop::proto::overlay::packet::{self, Kind};
 
 use super::connections::{Heard, Talker};
 use super::{Common, load};
@@ -46,7 +46,7 @@ impl Talker for OverlayTalk {
         (): &mut (),
         input: Input<'_>,
     ) -> Result<Heard, &'static str> {
-        let packet = wire::parse(input.bytes).map_err(|violation| violation.what)?;
+        let packet = packet::parse(input.bytes).map_err(|violation| violation.what)?;
         Ok(match packet {
             Some((packet, used)) => Heard::Answer {
                 used,

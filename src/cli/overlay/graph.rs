@@ -1,4 +1,4 @@
-//! The shape of an overlay: who is peered with whom, by the word of either.
+//! The shape of an overlay: its links, as either side tells of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddrV4;
@@ -11,7 +11,7 @@ pub(in crate::cli) struct Graph {
 }
 
 impl Graph {
-    /// From what each peer tells of its table. Who is only told of is a peer too.
+    /// From what each peer tells of its table. A peer that is only named is one too.
     pub(in crate::cli) fn new(
         told: impl IntoIterator<Item = (SocketAddrV4, Vec<SocketAddrV4>)>,
     ) -> Graph {
@@ -84,7 +84,7 @@ impl Graph {
         self.numbers.get(&peer).copied()
     }
 
-    /// Everybody who is connected with `start`, the nearest first, and how many links away.
+    /// The peers connected with `start`, the nearest first, and how many links away.
     fn distances(&self, start: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
         let mut seen = vec![false; self.next_to.len()];
         seen[start] = true;

@@ -1,5 +1,5 @@
-//! Lines that a loop prints without ever waiting for who reads them: they go to a buffer, which a thread writes out;
-//! when it is full they are dropped and counted.
+//! Lines that a loop prints without ever waiting for the reader: they go to a buffer, which a thread writes out. When the
+//! buffer is full, lines are dropped and counted.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 /// At the end, how long a reader may take for what waits.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Writes whole lines; what it cannot write, nobody will see.
+/// Writes whole lines.
 pub(super) type Sink = Box<dyn FnMut(&[u8]) -> Result<()> + Send>;
 
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what comes until all is over.
+    /// Writes what comes, until [`Lines::finish`].
     fn write_out(&self, mut sink: Sink) {
         let (mut lines, mut open) = (Vec::new(), true);
         let mut waiting = self.lock();

@@ -1,7 +1,6 @@
 //! `peerloop overlay map`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -16,8 +15,8 @@ use peerloop::proto::overlay::table::SAMPLE_MAX;
 use peerloop::proto::overlay::walk::{Failure, Visit, Walk};
 
 use super::graph::Graph;
-use super::peer_addr;
 use super::report::{printable, reason};
+use super::values::peer_addr;
 use crate::cli::addr::advertised;
 use crate::cli::{Answer, print};
 
@@ -72,13 +71,13 @@ impl MapArgs {
     }
 }
 
-/// Visits everybody who can be found from `contact`; `prepare` has the last word on the reactor that does it.
+/// Visits every peer that can be found from `contact`; `prepare` may change the reactor that does it.
 pub(in crate::cli) fn walk(
     contact: SocketAddrV4,
     answer: Duration,
     prepare: impl FnOnce(&mut Reactor<Walk>) -> io::Result<()>,
 ) -> Result<Map> {
-    // Somebody on this machine is reached, and sees us, by loopback.
+    // A peer on this machine is reached, and sees us, by loopback.
     let ip = if contact.ip().is_loopback() {
         Ipv4Addr::LOCALHOST
     } else {
@@ -131,13 +130,13 @@ impl Map {
                 (None, Some(false)) => ", style=filled, fillcolor=lightgrey",
                 _ => "",
             };
-            put(
+            print::line(
                 &mut text,
                 format_args!("  \"{}\" [label={label:?}{look}];", found.addr),
             );
         }
         for (a, b) in graph(&self.peers).links() {
-            put(&mut text, format_args!("  \"{a}\" -- \"{b}\";"));
+            print::line(&mut text, format_args!("  \"{a}\" -- \"{b}\";"));
         }
         text.push_str("}\n");
         text
@@ -209,10 +208,4 @@ impl Found {
 fn graph(peers: &[Found]) -> Graph {
     let told = peers.iter();
     Graph::new(told.map(|found| (found.addr, found.peered_with.clone())))
-}
-
-/// Adds a line.
-fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "{line}");
 }

@@ -5,6 +5,7 @@ mod lines;
 pub(super) mod map;
 mod report;
 mod shell;
+mod values;
 
 use std::net::SocketAddrV4;
 
@@ -14,14 +15,14 @@ use clap::{Args, Subcommand};
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::overlay::peer::Config;
-use peerloop::proto::overlay::wire::{NAME_BYTES_MAX, is_usable};
 use peerloop::proto::overlay::{Overlay, fit};
 
-use super::addr::{advertised, resolve};
+use super::addr::advertised;
 use super::{Answer, print, prompt};
 
 use lines::Sink;
 use report::{Outcome, Printer};
+use values::{name, peer_addr};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -60,27 +61,6 @@ pub(super) struct PeerArgs {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
-}
-
-/// What a packet may name: 0.0.0.0 would reach somebody on this machine, and then stand in tables.
-fn peer_addr(text: &str) -> Result<SocketAddrV4> {
-    let addr = resolve(text)?;
-    ensure!(is_usable(addr), "{addr} is no address of a peer");
-    Ok(addr)
-}
-
-/// What fits the protocol's length byte, and a terminal.
-fn name(text: &str) -> Result<String> {
-    ensure!(
-        text.len() <= NAME_BYTES_MAX,
-        "it has {} bytes, and {NAME_BYTES_MAX} fit",
-        text.len()
-    );
-    ensure!(
-        !text.chars().any(char::is_control),
-        "it has control characters"
-    );
-    Ok(text.into())
 }
 
 impl Command {
@@ -150,5 +130,40 @@ impl PeerArgs {
             }
             Outcome::Failed { contact, why } => bail!("cannot join at {contact}: {why}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        _command: Command,
+    }
+
+    fn parses(line: &str) -> bool {
+        Cli::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn numbers_have_their_ranges() {
+        for (option, max) in [
+            ("peer --table-size", 1_000_000_u64),
+            ("peer --links", 1_000_000),
+            ("peer --linkless-ttl", 31_536_000),
+            ("peer --answer-timeout", 3600),
+            ("map -p 127.0.0.1:9 --timeout", 3600),
+        ] {
+            let line = |value: u64| format!("overlay {option} {value}");
+            assert!(parses(&line(1)) && parses(&line(max)), "{option}");
+            for value in [0, max + 1, u64::MAX] {
+                assert!(!parses(&line(value)), "{option} {value}");
+            }
+        }
+        assert!(!parses("overlay peer -p 0.0.0.0:9") && !parses("overlay peer -p 127.0.0.1:0"));
     }
 }

@@ -1,16 +1,17 @@
-//! What a peer tells on stdout: the lines of the specification, or one JSON object each. What is no part of the
-//! specification goes to the log.
+//! What a peer prints on stdout: the protocol's lines, or one JSON object each. All else goes to the log.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::SocketAddrV4;
+use std::time::Instant;
 
 use serde::Serialize;
 
-use peerloop::engine::{Deadline, End};
+use peerloop::engine::{Deadline, End, Tick, Ticks};
+use peerloop::proto::log_limit::LogLimit;
 use peerloop::proto::overlay::join::{JoinEnd, Report};
+use peerloop::proto::overlay::packet::{Kind, Packet};
 use peerloop::proto::overlay::peer::Config;
-use peerloop::proto::overlay::wire::{Kind, Packet};
 use peerloop::proto::overlay::{Event, Observer, Then};
 
 use super::lines::Lines;
@@ -41,6 +42,11 @@ pub(super) struct Printer {
     outcome: Outcome,
     last_failure: String,
     lines: Lines,
+    started: Instant,
+    /// Peers come and go as fast as they like.
+    log_gone: LogLimit,
+    log_failed: LogLimit,
+    log_other_port: LogLimit,
 }
 
 /// What `--json` prints.
@@ -92,7 +98,7 @@ enum Line<'a> {
 }
 
 impl Printer {
-    /// `contact`: whom the peer is started to join.
+    /// `contact`: the peer to join at the start.
     pub(super) fn new(json: bool, contact: Option<SocketAddrV4>) -> Printer {
         Printer {
             json,
@@ -100,6 +106,10 @@ impl Printer {
             outcome: Outcome::Joined,
             last_failure: "it is this peer itself".into(),
             lines: Lines::new(),
+            started: Instant::now(),
+            log_gone: LogLimit::default(),
+            log_failed: LogLimit::default(),
+            log_other_port: LogLimit::default(),
         }
     }
 
@@ -124,6 +134,10 @@ impl Printer {
     pub(super) fn finish(self) -> Outcome {
         self.lines.finish();
         self.outcome
+    }
+
+    fn now(&self) -> Tick {
+        Tick(0) + Ticks::from_duration(self.started.elapsed())
     }
 
     fn text(&self, text: std::fmt::Arguments<'_>) {
@@ -172,7 +186,7 @@ impl Printer {
         self.text(format_args!("{text}"));
     }
 
-    /// To who asked for a join at the prompt, when it came to nothing.
+    /// Answers a `join` at the prompt that brought no neighbour.
     fn say_why_nobody(&self, report: &Report) {
         let &Report {
             end,
@@ -215,7 +229,9 @@ impl Observer for Printer {
             } => self.answered(peer, packet, timestamp),
             Event::Failed { peer, end, again } => {
                 let why = reason(end);
-                log::info!("{peer}: {why}{}", if again { "; again later" } else { "" });
+                let later = if again { "; again later" } else { "" };
+                let line = format_args!("{peer}: {why}{later}");
+                self.log_failed.info(self.now(), line);
                 if self.json {
                     let why = why.clone();
                     self.object(&Line::Failed { peer, why, again });
@@ -223,22 +239,25 @@ impl Observer for Printer {
                 self.last_failure = why;
             }
             Event::OtherPort(peer) => {
-                log::warn!(
+                let line = format_args!(
                     "dialling {peer} from another port, since ours is in use for a connection to it that ended \
                      lately: the peers that it names us to will not reach us"
                 );
+                self.log_other_port.warn(self.now(), line);
                 if self.json {
                     self.object(&Line::OtherPort { peer });
                 }
             }
             Event::Gone { peer, remembered } => {
-                log::info!("{peer} has gone");
+                self.log_gone
+                    .info(self.now(), format_args!("{peer} has gone"));
                 if self.json {
                     self.object(&Line::Gone { peer, remembered });
                 }
             }
             Event::Forgotten(peer) => {
-                log::info!("{peer} had no link for too long");
+                let line = format_args!("{peer} had no link for too long");
+                self.log_gone.info(self.now(), line);
                 if self.json {
                     self.object(&Line::Forgotten { peer });
                 }

@@ -1,6 +1,5 @@
 //! The prompt of a running peer.
 
-use std::fmt::Write as _;
 use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result, bail};
@@ -11,8 +10,8 @@ use peerloop::proto::overlay::peer::Peer;
 use peerloop::proto::overlay::table::Link;
 
 use super::lines::Sink;
-use super::peer_addr;
 use super::report::Printer;
+use super::values::peer_addr;
 use crate::cli::print;
 use crate::cli::prompt::{Commands, NodePrompt, Then, split_word};
 
@@ -72,16 +71,16 @@ impl Commands for Prompt {
             ("table", "") => self.show(|peer| {
                 let mut text = String::new();
                 for (addr, link) in peer.table().iter().take(ENTRIES_SHOWN_MAX) {
-                    put(&mut text, format_args!("{addr:<21}  {}", describe(link)));
+                    print::line(&mut text, format_args!("{addr:<21}  {}", describe(link)));
                 }
                 let (len, max) = (peer.table().len(), peer.table().size_max());
-                put(&mut text, format_args!("{len} of {max}"));
+                print::line(&mut text, format_args!("{len} of {max}"));
                 text
             })?,
             ("declined", "") => self.show(|peer| {
                 let mut text = String::new();
                 let shown = peer.declined().take(ENTRIES_SHOWN_MAX);
-                shown.for_each(|addr| put(&mut text, format_args!("{addr}")));
+                shown.for_each(|addr| print::line(&mut text, format_args!("{addr}")));
                 text
             })?,
             ("timestamp", "") => {
@@ -126,10 +125,4 @@ fn describe(link: Link) -> &'static str {
         Link::Welcomed(_) => "joined us",
         Link::Linkless(_) => "welcomed us and closed",
     }
-}
-
-/// Adds a line.
-fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "{line}");
 }

@@ -1,206 +1,55 @@
-//! Whom a joiner tries, in which order and how often; pure. The dialling is `peer`'s.
+//! A join: one dial after the other, until there are as many links as were wanted.
 //!
-//! Those of the latest packet come first: they are the furthest from the full middle of the overlay, so that a chain
-//! of redirects is about as long as the overlay is deep. Among them chance decides, or every joiner would go the same
-//! way and the overlay would grow into a line.
+//! ```text
+//!  candidates ──▶ dial ──▶ accepted ──▶ packet: Welcome ──▶ in the table
+//!      ▲           │          │            └─── Redirect ──▶ in the memory of refusals
+//!      │           └─ failed ─┴─ silent                │
+//!      └────────────── retry ◀──┘    entries ◀─────────┘
+//! ```
+//! For: what a joiner does besides serving. Not for: which candidate is next (`candidates.rs`), newcomers (`peer.rs`).
 //!
-//! It ends: nobody is dialled twice in a join but to try again what may only be early, there are at most [`DIALS_MAX`]
-//! dials, and there is a deadline.
+//! It ends: a candidate is dialled once but for a few retries, there are at most [`DIALS_MAX`] dials, and there is a deadline
+//! for the whole. Invariants: one dial at a time, since a peer that is told many addresses is not to become a scanner;
+//! the dialled peer has an entry in the table, so the table never grows too large; while a join lasts, it is due.
 
-use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use crate::engine::{ConnId, Deadline, End, Tick, Ticks};
 
-use crate::engine::{ConnId, Tick, Ticks, TimerId};
+use super::candidates::{Candidate, Candidates, Next};
+use super::connection::{Conn, Host};
+use super::event::{Event, Observer};
+use super::neighbourhood::Neighbourhood;
+use super::packet::{Kind, Packet};
+use super::table::Link;
 
-use super::wire::{Entries, is_usable};
+pub use super::event::{JoinEnd, Report};
 
 /// Dials of one join. A redirect costs a round trip, so this is seconds at most; an overlay of 5,000 peers with tables
 /// of 8 takes about six, and one with tables of 2 is a line that may have to be walked to its end.
 pub const DIALS_MAX: u32 = 10_000;
 
-/// Addresses that wait to be tried, and that are taken from one packet; the oldest are forgotten. Four full packets of
-/// ours; a plain peer may send 8,191 and we need a few.
-const CANDIDATES_MAX: usize = 256;
-
-/// Pauses before a dial that was refused is tried again: a joiner may listen only after its own join is over, a
-/// listener may be just about to start, a port may be in TIME_WAIT for a second or a minute.
-const PAUSES: [Ticks; 3] = [
-    Ticks::from_millis(200),
-    Ticks::from_secs(1),
-    Ticks::from_secs(3),
-];
-
-/// Somebody to join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Candidate {
-    pub(super) addr: SocketAddrV4,
-    /// Redirects and welcomes on the way to its address; 0 is who the user named.
-    pub(super) hops: u32,
-    pub(super) tries: u8,
-    /// It accepted once, and was silent.
-    pub(super) silent: bool,
-    /// Our own port cannot be used for it: the last resort.
-    pub(super) other_port: bool,
-}
-
-impl Candidate {
-    pub(super) fn named(addr: SocketAddrV4) -> Candidate {
-        Candidate {
-            addr,
-            hops: 0,
-            tries: 0,
-            silent: false,
-            other_port: false,
-        }
-    }
-}
-
-/// What to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    Try(Candidate),
-    /// Nobody before this tick.
-    WaitUntil(Tick),
-    Nobody,
-}
-
-/// Those who are to be tried.
-#[derive(Debug, Default)]
-pub(super) struct Search {
-    /// Whom the user named: before everybody else, and the last is next. As many as [`CANDIDATES_MAX`].
-    named: Vec<Candidate>,
-    /// The last is next.
-    fresh: Vec<Candidate>,
-    /// Not before a tick, when there is nobody else.
-    again: Vec<(Tick, Candidate)>,
-    /// Everybody who was tried; at most [`DIALS_MAX`].
-    tried: HashSet<SocketAddrV4>,
-}
-
-impl Search {
-    /// Somebody whom the user named: next, whatever is known of it.
-    pub(super) fn name(&mut self, addr: SocketAddrV4) {
-        self.tried.remove(&addr);
-        self.named.retain(|known| known.addr != addr);
-        if self.named.len() >= CANDIDATES_MAX {
-            self.named.remove(0);
-        }
-        self.named.push(Candidate::named(addr));
-    }
-
-    /// Those whom a packet names.
-    pub(super) fn offer(&mut self, entries: Entries<'_>, hops: u32, rng: &mut StdRng) {
-        let mut offered: Vec<Candidate> = entries
-            .iter()
-            .filter(|addr| is_usable(*addr))
-            .take(CANDIDATES_MAX)
-            .map(|addr| Candidate {
-                hops,
-                ..Candidate::named(addr)
-            })
-            .collect();
-        offered.shuffle(rng);
-        self.push(offered);
-    }
-
-    fn push(&mut self, new: impl IntoIterator<Item = Candidate>) {
-        for candidate in new {
-            if !self.fresh.iter().any(|known| known.addr == candidate.addr) {
-                self.fresh.push(candidate);
-            }
-        }
-        let surplus = self.fresh.len().saturating_sub(CANDIDATES_MAX);
-        self.fresh.drain(..surplus);
-    }
-
-    pub(super) fn next(&mut self, now: Tick) -> Next {
-        while let Some(candidate) = self.named.pop().or_else(|| self.fresh.pop()) {
-            if self.tried.insert(candidate.addr) {
-                return Next::Try(candidate);
-            }
-        }
-        let soonest = (0..self.again.len()).min_by_key(|place| self.again[*place].0);
-        match soonest.map(|place| (place, self.again[place].0)) {
-            Some((place, at)) if at <= now => Next::Try(self.again.swap_remove(place).1),
-            Some((_, at)) => Next::WaitUntil(at),
-            None => Next::Nobody,
-        }
-    }
-
-    /// A dial that may go better later. False when it was tried often enough.
-    pub(super) fn retry(&mut self, candidate: Candidate, now: Tick) -> bool {
-        let pause = PAUSES.get(usize::from(candidate.tries));
-        let Some(pause) = pause.filter(|_| self.again.len() < CANDIDATES_MAX) else {
-            return false;
-        };
-        let again = Candidate {
-            tries: candidate.tries + 1,
-            ..candidate
-        };
-        self.again.push((now + *pause, again));
-        true
-    }
-
-    /// At once, from any port that is free.
-    pub(super) fn retry_from_other_port(&mut self, candidate: Candidate, now: Tick) {
-        let again = Candidate {
-            other_port: true,
-            ..candidate
-        };
-        self.again.push((now, again));
-    }
-}
-
-/// Why a join is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JoinEnd {
-    /// There are as many links as were wanted, or no room for one more.
-    Satisfied,
-    /// Nobody is left to try.
-    Exhausted,
-    /// Its time is over.
-    TimedOut,
-}
-
-/// What became of a join.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Report {
-    pub end: JoinEnd,
-    pub dials: u32,
-    /// Peers that welcomed us, or that joined us while we wanted to join them.
-    pub welcomes: u32,
-    /// Peers that declined.
-    pub redirects: u32,
-    /// Dials that came to nothing.
-    pub failures: u32,
-    /// Redirects on the way to the first welcome.
-    pub chain: u32,
-    pub took: Ticks,
-}
-
 /// A join under way.
 #[derive(Debug)]
 pub(super) struct Join {
-    pub(super) search: Search,
-    /// The one dial at a time: whoever is told many addresses is not to become a scanner.
-    pub(super) attempt: Option<(ConnId, Candidate)>,
-    pub(super) timer: Option<TimerId>,
+    candidates: Candidates,
+    attempt: Option<(ConnId, Candidate)>,
+    /// When [`Join::fired`] is to be called.
+    due: Tick,
     /// Links at which it is satisfied.
-    pub(super) links_wanted: usize,
-    pub(super) since: Tick,
-    pub(super) until: Tick,
-    pub(super) report: Report,
+    links_wanted: usize,
+    since: Tick,
+    until: Tick,
+    report: Report,
 }
 
 impl Join {
     pub(super) fn new(links_wanted: usize, now: Tick, deadline: Ticks) -> Join {
         Join {
-            search: Search::default(),
+            candidates: Candidates::default(),
             attempt: None,
-            timer: None,
+            due: now,
             links_wanted,
             since: now,
             until: now + deadline,
@@ -216,16 +65,229 @@ impl Join {
         }
     }
 
-    /// Somebody is a neighbour now whom we wanted, and was found after so many hops.
-    pub(super) fn count_welcome(&mut self, hops: u32) {
+    pub(super) fn due(&self) -> Tick {
+        self.due
+    }
+
+    /// The user named a contact: one link more is wanted than there will be. Returns whether no dial is under way.
+    pub(super) fn name(&mut self, contact: SocketAddrV4, joined: usize) -> bool {
+        // The dial under way may bring the last link that was wanted.
+        let at_least = joined + 1 + usize::from(self.attempt.is_some());
+        self.links_wanted = self.links_wanted.max(at_least);
+        self.candidates.name(contact);
+        self.attempt.is_none()
+    }
+
+    /// The dialled peer accepted: it has to answer now.
+    pub(super) fn accepted(&mut self, id: ConnId, now: Tick, answer: Ticks) {
+        if self.attempt.is_some_and(|(conn, _)| conn == id) {
+            self.due = self.until.min(now + answer);
+        }
+    }
+
+    /// The packet of a peer on the connection `id`; what the connection is for from now on. `None`: it was not asked.
+    pub(super) fn answered(
+        &mut self,
+        host: &mut dyn Host,
+        observer: &mut dyn Observer,
+        near: &mut Neighbourhood,
+        id: ConnId,
+        packet: Packet<'_>,
+        timestamp: u32,
+    ) -> Option<Conn> {
+        let candidate = self.take_attempt(id)?;
+        let peer = candidate.addr;
+        let answered = Event::Answered {
+            peer,
+            packet,
+            timestamp,
+        };
+        observer.on_event(near.number as usize, answered);
+        self.candidates
+            .offer(packet.entries, candidate.hops + 1, host.rng());
+        Some(match packet.kind {
+            Kind::Welcome => {
+                near.table.set(peer, Link::Joined(id));
+                near.declined.remove(peer);
+                self.count_welcome(candidate.hops);
+                Conn::Joined { peer: near.number }
+            }
+            Kind::Redirect => {
+                near.table.remove(peer);
+                near.declined.add(peer);
+                self.report.redirects += 1;
+                host.close_conn(id);
+                Conn::Closing
+            }
+        })
+    }
+
+    /// The dialled peer dialled us, and its dial counts. Returns whether it was this join's.
+    pub(super) fn crossed(&mut self, dial: ConnId) -> bool {
+        let candidate = self.take_attempt(dial);
+        if let Some(candidate) = candidate {
+            self.count_welcome(candidate.hops);
+        }
+        candidate.is_some()
+    }
+
+    /// Dials the next candidate or waits; otherwise how the join ends.
+    pub(super) fn advance(
+        &mut self,
+        host: &mut dyn Host,
+        near: &mut Neighbourhood,
+    ) -> Option<JoinEnd> {
+        let now = host.now();
+        loop {
+            if near.table.joined() >= self.links_wanted || near.table.is_full() {
+                return Some(JoinEnd::Satisfied);
+            }
+            if now >= self.until {
+                return Some(JoinEnd::TimedOut);
+            }
+            let candidate = match self.candidates.next(now) {
+                _ if self.report.dials >= DIALS_MAX => return Some(JoinEnd::Exhausted),
+                Next::Nobody => return Some(JoinEnd::Exhausted),
+                Next::WaitUntil(at) => {
+                    self.due = at.min(self.until);
+                    return None;
+                }
+                Next::Try(candidate) => candidate,
+            };
+            let named = candidate.hops == 0;
+            match near.table.get(candidate.addr) {
+                // A link to it is what was asked for, and is there.
+                Some(Link::Joined(_) | Link::Welcomed(_)) if named => self.count_welcome(0),
+                Some(Link::Linkless(_)) | None if near.is_wanted(candidate.addr, named) => {
+                    self.dial(host, near, candidate);
+                    return None;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn dial(&mut self, host: &mut dyn Host, near: &mut Neighbourhood, candidate: Candidate) {
+        let mut from = near.config.listening;
+        if candidate.other_port {
+            from.set_port(0);
+        }
+        self.report.dials += 1;
+        let asking = Conn::Asking { peer: near.number };
+        let id = host.dial(candidate.addr, Some(from), asking);
+        let reserved = near.table.set(candidate.addr, Link::Dialling(id));
+        assert!(reserved, "a full table dials nobody");
+        self.attempt = Some((id, candidate));
+        self.due = self.until;
+    }
+
+    /// The connection `id` of a dial ended without a packet; `end` is `None` when the peer was silent for too long. Returns
+    /// whether it was this join's.
+    pub(super) fn attempt_failed(
+        &mut self,
+        host: &mut dyn Host,
+        observer: &mut dyn Observer,
+        near: &mut Neighbourhood,
+        id: ConnId,
+        end: Option<End>,
+    ) -> bool {
+        let Some(candidate) = self.take_attempt(id) else {
+            return false;
+        };
+        let (peer, now) = (candidate.addr, host.now());
+        if near.table.get(peer) == Some(Link::Dialling(id)) {
+            near.table.remove(peer);
+        }
+        self.report.failures += 1;
+        let again = match Retry::of(end, &candidate) {
+            Retry::Later => self.candidates.retry(candidate, now),
+            Retry::LaterThenOtherPort => {
+                self.candidates.retry(candidate, now) || {
+                    observer.on_event(near.number as usize, Event::OtherPort(peer));
+                    self.candidates.retry_from_other_port(candidate, now)
+                }
+            }
+            Retry::LaterThanTheOtherSide => {
+                let again = Candidate {
+                    silent: true,
+                    tries: if near.config.addr < peer { 1 } else { 2 },
+                    ..candidate
+                };
+                self.candidates.retry(again, now)
+            }
+            Retry::Never => false,
+        };
+        let failed = Event::Failed { peer, end, again };
+        observer.on_event(near.number as usize, failed);
+        true
+    }
+
+    /// The dial whose time is over, by now.
+    pub(super) fn silent(&self) -> Option<ConnId> {
+        self.attempt.map(|(id, _)| id)
+    }
+
+    /// The report of the join, which ends now.
+    pub(super) fn finish(&mut self, end: JoinEnd, now: Tick) -> &Report {
+        self.report.end = end;
+        self.report.took = now - self.since;
+        &self.report
+    }
+
+    /// A wanted peer is a neighbour now, found after so many hops.
+    fn count_welcome(&mut self, hops: u32) {
         if self.report.welcomes == 0 {
             self.report.chain = hops;
         }
         self.report.welcomes += 1;
     }
 
-    pub(super) fn take_attempt(&mut self, id: ConnId) -> Option<Candidate> {
+    fn take_attempt(&mut self, id: ConnId) -> Option<Candidate> {
         let (_, candidate) = self.attempt.take_if(|(conn, _)| *conn == id)?;
         Some(candidate)
+    }
+}
+
+/// Whether a failed dial is worth another.
+enum Retry {
+    Later,
+    /// Our own port is what cannot be used: at last from any other.
+    LaterThenOtherPort,
+    /// Once, and not at the moment when the other side does the same.
+    LaterThanTheOtherSide,
+    Never,
+}
+
+impl Retry {
+    fn of(end: Option<End>, candidate: &Candidate) -> Retry {
+        match end {
+            // The four-tuple is in TIME_WAIT, or is a connection that is about to be accepted.
+            Some(End::Unreachable(ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable))
+                if !candidate.other_port =>
+            {
+                // A silent peer keeps its end open for long. Another port would only make it silent once more.
+                match candidate.silent {
+                    true => Retry::Later,
+                    false => Retry::LaterThenOtherPort,
+                }
+            }
+            // Not listening yet; or closed without a packet, as a connection is that crossed theirs.
+            Some(
+                End::Unreachable(ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
+                | End::Eof
+                | End::Broken(_)
+                | End::Limit(_),
+            ) => Retry::Later,
+            // It may be slow; and two SYNs that cross make one connection, of which each end waits for the other to
+            // speak. A peer that the user named gets a second chance; the lower address then dials first.
+            None if candidate.hops == 0 && !candidate.silent => Retry::LaterThanTheOtherSide,
+            None
+            | Some(
+                End::Unreachable(_)
+                | End::Timeout(Deadline::Dial | Deadline::Idle | Deadline::Message | Deadline::Drain)
+                | End::Violation(_)
+                | End::Closed,
+            ) => Retry::Never,
+        }
     }
 }

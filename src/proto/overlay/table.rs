@@ -1,5 +1,7 @@
 //! The peers that a peer has, and those that declined it.
 //!
+//! For: bounded tables, random samples of them, and expiry of entries without a link. Not for: connections.
+//!
 //! Invariants: never more entries than the table's size; one entry an address; `joined` counts the entries that came
 //! from our own joins. Everything is O(1) but the sample, which is O([`SAMPLE_MAX`]²) at worst.
 
@@ -12,20 +14,20 @@ use rand::rngs::StdRng;
 
 use crate::engine::{ConnId, Tick};
 
-/// Entries attached to a packet, from the specification: more would help a newcomer little, and a packet is to fit
+/// Entries attached to a packet: more would help a newcomer little, and a packet is to fit
 /// one segment.
 pub const SAMPLE_MAX: usize = 64;
 
 /// What stands behind an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// We dial it and it has not answered: its slot is reserved, and nobody is told of it.
+    /// We dial it and it has not answered: its slot is reserved, and it is in no packet.
     Dialling(ConnId),
     /// It welcomed us.
     Joined(ConnId),
     /// We welcomed it.
     Welcomed(ConnId),
-    /// It welcomed us and closed; forgotten at this tick.
+    /// It welcomed us and closed; it is forgotten at this tick.
     Linkless(Tick),
 }
 
@@ -161,7 +163,7 @@ impl Table {
 
     /// Every entry once, and as many again that are no longer true: then they are sorted out, at O(1) each.
     fn stale_max(&self) -> usize {
-        2 * self.size_max.max(1)
+        self.size_max.max(1).saturating_mul(2)
     }
 
     fn drop_stale(&mut self) {
@@ -213,14 +215,14 @@ impl Sample {
 
 /// The addresses that were remembered last, oldest first.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct RecentAddrs {
     addrs: VecDeque<SocketAddrV4>,
     addrs_max: usize,
 }
 
-impl Memory {
-    pub fn new(addrs_max: usize) -> Memory {
-        Memory {
+impl RecentAddrs {
+    pub fn new(addrs_max: usize) -> RecentAddrs {
+        RecentAddrs {
             addrs: VecDeque::new(),
             addrs_max,
         }
@@ -357,10 +359,10 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_first() {
-        let mut memory = Memory::new(2);
+        let mut recent = RecentAddrs::new(2);
         for n in [1, 2, 1, 3] {
-            memory.add(peer(n));
+            recent.add(peer(n));
         }
-        assert!(memory.iter().eq([peer(1), peer(3)]));
+        assert!(recent.iter().eq([peer(1), peer(3)]));
     }
 }

@@ -1,19 +1,21 @@
 //! Visits every peer of an overlay, breadth-first, for a map of it.
 //!
 //! The protocol has no question but the join, so a visit is a join that ends as soon as the packet is there: the peer
-//! frees the place at once. Visits are made from a port at which somebody answers, should the peer have named it to
-//! others meanwhile: newcomers are redirected, to nobody.
+//! frees the slot at once. Visits are made from a port with a listener, since the peer may name it to others meanwhile;
+//! newcomers there get a Redirect without entries.
 //!
-//! It sees what a newcomer sees: 64 random entries of a larger table.
+//! For: a map. It sees what a newcomer sees: 64 random entries of a larger table. Not for: printing.
+//!
+//! Invariants: at most [`PEERS_MAX`] peers, [`VISITS_AT_ONCE`] visits at once, one visit a peer; every visit has a deadline.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Ticks, TimerId, Violation};
 
-use super::wire::{Kind, is_usable, parse, put_packet};
+use super::packet::{Kind, is_usable, parse, put_packet};
 
-/// Peers of one walk; a peer that makes them up could lead it on for ever.
+/// Peers of one walk: a peer that makes up addresses must not lead it on for ever.
 pub const PEERS_MAX: usize = 50_000;
 
 /// Entries that are kept of one packet: twice what ours send. With all peers that makes some millions of links, which a
@@ -45,14 +47,14 @@ pub struct Walk {
     answer: Ticks,
     pub(super) peers_max: usize,
     queue: VecDeque<SocketAddrV4>,
-    /// Everybody who was ever named; `None`: not visited yet.
+    /// Every peer that was named; `None`: not visited yet.
     pub(super) found: BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>>,
     under_way: usize,
 }
 
 impl Walk {
-    /// A walk that begins at `contact`, from the listener at `listening`, which others see as `own`; who accepts has to
-    /// answer within `answer`. The node stops when the walk is over.
+    /// A walk that begins at `contact`, from the listener at `listening`, which others see as `own`; a peer that accepts has
+    /// to answer within `answer`. The node stops when the walk is over.
     pub fn new(
         contact: SocketAddrV4,
         listening: SocketAddrV4,
@@ -70,7 +72,7 @@ impl Walk {
         }
     }
 
-    /// Whom the walk found, by address.
+    /// What the walk found, by address.
     pub fn into_found(self) -> BTreeMap<SocketAddrV4, Option<Result<Visit, Failure>>> {
         self.found
     }
@@ -88,11 +90,8 @@ impl Walk {
             && let Some(peer) = self.queue.pop_front()
         {
             self.under_way += 1;
-            hub.dial(
-                peer,
-                Some(self.listening.into()),
-                Conn::Visiting { timer: None },
-            );
+            let visiting = Conn::Visiting { peer, timer: None };
+            hub.dial(peer, Some(self.listening.into()), visiting);
         }
         if self.under_way == 0 {
             hub.stop();
@@ -102,18 +101,17 @@ impl Walk {
     fn end_visit(
         &mut self,
         hub: &mut Hub<Self>,
-        peer: SocketAddrV4,
         conn: &mut Conn,
         mut result: Result<Visit, Failure>,
     ) {
-        if let Conn::Visiting { timer } = std::mem::replace(conn, Conn::Over) {
+        if let Conn::Visiting { peer, timer } = std::mem::replace(conn, Conn::Over) {
             if let Some(timer) = timer {
                 hub.cancel(timer);
             }
             self.under_way -= 1;
             if let Ok(visit) = &mut result {
                 visit.peers.iter().for_each(|peer| self.note(*peer));
-                // Who is one too many is nowhere on the map, or there would be no end to those who are only named.
+                // A peer beyond the limit is nowhere on the map; otherwise there would be no end of peers that are only named.
                 visit.peers.retain(|peer| self.found.contains_key(peer));
             }
             self.found.insert(peer, Some(result));
@@ -125,8 +123,11 @@ impl Walk {
 /// What is expected next.
 #[derive(Debug)]
 pub enum Conn {
-    /// A packet, before the timer.
-    Visiting { timer: Option<TimerId> },
+    /// A packet of this peer, before the timer.
+    Visiting {
+        peer: SocketAddrV4,
+        timer: Option<TimerId>,
+    },
     /// Nothing.
     Over,
 }
@@ -151,9 +152,13 @@ impl Service for Walk {
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
-        if let Conn::Visiting { timer } = conn {
+        if let Conn::Visiting { timer, .. } = conn {
             let id = cx.id();
             *timer = cx.arm(self.answer, id);
+            // At the engine's limit of timers there is no deadline, and so no visit.
+            if timer.is_none() {
+                cx.close();
+            }
         }
     }
 
@@ -176,18 +181,15 @@ impl Service for Walk {
             has_room: packet.kind == Kind::Welcome,
             peers: others.take(ENTRIES_MAX).collect(),
         };
-        let peer = cx.peer_v4();
-        self.end_visit(cx, peer, conn, Ok(visit));
+        self.end_visit(cx, conn, Ok(visit));
         cx.close();
         Ok(Step::Done(used))
     }
 
-    fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, mut conn: Conn, end: End) {
-        if let Some(peer) = hub.peer_v4_of(id) {
-            // Closed by us, while it was silent.
-            let end = (end != End::Closed).then_some(end);
-            self.end_visit(hub, peer, &mut conn, Err(Failure(end)));
-        }
+    fn on_end(&mut self, hub: &mut Hub<Self>, _id: ConnId, mut conn: Conn, end: End) {
+        // Closed by us, while it was silent.
+        let end = (end != End::Closed).then_some(end);
+        self.end_visit(hub, &mut conn, Err(Failure(end)));
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, id: ConnId) {

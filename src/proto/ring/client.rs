@@ -1,11 +1,17 @@
 //! One question to a tracker or a peer, from outside the ring.
+//!
+//! For: asking and understanding the answer, which for a list of peers comes in pages. Not for: printing.
+//!
+//! Invariants: the whole ends by its deadline, whatever the other side sends; a list has at most [`PEERS_MAX`] peers.
 
 use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
 use thiserror::Error;
 
-use crate::engine::{ConnId, Cx, Deadline, End, Hub, Input, NoJob, Service, Step, Violation};
+use crate::engine::{
+    ConnId, Cx, Deadline, End, Hub, Input, NoJob, Service, Step, Ticks, Violation,
+};
 
 use super::value::{Tree, Value};
 use super::wire::{Encoding, Neighbour, Reader, Reply, Request};
@@ -61,18 +67,27 @@ pub enum Failure {
 pub struct Client {
     to: SocketAddrV4,
     question: Question,
+    /// The whole is to take no longer: each page may come in time and the list still never end.
+    deadline: Ticks,
     peers: Vec<Row>,
     result: Result<Answer, Failure>,
 }
 
 impl Client {
-    pub fn new(to: SocketAddrV4, question: Question) -> Client {
+    /// Asks `to`, for `deadline` at the longest.
+    pub fn new(to: SocketAddrV4, question: Question, deadline: Ticks) -> Client {
         Client {
             to,
             question,
+            deadline,
             peers: Vec::new(),
             result: Err(Failure::Interrupted),
         }
+    }
+
+    /// The answer, once there is one.
+    pub fn result(&self) -> &Result<Answer, Failure> {
+        &self.result
     }
 
     pub fn into_result(self) -> Result<Answer, Failure> {
@@ -136,6 +151,10 @@ impl Service for Client {
 
     fn on_start(&mut self, hub: &mut Hub<Client>) {
         hub.dial(self.to, None, Reader::default());
+        if hub.arm(self.deadline, ()).is_none() {
+            // Nothing would end the wait.
+            hub.stop();
+        }
     }
 
     fn on_accept(&mut self, cx: &mut Cx<'_, Client>, _listener: usize) -> Reader {
@@ -174,6 +193,13 @@ impl Service for Client {
             cx.stop();
         }
         Ok(Step::Done(used))
+    }
+
+    fn on_timer(&mut self, hub: &mut Hub<Client>, _timer: ()) {
+        if self.result == Err(Failure::Interrupted) {
+            self.result = Err(Failure::Silent(self.to));
+        }
+        hub.stop();
     }
 
     fn on_end(&mut self, hub: &mut Hub<Client>, _id: ConnId, _reader: Reader, end: End) {

@@ -43,7 +43,7 @@ pub enum Refusal {
     /// It does not begin like a tuple in any encoding: the raw words and bare integers of the assignment's first part
     /// among others.
     NotATuple,
-    /// A pickle opcode that we do not execute; what it would do, for the log.
+    /// A pickle opcode that is not executed; its name and what it would do, for the log.
     Opcode(&'static str),
     /// Longer than [`MESSAGE_BYTES_MAX`], or announces to be.
     TooLong,

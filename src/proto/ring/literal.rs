@@ -1,9 +1,11 @@
 //! Tuples as text: Python's literals, and the bare notation of the assignment's text.
 //!
+//! For: finding the end of a tuple, building its tree, writing values. Not for: what a tuple means.
+//!
 //! Python's literals are tuples, lists, strings (`''`, `u''`, `b''`), integers, floats, None, True and False. The bare
-//! notation is the same with strings that need no quotes: what stands between two commas is text, without the blanks
-//! around it, unless it is None; whoever reads a field knows whether it is a number. What begins with a quote is a string as in Python;
-//! we write those so that could not be told apart otherwise.
+//! notation is the same with strings that need no quotes: the text between two commas is a string, without the
+//! blanks around it, unless it is None. The reader of a field decides whether it is a number. A value that begins with a quote is
+//! a string as in Python; strings that would be ambiguous without quotes are written so.
 //!
 //! What is read more strictly than Python reads it: no triple quotes, no raw strings, no `\N{}`, no strings put together
 //! from several, no comments, no line feeds within strings; integers are decimal digits without underscores. A bracket in

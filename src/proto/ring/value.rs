@@ -10,8 +10,10 @@
 //! first                                         1         0
 //! next    3                  2     -            -         -
 //! ```
-//! What stands in two places has two nodes with the same items, so that shared values cost nothing. A list takes no more
-//! items from then on: nothing can be in itself.
+//! A value that stands in two places has two nodes with the same items, so that shared values cost nothing. A list takes no
+//! more items from then on, so nothing can contain itself.
+//!
+//! For: building and walking trees. Not for: encodings, or what a message means.
 //!
 //! Invariants: `heap_bytes <= HEAP_BYTES_MAX`, at every moment, for the tree and what builds it; nesting is at most
 //! [`NESTING_MAX`].
@@ -21,11 +23,11 @@ use std::mem;
 
 use super::encoding::Refusal;
 
-/// Memory that reading one message may take, beside the input itself: what the issue allows. It is reached at
+/// Memory that reading one message may take, beside the input itself. It is reached at
 /// 1,024 values, where the table would double once more.
 pub const HEAP_BYTES_MAX: usize = 64 * 1024;
 
-/// Tuples and lists within each other, the outermost included ("Bad input" in the specification).
+/// Tuples and lists within each other, the outermost included.
 pub const NESTING_MAX: usize = 16;
 
 /// One value of a [`Tree`].

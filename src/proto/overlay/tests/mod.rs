@@ -2,6 +2,7 @@
 //! against scripted peers ([`joins`], [`newcomers`], [`walks`]).
 
 mod joins;
+mod limits;
 mod newcomers;
 mod swarm;
 mod walks;
@@ -15,9 +16,9 @@ use crate::engine::{Hub, Limits, Ticks};
 use crate::sim::{NodeId, World};
 
 use super::join::Report;
+use super::packet::{Kind, put_packet};
 use super::peer::{Config, Peer};
 use super::table::Link;
-use super::wire::{Kind, put_packet};
 use super::{Event, Observer, Overlay, Then};
 
 /// Where peer number `n` listens.

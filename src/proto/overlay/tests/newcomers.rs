@@ -3,7 +3,7 @@
 use crate::engine::Tick;
 use crate::sim::{Ending, PeerId};
 
-use super::super::wire::parse;
+use super::super::packet::parse;
 use super::*;
 
 /// Somebody who connects from `from` and gets a packet, of which this is the kind and the entries.

@@ -1,4 +1,4 @@
-//! Who a peer is, and the connections that it opens.
+//! A peer's identity, and the connections that it opens.
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::engine::ConnId;
 use crate::proto::host;
 use crate::proto::ring::wire::Reader;
 
-/// Who a peer is.
+/// A peer's identity, and the tracker that it registers with.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub handle: Arc<str>,

@@ -1,4 +1,7 @@
-//! A connection that somebody opened to a peer, and whether its queries may be parked.
+//! A connection that a peer accepted, and whether its queries may be parked.
+//!
+//! A query is parked only for a program that has shown that it waits: it came back to an item on the same connection, or has
+//! a query parked again and again. All others are answered at once, as plain programs expect.
 
 use crate::engine::{Tick, Ticks};
 use crate::proto::ring::wire::Reader;

@@ -1,6 +1,9 @@
 //! The items that a peer has of the database.
 //!
-//! Memory follows what is there, not what the tracker says that there is, and ends at [`ITEMS_BYTES_MAX`].
+//! For: what is there, what is missing, when all is there. Not for: which item is queried next (`query_order.rs`).
+//!
+//! Invariants: `bytes <= ITEMS_BYTES_MAX`; memory follows the items that are there, not the number that the tracker announces;
+//! all items below `whole_until` are there.
 
 use std::collections::BTreeMap;
 

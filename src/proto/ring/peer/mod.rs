@@ -115,13 +115,15 @@ impl Peers {
         peer.filter(|peer| peer.alive)
     }
 
-    /// Has the timer of a peer follow its deadlines.
-    fn watch(&mut self, host: &mut dyn Host, index: u32) {
-        if let Some(peer) = self.peers.get_mut(index as usize) {
-            let due = peer.due();
-            peer.alarm
-                .follow(host, due, Timer(index), &mut self.unarmed);
-        }
+    /// Has the timer of a peer follow its deadlines; whether there is one.
+    fn watch(&mut self, host: &mut dyn Host, index: u32) -> bool {
+        let Some(peer) = self.peers.get_mut(index as usize) else {
+            return false;
+        };
+        let due = peer.due();
+        peer.alarm
+            .follow(host, due, Timer(index), &mut self.unarmed);
+        due.is_some()
     }
 
     /// A connection was accepted; `None`: its peer is dead, and it is to be closed.
@@ -274,13 +276,12 @@ impl Peers {
     }
 
     pub(super) fn fired(&mut self, host: &mut dyn Host, timer: Timer) {
-        self.fire(host, timer);
-        if let Some(timer) = self.unarmed.next() {
-            self.fire(host, timer);
+        while let Some(unarmed) = self.unarmed.next() {
+            if self.watch(host, unarmed.0) {
+                break;
+            }
         }
-    }
-
-    fn fire(&mut self, host: &mut dyn Host, Timer(index): Timer) {
+        let Timer(index) = timer;
         let Some(peer) = self.peers.get_mut(index as usize) else {
             return;
         };

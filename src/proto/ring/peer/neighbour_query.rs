@@ -261,3 +261,133 @@ impl NeighbourQueries {
         self.go_on(host, own, items);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::proto::host::fake::FakeHost;
+    use crate::proto::ring::wire::Item;
+
+    use super::super::config::{Config, Outbound, Timer};
+    use super::super::items::ITEMS_BYTES_MAX;
+    use super::*;
+
+    fn addr(n: u8) -> SocketAddrV4 {
+        SocketAddrV4::new([10, 0, 0, n].into(), 5000)
+    }
+
+    fn item(seq: u32, bytes: usize) -> Item<'static> {
+        let data = "x".repeat(bytes).into();
+        Item { seq, data }
+    }
+
+    struct Setup {
+        host: FakeHost<Outbound, Timer>,
+        own: Own,
+        items: Items,
+        queries: NeighbourQueries,
+    }
+
+    /// A peer that misses items from a neighbour which has accepted its connection.
+    fn setup(total: u32) -> Setup {
+        let config = Config {
+            handle: "me".into(),
+            addr: addr(1),
+            tracker: addr(9),
+            dial_from: None,
+        };
+        let mut it = Setup {
+            host: FakeHost::new(),
+            own: Own { config, index: 0 },
+            items: Items::default(),
+            queries: NeighbourQueries::default(),
+        };
+        it.items.begin(total, None);
+        let neighbour = Neighbour {
+            handle: "other".into(),
+            addr: addr(2),
+        };
+        assert!(
+            it.queries
+                .set_neighbour(&mut it.host, &it.own, &it.items, &neighbour)
+        );
+        let conn = it.host.last();
+        it.queries.reached(&mut it.host, conn);
+        it
+    }
+
+    impl Setup {
+        fn answer(&mut self, item: Option<Item<'_>>) -> Option<u32> {
+            let (conn, reply) = (self.host.last(), Reply::QueryResult(item));
+            let came =
+                self.queries
+                    .answered(&mut self.host, &self.own, &mut self.items, conn, reply);
+            came.expect("an answer that was asked for")
+        }
+
+        fn ended(&mut self) {
+            let conn = self.host.last();
+            self.queries
+                .ended(&mut self.host, &self.own, &self.items, conn);
+        }
+    }
+
+    /// It used to count as a hit, and to be queried again at once, for ever.
+    #[test]
+    fn an_item_beyond_the_memory_limit_is_queried_again_after_a_pause() {
+        let mut it = setup(u32::MAX);
+        let bytes = 16 << 20;
+        let fit = ITEMS_BYTES_MAX / bytes - 1;
+        for seq in 0..fit as u32 {
+            assert_eq!(it.answer(Some(item(seq, bytes))), Some(seq));
+        }
+        // The last one that fits leaves no room for another.
+        let last = fit as u32;
+        assert_eq!(
+            it.answer(Some(item(last, bytes))),
+            None,
+            "with its overhead"
+        );
+        let mut sent = it.queries.sent();
+        for _ in 0..100 {
+            let Some(seq) = it.queries.open else { break };
+            it.answer(Some(item(seq, bytes)));
+        }
+        sent = it.queries.sent() - sent;
+        assert!(
+            it.queries.open.is_none(),
+            "{sent} more queries without a pause"
+        );
+        assert!(it.queries.due().is_some_and(|due| due > it.host.now));
+    }
+
+    #[test]
+    fn a_neighbour_that_closes_after_each_answer_is_dialled_for_each_query() {
+        let mut it = setup(3);
+        assert_eq!(it.answer(Some(item(0, 1))), Some(0));
+        // The second query crosses the close.
+        let due = it.queries.due();
+        it.host.now = Tick(5);
+        it.ended();
+        assert_eq!((it.host.dials.len(), it.queries.due()), (2, due));
+        let conn = it.host.last();
+        it.queries.reached(&mut it.host, conn);
+        assert_eq!(it.answer(Some(item(1, 1))), Some(1));
+        assert_eq!((it.host.closed.len(), it.host.dials.len()), (1, 3));
+    }
+
+    #[test]
+    fn a_silent_neighbour_is_given_up_at_its_deadline_and_asked_again() {
+        let mut it = setup(1);
+        let due = it.queries.due().expect("a deadline");
+        assert_eq!(due, Tick(0) + ANSWER_TIMEOUT);
+        it.host.now = Tick(due.0 - 1);
+        it.queries.fired(&mut it.host, &it.own, &it.items);
+        assert!(it.host.closed.is_empty());
+        it.host.now = due;
+        it.queries.fired(&mut it.host, &it.own, &it.items);
+        assert_eq!((it.host.closed.len(), it.host.dials.len()), (1, 1));
+        it.host.now = it.queries.due().expect("a pause");
+        it.queries.fired(&mut it.host, &it.own, &it.items);
+        assert_eq!(it.host.dials.len(), 2);
+    }
+}

@@ -61,7 +61,8 @@ impl ParkedQueries {
     /// Answers those whose time is over.
     pub(super) fn fired(&mut self, host: &mut dyn Host) {
         let now = host.now();
-        while let Some(query) = self.queries.pop_front_if(|query| query.due <= now) {
+        let over = self.queries.partition_point(|query| query.due <= now);
+        for query in self.queries.drain(..over) {
             query.answer(host, &Reply::QueryResult(None));
         }
     }

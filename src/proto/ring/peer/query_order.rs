@@ -1,7 +1,7 @@
 //! The order in which a peer queries its neighbour for the missing items, and the pauses between queries.
 //!
 //! The lowest missing item comes first; there is no pause while queries hit. After a miss of the lowest, some of the others
-//! are queried, so that an item which nobody has does not keep the rest from spreading. The lowest is queried again
+//! are queried, so that an item which no peer has does not keep the rest from spreading. The lowest is queried again
 //! after a pause: 100 ms at first, doubling to 2 s, and 100 ms again after every item that comes and every new neighbour. The
 //! longer nothing comes, the fewer of the others are tried: a ring that cannot complete is quiet.
 //!

@@ -236,3 +236,89 @@ impl Registration {
         Ticks(self.ping_gap.0 * 3)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV4;
+
+    use crate::proto::host::fake::FakeHost;
+    use crate::proto::ring::wire::{Neighbour, RegInitOrder};
+
+    use super::super::config::{Config, Outbound, Timer};
+    use super::*;
+
+    fn own() -> Own {
+        let addr = |n| SocketAddrV4::new([10, 0, 0, n].into(), 5000);
+        let config = Config {
+            handle: "me".into(),
+            addr: addr(1),
+            tracker: addr(9),
+            dial_from: None,
+        };
+        Own { config, index: 0 }
+    }
+
+    fn reg_init(registered: bool) -> Reply<'static> {
+        let nbr = Neighbour {
+            handle: "other".into(),
+            addr: SocketAddrV4::new([10, 0, 0, 2].into(), 5000),
+        };
+        Reply::RegInit(RegInit {
+            nbr: registered.then_some(nbr),
+            dbsize: 1,
+            item: None,
+            order: RegInitOrder::IpFirst,
+        })
+    }
+
+    /// Waits for the next deadline.
+    fn wait(host: &mut FakeHost<Outbound, Timer>, registration: &mut Registration, own: &Own) {
+        host.now = registration.due().expect("a deadline");
+        registration.fired(host, own);
+    }
+
+    #[test]
+    fn a_silent_tracker_is_dialled_again_with_growing_pauses() {
+        let (mut host, own) = (FakeHost::new(), own());
+        let mut registration = Registration::default();
+        registration.begin(&mut host, &own);
+        let mut pauses = Vec::new();
+        for n in 1..=6 {
+            wait(&mut host, &mut registration, &own);
+            assert_eq!((host.closed.len(), host.dials.len()), (n, n));
+            let from = host.now;
+            wait(&mut host, &mut registration, &own);
+            pauses.push((host.now - from).0);
+        }
+        for (pause, max) in pauses.iter().zip([50, 100, 200, 400, 800, 800]) {
+            assert!((max / 2..=max).contains(pause), "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn a_handle_that_stays_refused_is_given_up_but_not_by_a_peer_that_had_it() {
+        for had_it in [false, true] {
+            let (mut host, own) = (FakeHost::new(), own());
+            let mut registration = Registration::default();
+            registration.begin(&mut host, &own);
+            if had_it {
+                let conn = host.last();
+                let place = registration.answered(&mut host, &own, conn, reg_init(true));
+                assert!(place.is_ok_and(|place| place.is_some()));
+                assert_eq!(registration.due(), Some(Tick(6000)));
+                wait(&mut host, &mut registration, &own);
+            }
+            let since = host.now;
+            while registration.due().is_some() && host.now - since < Ticks::from_secs(60) {
+                let conn = host.last();
+                let place = registration.answered(&mut host, &own, conn, reg_init(false));
+                assert!(place.is_ok_and(|place| place.is_none()));
+                if registration.due().is_some() {
+                    wait(&mut host, &mut registration, &own);
+                }
+            }
+            assert_eq!(registration.is_declined(), !had_it);
+            assert!(host.now - since >= DECLINED_AFTER);
+        }
+    }
+}

@@ -1,9 +1,12 @@
 //! Python's pickle, protocols 0 to 5, as far as it is plain data.
 //!
-//! A pickle is a program for a stack machine. We know the opcodes that push None, booleans, numbers, strings and byte
+//! A pickle is a program for a stack machine. Executed are the opcodes that push None, booleans, numbers, strings and byte
 //! strings, that make tuples and lists of them, and that put a value into the memo and get it back; picklers write
-//! nothing else for such values. All other opcodes are refused by name as soon as they are there, before the message is
-//! complete: those that import or call something, and those for types that no message has.
+//! nothing else for such values. All others (`opcodes.rs`) are refused by name as soon as they are there, before the message
+//! is complete: those that import or call something, and those for types that no message has.
+//!
+//! For: finding the end of a pickle, building its tree, writing values. Not for: what a message means. Invariant: no name is
+//! looked up and nothing is called, whatever the bytes are.
 //!
 //! Two passes. [`Scan`] walks over the opcodes as they come in and finds the `.` that ends the message; it remembers
 //! where it is and no more. [`build`] walks over the whole message once.
@@ -13,9 +16,9 @@
 //! more items; POP, POP_MARK and DUP, which picklers write for values that contain themselves, are refused. A surrogate
 //! is no text. The length that FRAME announces is not looked at once it is one that a message may have.
 //!
-//! What is written: no memo and no frames, which no reader needs. Text is Unicode, which both Pythons read; for who wrote
-//! Python 2's `str` himself it is `str` again, as long as it is ASCII: what is not, Python 3 would refuse, and Python 2
-//! reads Unicode as well.
+//! What is written: no memo and no frames, which no reader needs. Text is Unicode, which both Pythons read. A peer that wrote
+//! Python 2's `str` gets `str`, if the text is ASCII; other text is Unicode for it too, since Python 3 refuses such a `str`
+//! and Python 2 reads Unicode as well.
 
 mod opcodes;
 #[cfg(test)]
@@ -150,11 +153,11 @@ impl Scan {
     }
 }
 
-/// What can be got again, by number.
+/// The pickle's memo: values that can be pushed again, by number.
 #[derive(Debug, Default)]
 struct Memo {
     slots: Vec<Option<Link>>,
-    /// Slots that something was put in, which is the number that MEMOIZE takes.
+    /// Slots in use, which is the number of the next MEMOIZE.
     used: u64,
 }
 

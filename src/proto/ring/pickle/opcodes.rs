@@ -30,7 +30,7 @@ pub(super) enum Argument {
     Counted(usize),
 }
 
-/// What follows opcode `op`, if we know it.
+/// What follows opcode `op`, if it is executed.
 pub(super) fn argument(op: u8) -> Result<Argument, Refusal> {
     Ok(match op {
         b'(' | b')' | b'.' | b'N' | b']' | b'a' | b'e' | b'l' | b't' | 0x85..=0x89 | 0x94 => {
@@ -48,7 +48,8 @@ pub(super) fn argument(op: u8) -> Result<Argument, Refusal> {
     })
 }
 
-/// What opcode `op` would do that we do not, and whether that imports or calls something; `None` for no opcode at all.
+/// What the refused opcode `op` would do, and whether that imports or calls something; `None` for one that is executed or
+/// does not exist.
 const fn refusal(op: u8) -> Option<(&'static str, bool)> {
     Some(match op {
         b'c' => ("pickle opcode GLOBAL, which imports a name", true),
@@ -96,4 +97,24 @@ pub(in crate::proto::ring) fn is_opcode(op: u8) -> bool {
 /// What executing `op` would import or call.
 pub(in crate::proto::ring) fn call(op: u8) -> Option<&'static str> {
     refusal(op).and_then(|(what, calls)| calls.then_some(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opcode_is_executed_or_refused_and_not_both() {
+        let executed = |op: &u8| argument(*op).is_ok();
+        let refused = |op: &u8| refusal(*op).is_some();
+        assert!(!(0..=u8::MAX).any(|op| executed(&op) && refused(&op)));
+        // All that protocol 5 has.
+        assert_eq!((0..=u8::MAX).filter(is_op).count(), 68);
+        fn is_op(op: &u8) -> bool {
+            is_opcode(*op)
+        }
+        for op in *b"cioRbPQ\x81\x82\x83\x84\x92\x93" {
+            assert!(call(op).is_some(), "{op:#x} imports or calls");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The tracker's ring under the simulator: whole rings with everything going on at once ([`ring`]), and single exchanges
 //! with scripted peers ([`trackers`], [`peers`]).
 
+mod limits;
 mod peers;
 mod ring;
 mod script;

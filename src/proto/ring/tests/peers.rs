@@ -188,7 +188,7 @@ fn alone_it_asks_nobody_and_answers_itself() {
 }
 
 /// A neighbour that closes after each answer, as plain ones do, and one that does not: the same items, lowest first, and
-/// one connection for each question or for all.
+/// one connection for each query or for all.
 #[test]
 fn neighbours_that_close_and_that_do_not() {
     for closes in [true, false] {
@@ -262,9 +262,9 @@ fn a_neighbour_that_is_silent_dead_or_lies() {
     }
 }
 
-/// Who comes back to an item on the same connection is told when it comes; everybody else at once.
+/// A query that comes back to an item on the same connection is answered when the item comes; all others at once.
 #[test]
-fn a_question_that_waits_for_its_item() {
+fn a_query_that_is_parked_for_its_item() {
     let mut world = World::new(1);
     let (id, _tracker) = registered(&mut world, TEN);
     let none = b"('QUERY_RESULT', (None, None))";
@@ -303,7 +303,7 @@ fn a_question_that_waits_for_its_item() {
 }
 
 #[test]
-fn more_askers_wait_than_may() {
+fn more_queries_than_may_be_parked() {
     let mut world = World::new(1);
     let (_id, _tracker) = registered(&mut world, TEN);
     let askers: Vec<_> = (0..100)
@@ -321,7 +321,7 @@ fn more_askers_wait_than_may() {
     }
 }
 
-/// A tracker that forgot its ring is told again by everybody, as soon as its pings are missed.
+/// All peers register again with a tracker that forgot its ring, as soon as they miss its pings.
 #[test]
 fn a_tracker_that_comes_back_without_its_ring() {
     let mut world = World::new(1);

@@ -155,7 +155,7 @@ fn a_handle_is_its_owners_while_it_lives() {
     );
 }
 
-/// Three peers of which the first is told whenever somebody registers behind the last; nobody else is.
+/// Of three peers the first is told whenever a peer registers behind the last; no other is.
 #[test]
 fn only_who_is_affected_is_told() {
     let mut world = World::new(1);
@@ -200,8 +200,8 @@ fn only_who_is_affected_is_told() {
     assert!(tracker(&world, id).is_settled());
 }
 
-/// An UPDATE_NBR that was refused, cut off or left hanging comes again until it is taken, and after one whose fate nobody
-/// knows, once more.
+/// An UPDATE_NBR that was refused, cut off or left hanging is sent again until one is read, and once more after one
+/// whose fate is unknown.
 #[test]
 fn an_update_is_repeated_until_it_is_taken() {
     let mut world = World::new(1);
@@ -322,7 +322,7 @@ fn a_peer_that_never_answers_is_gone_after_its_deadline_and_not_before() {
     }
 }
 
-/// Nobody is at the port that a peer registers: it is dialled at the pace of its pings, and is gone when they say so.
+/// A peer registers a port without a listener: it is dialled at the pace of its pings, and is removed when they fail.
 #[test]
 fn a_port_where_nobody_is() {
     let mut world = World::new(1);
@@ -342,7 +342,7 @@ fn a_port_where_nobody_is() {
     assert!((5..=15).contains(&refused), "{refused}");
 }
 
-/// A tracker that comes back pings whom it knows from its disk; until they have answered they are nobody's neighbours.
+/// A tracker that comes back pings the members that it recovered; before they have answered they are no neighbours.
 #[test]
 fn a_restart_with_a_disk() {
     let mut world = World::new(1);

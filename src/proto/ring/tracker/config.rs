@@ -40,8 +40,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What a tracker needs of the engine: the deaths of a large ring are many dials at once that nobody answers, and every
-    /// member may have a timer besides the schedule's one.
+    /// What a tracker needs of the engine: when a large ring dies, many dials at once get no answer; and every
+    /// member may have a timer, besides that of the schedule.
     pub fn fit(&self, limits: Limits) -> Limits {
         let timers = self.members_max.saturating_add(1);
         Limits {
@@ -52,7 +52,7 @@ impl Config {
     }
 }
 
-/// What a tracker did, for whoever measures it.
+/// What a tracker did, for measurements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// New members; those that registered again are not counted.

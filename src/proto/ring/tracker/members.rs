@@ -6,7 +6,7 @@
 //!
 //! For: lookups by slot, handle and place. Not for: network or time.
 //!
-//! Invariants: handles are unique, and so are numbers, which the ring gives out; who is in the ring is a member. Everything
+//! Invariants: handles are unique, and so are numbers, which the ring gives out; all that stand in the ring are members. Everything
 //! is O(log members), but [`Members::ring_from`].
 
 use std::collections::{BTreeMap, HashMap};
@@ -77,7 +77,7 @@ impl<T> Members<T> {
         self.by_handle.get(handle).copied()
     }
 
-    /// Gives a newcomer a slot; its handle and number are nobody else's. It is not in the ring yet.
+    /// Gives a newcomer a slot; no other member has its handle or number. It is not in the ring yet.
     pub(super) fn insert(&mut self, member: Member<T>) -> u32 {
         let handle = member.handle.clone();
         let slot = self.members.insert(member) as u32;
@@ -107,14 +107,14 @@ impl<T> Members<T> {
         self.ring.len()
     }
 
-    /// Who stands before the place `number` in the ring: its neighbour. `None` when the ring is empty.
+    /// The member before the place `number` in the ring: the neighbour of the one there. `None` when the ring is empty.
     pub(super) fn before(&self, number: u64) -> Option<u32> {
         let before = self.ring.range(..number).next_back();
         let (_, slot) = before.or_else(|| self.ring.last_key_value())?;
         Some(*slot)
     }
 
-    /// Who stands after the place `number`: whose neighbour changes when somebody comes or goes there.
+    /// The member after the place `number`: its neighbour changes when a member comes or goes there.
     pub(super) fn after(&self, number: u64) -> Option<u32> {
         let after = self.ring.range(number.saturating_add(1)..).next();
         let (_, slot) = after.or_else(|| self.ring.first_key_value())?;

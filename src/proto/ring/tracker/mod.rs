@@ -22,6 +22,8 @@ mod ping;
 mod ping_schedule;
 mod registration;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ use members::Member;
 use registration::Registered;
 use ring::Ring;
 
-/// A connection that somebody opened to the tracker.
+/// A connection that was accepted.
 #[derive(Debug, Default)]
 pub struct Inbound {
     reader: Reader,
@@ -83,7 +85,7 @@ impl Tracker {
         ring.map(|member| member.handle.clone()).collect()
     }
 
-    /// Nobody has to be told of a neighbour.
+    /// Every member in the ring knows its neighbour.
     pub fn is_settled(&self) -> bool {
         let settled = |member: &Member<ring::Contact>| {
             let before = self.ring.before(member.number);
@@ -105,7 +107,7 @@ impl Tracker {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(Step::More),
             Err(Refusal::Opcode(what)) => {
-                let line = format_args!("{from}: refused a pickle that would {what}");
+                let line = format_args!("{from}: refused a pickle: {what}");
                 self.log_pickles.warn(host.now(), line);
                 return Err(Refusal::Opcode(what).into());
             }
@@ -190,7 +192,7 @@ impl Tracker {
         input: Input<'_>,
     ) -> Result<Step, Violation> {
         if outbound.purpose == Purpose::Update {
-            // UPDATE_NBR has no answer. What the peer says all the same is discarded until it closes.
+            // UPDATE_NBR has no answer. What the peer sends all the same is discarded.
             return Ok(Step::Done(input.bytes.len()));
         }
         let Some(packet) = outbound.reader.read(input)? else {

@@ -2,8 +2,8 @@
 //!
 //! For: what the worker is told to commit, and what it tells of it. Not for: the format on disk, which is the store's.
 //!
-//! A registration that could not be persisted is valid all the same: the ring in memory is what counts, and a full disk keeps
-//! nobody out of it. The cost comes after a restart: the tracker does not know the peer until it registers again, as after a
+//! A registration that could not be persisted is valid all the same: the ring in memory is what counts, and a full disk
+//! refuses no peer. The cost comes after a restart: the tracker does not know the peer until it registers again, as after a
 //! restart without a disk, and it then stands at the end of the ring.
 
 use std::net::SocketAddrV4;

@@ -2,7 +2,7 @@
 //!
 //! A queue in the order of the last pings. Its head is pinged as fast as the number of members asks for, so `n` members
 //! make `n` pings an interval at an even pace, however many registered at once; and at the latest an interval after its
-//! last ping, so that nobody is forgotten while the ring grows or shrinks. Members that are gone are passed over.
+//! last ping, so that no member is forgotten while the ring grows or shrinks. Members that are gone are passed over.
 //!
 //! Invariants: the queue is in the order of `due`; a member stands in it once; it has at most
 //! `2 * members + GONE_MIN` turns.
@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use crate::engine::{Tick, Ticks};
 
 /// Pings sent at once, however many are due: what a tracker that restarts sends in a tick, 6,400 a second.
-
 pub(super) const PINGS_AT_ONCE_MAX: u32 = 64;
 
 /// Turns of members that are gone which the queue may have whatever the number of members.
@@ -64,7 +63,8 @@ impl PingSchedule {
         let earned = now.since(self.since).0.saturating_mul(members as u64);
         // What was slept through is not caught up with in a burst.
         let credit_max = self.interval.0.max(members as u64);
-        self.credit = self.credit.saturating_add(earned).min(credit_max * 2);
+        let credit = self.credit.saturating_add(earned);
+        self.credit = credit.min(credit_max.saturating_mul(2));
         self.since = now;
     }
 
@@ -103,7 +103,7 @@ impl PingSchedule {
 mod tests {
     use super::*;
 
-    /// Runs the schedule of `joined` members, who registered in these ticks, and tells in which ticks each was pinged.
+    /// Runs the schedule of `joined` members, who registered in these ticks, and returns in which ticks each was pinged.
     fn run(interval: u64, joined: &[u64], until: u64) -> Vec<Vec<u64>> {
         let mut schedule = PingSchedule::new(Ticks(interval));
         let mut pinged = vec![Vec::new(); joined.len()];
@@ -154,7 +154,19 @@ mod tests {
         assert!(per_second.iter().all(|n| *n <= mean + 10), "{per_second:?}");
     }
 
-    /// A crowd that comes just before somebody's turn does not push it back.
+    #[test]
+    fn the_longest_interval_does_not_wrap() {
+        let mut schedule = PingSchedule::new(Ticks::NEVER);
+        schedule.push(Tick(5), 0, 0);
+        schedule.earn(Tick(100), 1);
+        assert_eq!(
+            schedule.next(Tick(100), |_| true).map(|turn| turn.slot),
+            None
+        );
+        assert!(schedule.next_at(Tick(100), 1) > Some(Tick(1 << 60)));
+    }
+
+    /// A crowd that comes just before a member's turn does not push it back.
     #[test]
     fn nobody_waits_longer_because_others_come() {
         for crowd_at in [1, 500, 1990, 2100, 3999] {

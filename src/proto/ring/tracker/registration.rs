@@ -1,4 +1,4 @@
-//! REGISTER: who gets a place in the ring, and the REG_INIT that answers.
+//! REGISTER: gives a peer its place in the ring, and answers with a REG_INIT.
 //!
 //! - A new handle gets a number, an item and the place behind all others.
 //! - A handle from the same address again: the same number and item.
@@ -19,7 +19,7 @@ use super::ring::Ring;
 /// What became of a REGISTER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Registered {
-    /// It was answered, and nobody registered.
+    /// It was answered with a refusal.
     Refused,
     /// The member with this slot and number.
     Member {

@@ -5,7 +5,7 @@
 //!                 └────▶ given up: removed, the ring closes over the gap
 //!  place taken or given up ──▶ neighbour_update of the member behind it
 //! ```
-//! For: who is in the ring, and that the neighbours which the peers know are the ring's. Not for: requests and their
+//! For: membership of the ring, and keeping the neighbours which the peers know equal to the ring's. Not for: requests and their
 //! answers (`registration.rs`, `mod.rs`).
 //!
 //! Invariants: a member has one timer, which follows the earlier of its two deadlines; nothing here looks at all members.
@@ -123,7 +123,7 @@ impl Ring {
             update,
             alarm,
         } = &mut member.contact;
-        alarm.follow(host, None, Timer::Member(slot), &mut self.unarmed);
+        alarm.disarm(host);
         for conn in [ping.conn(), update.conn()].into_iter().flatten() {
             host.close_conn(conn);
         }
@@ -132,6 +132,7 @@ impl Ring {
             .forget(members.len(), |turn| members.has(turn.slot, turn.number));
         self.persist(host, Change::Remove(member.number), None);
         self.settle_after(host, member.number);
+        self.arm_refused(host);
     }
 
     /// Persists a change. Returns whether `answer` waits for it.
@@ -366,19 +367,26 @@ impl Ring {
     }
 
     pub(super) fn fired(&mut self, host: &mut dyn Host, timer: Timer) {
-        self.fire(host, timer);
-        if let Some(timer) = self.unarmed.next() {
-            self.fire(host, timer);
-        }
-    }
-
-    fn fire(&mut self, host: &mut dyn Host, timer: Timer) {
+        self.arm_refused(host);
         match timer {
             Timer::Schedule => {
                 self.alarm.fired();
                 self.ping_due(host);
             }
             Timer::Member(slot) => self.fire_member(host, slot),
+        }
+    }
+
+    /// There is room for a timer: one that was refused gets it.
+    fn arm_refused(&mut self, host: &mut dyn Host) {
+        while let Some(timer) = self.unarmed.next() {
+            let armed = match timer {
+                Timer::Schedule => self.watch_schedule(host),
+                Timer::Member(slot) => self.watch(host, slot),
+            };
+            if armed {
+                return;
+            }
         }
     }
 
@@ -399,24 +407,27 @@ impl Ring {
         self.follow(host, slot, next);
     }
 
-    /// Has the timer of the schedule follow it.
-    pub(super) fn watch_schedule(&mut self, host: &mut dyn Host) {
+    /// Has the timer of the schedule follow it; whether a ping is to come.
+    pub(super) fn watch_schedule(&mut self, host: &mut dyn Host) -> bool {
         let due = self.schedule.next_at(host.now(), self.members.len());
         self.alarm
             .follow(host, due, Timer::Schedule, &mut self.unarmed);
+        due.is_some()
     }
 
-    /// Has the timer of a member follow its deadlines.
-    pub(super) fn watch(&mut self, host: &mut dyn Host, slot: u32) {
-        if let Some(member) = self.members.get_mut(slot) {
-            let Contact {
-                ping,
-                update,
-                alarm,
-            } = &mut member.contact;
-            let due = [ping.due(), update.due()].into_iter().flatten().min();
-            alarm.follow(host, due, Timer::Member(slot), &mut self.unarmed);
-        }
+    /// Has the timer of a member follow its deadlines; whether there is one.
+    pub(super) fn watch(&mut self, host: &mut dyn Host, slot: u32) -> bool {
+        let Some(member) = self.members.get_mut(slot) else {
+            return false;
+        };
+        let Contact {
+            ping,
+            update,
+            alarm,
+        } = &mut member.contact;
+        let due = [ping.due(), update.due()].into_iter().flatten().min();
+        alarm.follow(host, due, Timer::Member(slot), &mut self.unarmed);
+        due.is_some()
     }
 }
 

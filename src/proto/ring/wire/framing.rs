@@ -104,7 +104,13 @@ fn begin(bytes: &[u8]) -> Result<Option<Scan>, Refusal> {
 /// between them. More are not looked at, so that blanks that dribble in are not looked at over and over.
 const BEGINNING_BYTES_MAX: usize = 64;
 
-/// The table of encodings in the specification. Blanks may stand before and within text.
+/// The encoding, by the first bytes. Blanks may stand before and within text.
+///
+/// | first bytes | encoding |
+/// |---|---|
+/// | 0x80, or `(` and an opcode: `(S`, `(V`, `(I` | pickle |
+/// | `('`, `("`, `(u'` | Python's literals |
+/// | `(` and a letter with which a command begins | the bare notation |
 fn told(head: &[u8]) -> Result<Option<Scan>, Refusal> {
     let text = head.trim_ascii_start();
     let start = head.len() - text.len();

@@ -114,7 +114,7 @@ impl Reply<'static> {
 /// What a tracker answers to a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegInit<'a> {
-    /// `None`: the handle is somebody else's.
+    /// `None`: the handle is another peer's.
     pub nbr: Option<Neighbour<'a>>,
     /// Number of items.
     pub dbsize: u32,

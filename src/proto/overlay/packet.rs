@@ -1,11 +1,13 @@
-//! The bytes of a cPTP packet; pure functions, which allocate nothing.
+//! The bytes of a cPTP packet, Welcome or Redirect; pure functions, which allocate nothing.
 //!
 //! ```text
 //!   V:3 = 7 | type:8 | N:13 | length:8 | sender: length bytes | N entries of 6 bytes: IPv4 address, port
 //! ```
 //! Big-endian, bits from the most significant. The head is 4 bytes and says how long the packet is, so that finding its
-//! end costs the same however it dribbles in; nothing is reserved for an announced count. What follows the packet is
-//! the caller's to ignore: one implementation pads.
+//! end costs the same however it dribbles in; nothing is reserved for an announced count. The caller ignores
+//! what follows the packet: one implementation pads.
+//!
+//! For: parsing and writing. Not for: who gets which packet (`peer.rs`).
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -29,7 +31,7 @@ pub const NAME_BYTES_MAX: usize = u8::MAX as usize;
 /// whole.
 pub const PACKET_BYTES_MAX: usize = HEAD_BYTES + NAME_BYTES_MAX + ENTRIES_MAX * ENTRY_BYTES;
 
-/// What an acceptor says.
+/// What an acceptor answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The newcomer is in the acceptor's table.
@@ -42,7 +44,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
     pub kind: Kind,
-    /// The sender's name: UTF-8, by the specification; whoever shows it must not rely on that.
+    /// The sender's name. The protocol says that it is UTF-8; code that shows it must not rely on that.
     pub sender: &'a [u8],
     pub entries: Entries<'a>,
 }
@@ -136,7 +138,7 @@ pub fn put_packet(
     out[at..at + head.len()].copy_from_slice(&head);
 }
 
-/// Whether an entry is the address of one peer: what is not is dropped, the rest of its packet counts.
+/// Whether an entry can be the address of one peer. An entry that cannot is dropped; the rest of its packet counts.
 pub fn is_usable(entry: SocketAddrV4) -> bool {
     let ip = entry.ip();
     entry.port() != 0 && !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
