@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::Value;
 
 pub(super) fn is_broken_pipe(e: &anyhow::Error) -> bool {
     e.chain()
@@ -35,6 +36,45 @@ pub(super) fn result(as_json: bool, found: &(impl Serialize + Display)) -> Resul
         return json(found);
     }
     stdout(found.to_string().as_bytes())
+}
+
+/// Figures: the JSON object itself, or a text of its fields.
+pub(super) fn figures(as_json: bool, figures: &Value, template: &str) -> Result<()> {
+    if as_json {
+        return json(figures);
+    }
+    stdout(filled(template, figures).as_bytes())
+}
+
+/// A template with the fields of a JSON object in it: `{field}`, `{field.of.that}`, `{field:.2}` with two digits.
+pub(super) fn filled(template: &str, fields: &Value) -> String {
+    let mut pieces = template.split('{');
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (field, after) = piece.split_once('}').unwrap_or((piece, ""));
+        let (path, digits) = field.split_once(":.").unwrap_or((field, ""));
+        let value = path.split('.').try_fold(fields, |of, name| of.get(name));
+        debug_assert!(value.is_some(), "no field {path} in {fields}");
+        text += &value.map_or(String::new(), |value| shown(value, digits.parse().ok()));
+        text += after;
+    }
+    text
+}
+
+/// A value for people; of an object its fields with their names, in which a point is written `_`.
+fn shown(value: &Value, digits: Option<usize>) -> String {
+    match (value, value.as_f64(), digits) {
+        (_, Some(number), Some(digits)) => format!("{number:.digits$}"),
+        (Value::Number(n), Some(number), None) if n.is_f64() => number.to_string(),
+        (Value::String(text), ..) => text.clone(),
+        (Value::Object(fields), ..) => {
+            let field = |(name, value): (&String, _)| {
+                format!("{} {}", name.replace('_', "."), shown(value, digits))
+            };
+            fields.iter().map(field).collect::<Vec<_>>().join("  ")
+        }
+        (other, ..) => other.to_string(),
+    }
 }
 
 /// Writes a whole file, or leaves what was there: the bytes go to a file beside it, which then takes its name.
@@ -88,6 +128,17 @@ pub(super) fn error(e: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_filled() {
+        let fields =
+            serde_json::json!({"n": 3, "f": 2.0, "ms": {"p50": 1.256, "p99_9": 2}, "name": "x"});
+        let text = filled(
+            "{name}: {n} of {f} ({f:.1}), {ms.p50:.2}, {ms:.1} ms\n",
+            &fields,
+        );
+        assert_eq!(text, "x: 3 of 2 (2.0), 1.26, p50 1.3  p99.9 2.0 ms\n");
+    }
 
     #[test]
     fn names_cannot_steer_a_terminal() {

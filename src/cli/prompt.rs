@@ -8,7 +8,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use thiserror::Error;
 
-use super::print;
+use super::{Answer, print};
 
 /// What follows a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,18 @@ pub(super) fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
+/// Obeys a person, or a pipe.
+pub(super) fn run(commands: &impl Commands) -> Result<Answer> {
+    if is_interactive() {
+        converse(commands)?;
+    } else {
+        work_off(commands, std::io::stdin().lock())?;
+    }
+    Ok(Answer::Yes)
+}
+
 /// With a person: a line editor with history, and errors end nothing.
-pub(super) fn converse(commands: &impl Commands) -> Result<()> {
+fn converse(commands: &impl Commands) -> Result<()> {
     let mut editor = DefaultEditor::new()?;
     let sign = commands.sign();
     loop {
@@ -65,7 +75,7 @@ pub(super) fn converse(commands: &impl Commands) -> Result<()> {
 }
 
 /// With a pipe: every line is obeyed, and one that failed makes the whole a failure; one that was interrupted ends it.
-pub(super) fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<()> {
+fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<()> {
     let mut failed = 0_u64;
     for line in lines.lines() {
         match commands.obey(&line.context("stdin")?) {

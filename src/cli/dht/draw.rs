@@ -3,7 +3,7 @@
 use std::f64::consts::TAU;
 use std::fmt::Write as _;
 
-use super::ring::{Found, Walk};
+use super::walk::{Found, Walk};
 
 const WIDTH: f64 = 1040.0;
 const HEIGHT_MIN: f64 = 600.0;

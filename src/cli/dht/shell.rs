@@ -16,7 +16,7 @@ use peerloop::proto::dht::node::{DhtNode, VALUE_BYTES_MAX};
 use peerloop::proto::dht::operation::{Outcome, Verb};
 use peerloop::proto::dht::routing::Member;
 
-use super::{Node, resolve};
+use super::{Node, resolve, text};
 use crate::cli::options::patience_secs;
 use crate::cli::prompt::{self, Commands, NodePrompt, Then, split_word};
 use crate::cli::{Answer, print};
@@ -56,13 +56,7 @@ pub(in crate::cli) struct ShellArgs {
 
 impl ShellArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        let prompt = Prompt::new(self.contact, self.timeout, None);
-        if prompt::is_interactive() {
-            prompt::converse(&prompt)?;
-        } else {
-            prompt::work_off(&prompt, std::io::stdin().lock())?;
-        }
-        Ok(Answer::Yes)
+        prompt::run(&Prompt::new(self.contact, self.timeout, None))
     }
 }
 
@@ -110,10 +104,16 @@ impl Commands for Prompt {
                 let value = Bytes::copy_from_slice(value.as_bytes());
                 self.ask("insert", Verb::Insert(value), name)?;
             }
-            ("get", _) => self.ask_name("get", Verb::Get, name, value)?,
-            ("remove", _) => self.ask_name("remove", Verb::Remove, name, value)?,
-            ("contains", _) => self.ask_name("contains", Verb::Contains, name, value)?,
-            ("locate", _) => self.ask_name("locate", Verb::Locate, name, value)?,
+            ("get" | "remove" | "contains" | "locate", _) => {
+                ensure!(value.is_empty(), "{word} takes one NAME, without spaces");
+                let verb = match word {
+                    "get" => Verb::Get,
+                    "remove" => Verb::Remove,
+                    "contains" => Verb::Contains,
+                    _ => Verb::Locate,
+                };
+                self.ask(word, verb, name)?;
+            }
             ("table", Some(inside)) => print::stdout(inside.table()?.as_bytes())?,
             ("table", None) => self.table_from_outside()?,
             ("keys", Some(inside)) => print::stdout(inside.keys()?.as_bytes())?,
@@ -148,26 +148,10 @@ impl Prompt {
         Prompt { node, inside }
     }
 
-    fn ask_name(&self, word: &str, verb: Verb, name: &str, more: &str) -> Result<()> {
-        ensure!(more.is_empty(), "{word} takes one NAME, without spaces");
-        self.ask(word, verb, name)
-    }
-
     fn ask(&self, word: &str, verb: Verb, name: &str) -> Result<()> {
         ensure!(!name.is_empty(), "{word} takes a NAME");
-        let text = match self.node.ask(verb, Id::of(name.as_bytes()))? {
-            Outcome::Located(addr) => addr.to_string(),
-            Outcome::Contains(true) => "yes".into(),
-            Outcome::Contains(false) => "no".into(),
-            Outcome::Got(None) => "no entry".into(),
-            Outcome::Got(Some(value)) => match std::str::from_utf8(&value) {
-                Ok(text) => text.to_owned(),
-                Err(_) => format!("{} bytes, in base 16: {}", value.len(), print::hex(&value)),
-            },
-            Outcome::Inserted => "stored".into(),
-            Outcome::Removed => "removed".into(),
-            other => bail!("{word} came to {other:?}"),
-        };
+        let outcome = self.node.ask(verb, Id::of(name.as_bytes()))?;
+        let text = text(&outcome).with_context(|| word.to_owned())?;
         print::stdout(format!("{text}\n").as_bytes())
     }
 

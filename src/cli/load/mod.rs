@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
@@ -26,7 +27,6 @@ use super::options::within;
 use super::{Answer, print};
 use connections::{Connections, Talker};
 use driver::{Plan, Until};
-use histogram::What;
 
 /// Between two states of the live line.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
@@ -39,6 +39,16 @@ const SILENCE_MAX_SECS: u64 = 86_400;
 
 /// Over 64 KiB and a header.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// What is printed without `--json`.
+const TEXT: &str = "\
+load        {protocol} {request} at {target}
+connections {connections}, {depth} in flight on each; closed loop
+answers     {answers} in {seconds:.2} s: {rate:.0}/s; {refused} refused, {unanswered} missing
+latency us  min {latency_us.min:.1}  mean {latency_us.mean:.1}  p50 {latency_us.p50:.1}  \
+p90 {latency_us.p90:.1}  p99 {latency_us.p99:.1}  p99.9 {latency_us.p99_9:.1}  \
+p99.99 {latency_us.p99_99:.1}  max {latency_us.max:.1}
+";
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -110,21 +120,28 @@ fn load<T: Talker>(
         warm_up: Duration::try_from_secs_f64(common.warm_up)?,
         until: Until::Elapsed(Duration::try_from_secs_f64(common.seconds)?),
     };
-    let what = What {
-        protocol,
-        request,
-        target: common.addr.to_string(),
-        connections: plan.connections,
-        depth: plan.depth,
-        rate_asked: plan.rate,
-    };
+    let mut summary = json!({
+        "protocol": protocol,
+        "request": request,
+        "target": common.addr.to_string(),
+        "connections": plan.connections,
+        "depth": plan.depth,
+    });
+    let mut text = TEXT.to_owned();
+    if let Some(rate) = plan.rate {
+        summary["rate_asked"] = rate.into();
+        text = text.replace("closed loop", "open loop, {rate_asked} a second");
+    }
     let (_, driver) = run_to_end(common.addr, talker, plan)?.into_parts();
     let measurement = driver.measurement();
-    let summary = measurement.summary(what, driver.errors(), driver.under_way());
+    measurement.tell(&mut summary, driver.errors(), driver.under_way());
     if let Some(path) = &common.svg {
         print::write_file(path, plot::svg(measurement, &summary)?.as_bytes())?;
     }
-    print::result(common.json, &summary)?;
+    for (error, count) in driver.errors() {
+        text += &format!("ended       {count} connections: {error}\n");
+    }
+    print::figures(common.json, &summary, &text)?;
     ensure!(measurement.answers() > 0, "no answer came");
     Ok(Answer::Yes)
 }

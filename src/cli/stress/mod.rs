@@ -5,7 +5,6 @@ mod index;
 pub(super) mod overlay;
 pub(super) mod ring;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Answer;
@@ -69,40 +68,9 @@ impl Interrupt {
 }
 
 /// Percentiles in milliseconds.
-#[derive(Debug, Serialize)]
-struct Latency {
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p99_9: f64,
-    max: f64,
-}
-
-impl Latency {
-    fn of(ns: &Histogram<u64>) -> Latency {
-        let at = |percent| ns.value_at_percentile(percent) as f64 / 1e6;
-        Latency {
-            p50: at(50.0),
-            p90: at(90.0),
-            p99: at(99.0),
-            p99_9: at(99.9),
-            max: ns.max() as f64 / 1e6,
-        }
-    }
-}
-
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency {
-            p50,
-            p90,
-            p99,
-            p99_9,
-            max,
-        } = self;
-        write!(
-            f,
-            "p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p99_9:.2}  max {max:.2}"
-        )
-    }
+fn latency_ms(ns: &Histogram<u64>) -> Value {
+    let at = |percent| ns.value_at_percentile(percent) as f64 / 1e6;
+    json!({
+        "p50": at(50.0), "p90": at(90.0), "p99": at(99.0), "p99_9": at(99.9), "max": at(100.0)
+    })
 }

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use rand::RngExt;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::options::within;
 use crate::cli::{Answer, print};
 
-use super::{Interrupt, Latency, pause};
+use super::{Interrupt, latency_ms, pause};
 use clients::{Clients, Load};
 use nodes::Nodes;
 
@@ -43,40 +43,20 @@ pub(in crate::cli) struct DhtArgs {
     json: bool,
 }
 
-/// What `--json` prints; times in milliseconds.
-#[derive(Serialize)]
-struct Summary {
-    nodes: u32,
-    processes: bool,
-    clients: u32,
-    seconds: f64,
-    nodes_least: usize,
-    nodes_most: usize,
-    nodes_end: usize,
-    operations: u64,
-    operations_per_second: f64,
-    gets: u64,
-    inserts: u64,
-    removes: u64,
-    given_up: u64,
-    latency_ms: Latency,
-    get_latency_ms: Latency,
-    insert_latency_ms: Latency,
-    remove_latency_ms: Latency,
-    hops_mean: f64,
-    hops_max: u32,
-    joins: u32,
-    joins_failed: u32,
-    join_mean_ms: f64,
-    leaves: u32,
-    leaves_failed: u32,
-    leave_mean_ms: f64,
-    checked: u64,
-    wrong_reads: usize,
-    lost: usize,
-    /// Of the lost: nobody answered for the key.
-    unreadable: usize,
-}
+/// What is printed without `--json`.
+const TEXT: &str = "\
+nodes       {nodes} at the start, {nodes_least} to {nodes_most} in the run, {nodes_end} at the end; {KIND}
+operations  {operations} in {seconds:.1} s by {clients} clients: {operations_per_second:.0}/s
+            {gets} get, {inserts} insert, {removes} remove; {given_up} given up
+latency ms  {latency_ms:.2}
+  get       {get_latency_ms:.2}
+  insert    {insert_latency_ms:.2}
+  remove    {remove_latency_ms:.2}
+hops        mean {hops_mean:.2}, max {hops_max}
+joins       {joins}, mean {join_mean_ms:.0} ms; {joins_failed} given up
+leaves      {leaves}, mean {leave_mean_ms:.0} ms; {leaves_failed} failed
+checked     {checked} keys; {wrong_reads} wrong reads before
+lost        {lost}";
 
 /// Least and most members of the run.
 struct Extremes {
@@ -98,8 +78,21 @@ impl DhtArgs {
         nodes.settle(&mut go_on)?;
         load.set_contacts(nodes.contacts())?;
         let clients = load.check(&mut go_on)?;
-        print::result(self.json, &self.summary(&nodes, &clients, &extremes, took))?;
         let (lost, wrong_reads) = (&clients.promises.lost, &clients.promises.wrong_reads);
+        let unreadable = lost.iter().filter(|lost| lost.unreadable).count();
+        let mut text = TEXT.replace(
+            "{KIND}",
+            if self.processes {
+                "processes"
+            } else {
+                "threads"
+            },
+        );
+        if unreadable > 0 {
+            text += ", of which {unreadable} because nobody answers";
+        }
+        let summary = self.summary(&nodes, &clients, &extremes, took, unreadable);
+        print::figures(self.json, &summary, &(text + "\n"))?;
         for lost in lost.iter().take(LOST_SHOWN_MAX) {
             eprintln!("lost: {lost}");
         }
@@ -162,96 +155,41 @@ impl DhtArgs {
         run: &Clients,
         extremes: &Extremes,
         took: Duration,
-    ) -> Summary {
+        unreadable: usize,
+    ) -> Value {
         let (promises, [gets, inserts, removes]) = (&run.promises, &run.times);
-        let unreadable = promises.lost.iter().filter(|lost| lost.unreadable);
-        Summary {
-            nodes: self.nodes,
-            processes: self.processes,
-            clients: self.clients,
-            seconds: took.as_secs_f64(),
-            nodes_least: extremes.least,
-            nodes_most: extremes.most,
-            nodes_end: nodes.members(),
-            operations: run.done(),
-            operations_per_second: run.done() as f64 / took.as_secs_f64(),
-            gets: gets.len(),
-            inserts: inserts.len(),
-            removes: removes.len(),
-            given_up: run.given_up(),
-            latency_ms: Latency::of(run.latency()),
-            get_latency_ms: Latency::of(gets),
-            insert_latency_ms: Latency::of(inserts),
-            remove_latency_ms: Latency::of(removes),
-            hops_mean: run.hops_mean(),
-            hops_max: run.hops_max,
-            joins: nodes.joins.done,
-            joins_failed: nodes.joins.failed,
-            join_mean_ms: nodes.joins.mean_ms(),
-            leaves: nodes.leaves.done,
-            leaves_failed: nodes.leaves.failed,
-            leave_mean_ms: nodes.leaves.mean_ms(),
-            checked: promises.checked,
-            wrong_reads: promises.wrong_reads.len(),
-            lost: promises.lost.len(),
-            unreadable: unreadable.count(),
-        }
-    }
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = if self.processes {
-            "processes"
-        } else {
-            "threads"
-        };
-        writeln!(
-            f,
-            "nodes       {} at the start, {} to {} in the run, {} at the end; {kind}",
-            self.nodes, self.nodes_least, self.nodes_most, self.nodes_end
-        )?;
-        writeln!(
-            f,
-            "operations  {} in {:.1} s by {} clients: {:.0}/s",
-            self.operations, self.seconds, self.clients, self.operations_per_second
-        )?;
-        writeln!(
-            f,
-            "            {} get, {} insert, {} remove; {} given up",
-            self.gets, self.inserts, self.removes, self.given_up
-        )?;
-        writeln!(f, "latency ms  {}", self.latency_ms)?;
-        writeln!(f, "  get       {}", self.get_latency_ms)?;
-        writeln!(f, "  insert    {}", self.insert_latency_ms)?;
-        writeln!(f, "  remove    {}", self.remove_latency_ms)?;
-        writeln!(
-            f,
-            "hops        mean {:.2}, max {}",
-            self.hops_mean, self.hops_max
-        )?;
-        writeln!(
-            f,
-            "joins       {}, mean {:.0} ms; {} given up",
-            self.joins, self.join_mean_ms, self.joins_failed
-        )?;
-        writeln!(
-            f,
-            "leaves      {}, mean {:.0} ms; {} failed",
-            self.leaves, self.leave_mean_ms, self.leaves_failed
-        )?;
-        writeln!(
-            f,
-            "checked     {} keys; {} wrong reads before",
-            self.checked, self.wrong_reads
-        )?;
-        match self.unreadable {
-            0 => writeln!(f, "lost        {}", self.lost),
-            n => writeln!(
-                f,
-                "lost        {}, of which {n} because nobody answers",
-                self.lost
-            ),
-        }
+        let seconds = took.as_secs_f64();
+        json!({
+            "nodes": self.nodes,
+            "processes": self.processes,
+            "clients": self.clients,
+            "seconds": seconds,
+            "nodes_least": extremes.least,
+            "nodes_most": extremes.most,
+            "nodes_end": nodes.members(),
+            "operations": run.done(),
+            "operations_per_second": run.done() as f64 / seconds,
+            "gets": gets.len(),
+            "inserts": inserts.len(),
+            "removes": removes.len(),
+            "given_up": run.given_up(),
+            "latency_ms": latency_ms(run.latency()),
+            "get_latency_ms": latency_ms(gets),
+            "insert_latency_ms": latency_ms(inserts),
+            "remove_latency_ms": latency_ms(removes),
+            "hops_mean": run.hops_mean(),
+            "hops_max": run.hops_max,
+            "joins": nodes.joins.done,
+            "joins_failed": nodes.joins.failed,
+            "join_mean_ms": nodes.joins.mean_ms(),
+            "leaves": nodes.leaves.done,
+            "leaves_failed": nodes.leaves.failed,
+            "leave_mean_ms": nodes.leaves.mean_ms(),
+            "checked": promises.checked,
+            "wrong_reads": promises.wrong_reads.len(),
+            "lost": promises.lost.len(),
+            // Of the lost: nobody answered for the key.
+            "unreadable": unreadable,
+        })
     }
 }

@@ -1,19 +1,19 @@
 //! Many cPTP peers on one reactor, each at a listener of its own, with real sockets between them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::thread::JoinHandle;
+use std::net::SocketAddrV4;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
 use peerloop::engine::Limits;
-use peerloop::net::{Bound, Caller, Handle, Reactor, raise_file_limit};
+use peerloop::net::{Bound, Reactor, raise_file_limit};
 use peerloop::proto::overlay::join::Report;
-use peerloop::proto::overlay::peer::Config;
+use peerloop::proto::overlay::peer::{Config, Peer};
 use peerloop::proto::overlay::table::Link;
 use peerloop::proto::overlay::{Observer, Overlay, Then, fit};
 
+use crate::cli::background::{Background, LOOPBACK};
 use crate::cli::overlay::graph::Graph;
 
 /// Descriptors that are neither a listener nor a connection.
@@ -50,9 +50,7 @@ impl Observer for Tally {
 pub(in crate::cli) struct Crowd {
     pub(in crate::cli) first: SocketAddrV4,
     peers: u32,
-    caller: Caller<Overlay<Tally>>,
-    handle: Handle,
-    thread: Option<JoinHandle<std::io::Result<Overlay<Tally>>>>,
+    overlay: Background<Overlay<Tally>, Overlay<Tally>>,
 }
 
 impl Crowd {
@@ -67,40 +65,33 @@ impl Crowd {
             unplaced: Vec::new(),
         };
         let files = usize::try_from(raise_file_limit()).unwrap_or(usize::MAX);
-        let limits = fit(Limits {
-            // Listeners come out of the same purse.
-            conns_max: files
-                .saturating_sub(peers as usize + FILES_KEPT_BACK)
-                .max(1),
-            ..Limits::default()
-        });
-        let mut reactor = Reactor::new(Overlay::new(tally), limits)?;
-        let mut first = None;
-        for number in 0..peers {
-            let bound = Bound::bind_to_dial_from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-            let addr = bound.addr();
-            first.get_or_insert(addr);
-            reactor.accept_from(bound)?;
-            let config = Config {
-                table_max: table_max as usize,
-                links: links as usize,
-                ..Config::new(format!("p{number}"), addr)
-            };
-            reactor.node().with(|overlay, hub| overlay.add(hub, config));
-        }
-        let (caller, handle) = (reactor.caller(), reactor.handle());
-        let thread = std::thread::Builder::new()
-            .name("overlay".into())
-            .spawn(move || {
-                reactor.run()?;
-                Ok(reactor.into_service())
-            })?;
+        let make = move || {
+            let limits = fit(Limits {
+                // Listeners come out of the same purse.
+                conns_max: files
+                    .saturating_sub(peers as usize + FILES_KEPT_BACK)
+                    .max(1),
+                ..Limits::default()
+            });
+            let mut reactor = Reactor::new(Overlay::new(tally), limits)?;
+            for number in 0..peers {
+                let bound = Bound::bind_to_dial_from(LOOPBACK)?;
+                let config = Config {
+                    table_max: table_max as usize,
+                    links: links as usize,
+                    ..Config::new(format!("p{number}"), bound.addr())
+                };
+                reactor.accept_from(bound)?;
+                reactor.node().with(|overlay, hub| overlay.add(hub, config));
+            }
+            Ok(reactor)
+        };
+        let overlay = Background::start("overlay", make, Ok)?;
+        let first = overlay.call(|overlay, _| overlay.peers().first().map(|p| p.config().addr))?;
         Ok(Crowd {
-            first: first.ok_or(anyhow!("no peers"))?,
+            first: first.context("no peers")?,
             peers,
-            caller,
-            handle,
-            thread: Some(thread),
+            overlay,
         })
     }
 
@@ -113,7 +104,7 @@ impl Crowd {
         let (contact, peers) = (self.first, self.peers);
         let mut begun = 1;
         loop {
-            let ended = self.caller.call(move |overlay, hub| {
+            let ended = self.overlay.call(move |overlay, hub| {
                 let may_begin = (overlay.observer().ended + 1 + at_once).min(peers);
                 for number in begun..may_begin {
                     overlay.join(hub, number as usize, contact);
@@ -130,25 +121,23 @@ impl Crowd {
 
     /// How often somebody was redirected so far.
     pub(in crate::cli) fn redirects(&self) -> Result<u64> {
-        Ok(self
-            .caller
-            .call(|overlay, _| overlay.observer().redirects)?)
+        self.overlay.call(|overlay, _| overlay.observer().redirects)
     }
 
     /// Who has whom, and the end.
-    pub(in crate::cli) fn stop(mut self) -> Result<Told> {
-        let tables = self.caller.call(|overlay, _| {
-            let peers = overlay.peers().iter();
-            let table = |peer: &peerloop::proto::overlay::peer::Peer| {
+    pub(in crate::cli) fn stop(self) -> Result<Told> {
+        let tables = self.overlay.call(|overlay, _| {
+            let table = |peer: &Peer| {
                 let known = peer.table().iter();
                 let linked = known.filter(|(_, link)| !matches!(link, Link::Dialling(_)));
                 linked.map(|(addr, _)| addr).collect()
             };
+            let peers = overlay.peers().iter();
             peers
                 .map(|peer| (peer.config().addr, table(peer)))
                 .collect::<BTreeMap<_, Vec<_>>>()
         })?;
-        let overlay = self.end()?;
+        let overlay = self.overlay.stop()?;
         let addr = |number: &usize| overlay.peers()[*number].config().addr;
         let unplaced = overlay.observer().unplaced.iter().map(addr).collect();
         Ok(Told {
@@ -157,21 +146,6 @@ impl Crowd {
             unplaced,
             tally: overlay.into_observer(),
         })
-    }
-
-    fn end(&mut self) -> Result<Overlay<Tally>> {
-        self.handle.shutdown();
-        let thread = self.thread.take().ok_or(anyhow!("stopped twice"))?;
-        Ok(thread.join().map_err(|_| anyhow!("the peers panicked"))??)
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        if self.thread.is_some() {
-            // An error was reported already, or this is one.
-            let _ = self.end();
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use peerloop::net::raise_file_limit;
 
@@ -43,34 +43,16 @@ pub(in crate::cli) struct OverlayArgs {
     json: bool,
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Summary {
-    peers: u32,
-    table_size: u32,
-    links: u32,
-    /// Until the last join was over.
-    seconds: f64,
-    joins_per_second: f64,
-    placed: u32,
-    /// Found nobody with room, and there was nobody.
-    refused: u32,
-    /// Found nobody with room, and there was somebody.
-    missed: u32,
-    welcomes: u64,
-    redirects: u64,
-    failures: u64,
-    chain_mean: f64,
-    chain_p99: u64,
-    chain_max: u64,
-    components: usize,
-    diameter: usize,
-    degree_min: usize,
-    degree_mean: f64,
-    degree_max: usize,
-    /// Entries that the peer at the other end does not have, or that name nobody.
-    one_sided: usize,
-}
+/// What is printed without `--json`.
+const TEXT: &str = "\
+peers       {peers} with tables of {table_size}, looking for {links} links
+placed      {placed} in {seconds:.2} s: {joins_per_second:.0} joins/s
+not placed  {refused} for want of room, {missed} in spite of room
+answers     {welcomes} welcomes, {redirects} redirects; {failures} dials failed
+redirects   before the first welcome: mean {chain_mean:.1}, p99 {chain_p99}, max {chain_max}
+shape       {components} parts, diameter {diameter}, degree {degree_min} to {degree_max}, \
+mean {degree_mean:.1}; {one_sided} entries on one side only
+";
 
 impl OverlayArgs {
     pub(super) fn run(self) -> Result<Answer> {
@@ -83,14 +65,9 @@ impl OverlayArgs {
             interrupt.check()
         })?;
         let took = start.elapsed();
-        let summary = self.summary(links, took, &crowd.stop()?);
-        if self.json {
-            print::json(&summary)?;
-        } else {
-            print::stdout(summary.to_string().as_bytes())?;
-        }
-        let held = summary.missed == 0 && summary.one_sided == 0;
-        Ok(if held { Answer::Yes } else { Answer::No })
+        let (summary, held) = self.summary(links, took, &crowd.stop()?);
+        print::figures(self.json, &summary, TEXT)?;
+        Ok(Answer::yes_if(held))
     }
 
     /// As many links a joiner as fit.
@@ -124,7 +101,8 @@ impl OverlayArgs {
         }
     }
 
-    fn summary(&self, links: u32, took: Duration, told: &Told) -> Summary {
+    /// The figures, and whether everybody who could be placed was, on both sides.
+    fn summary(&self, links: u32, took: Duration, told: &Told) -> (Value, bool) {
         let graph = Graph::new(
             told.tables
                 .iter()
@@ -132,69 +110,34 @@ impl OverlayArgs {
         );
         let parts = graph.parts();
         let degrees: Vec<usize> = graph.degrees().collect();
-        let refused = told.unplaced.len();
+        let (not_placed, tally) = (told.unplaced.len(), &told.tally);
         let missed = told.missed(&graph, &parts, self.table_size as usize);
-        Summary {
-            peers: self.peers,
-            table_size: self.table_size,
-            links,
-            seconds: took.as_secs_f64(),
-            joins_per_second: f64::from(self.peers - 1) / took.as_secs_f64(),
-            placed: self.peers - refused as u32,
-            refused: (refused - missed) as u32,
-            missed: missed as u32,
-            welcomes: told.tally.welcomes,
-            redirects: told.tally.redirects,
-            failures: told.tally.failures,
-            chain_mean: told.tally.chains.mean(),
-            chain_p99: told.tally.chains.value_at_quantile(0.99),
-            chain_max: told.tally.chains.max(),
-            components: parts.len(),
-            diameter: parts.first().map_or(0, |part| graph.diameter(part)),
-            degree_min: degrees.iter().copied().min().unwrap_or(0),
-            degree_mean: degrees.iter().sum::<usize>() as f64 / degrees.len().max(1) as f64,
-            degree_max: degrees.iter().copied().max().unwrap_or(0),
-            one_sided: told.one_sided(),
-        }
-    }
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "peers       {} with tables of {}, looking for {} links",
-            self.peers, self.table_size, self.links
-        )?;
-        writeln!(
-            f,
-            "placed      {} in {:.2} s: {:.0} joins/s",
-            self.placed, self.seconds, self.joins_per_second
-        )?;
-        writeln!(
-            f,
-            "not placed  {} for want of room, {} in spite of room",
-            self.refused, self.missed
-        )?;
-        writeln!(
-            f,
-            "answers     {} welcomes, {} redirects; {} dials failed",
-            self.welcomes, self.redirects, self.failures
-        )?;
-        writeln!(
-            f,
-            "redirects   before the first welcome: mean {:.1}, p99 {}, max {}",
-            self.chain_mean, self.chain_p99, self.chain_max
-        )?;
-        writeln!(
-            f,
-            "shape       {} parts, diameter {}, degree {} to {}, mean {:.1}; {} entries on one side only",
-            self.components,
-            self.diameter,
-            self.degree_min,
-            self.degree_max,
-            self.degree_mean,
-            self.one_sided
-        )
+        let one_sided = told.one_sided();
+        let summary = json!({
+            "peers": self.peers,
+            "table_size": self.table_size,
+            "links": links,
+            // Until the last join was over.
+            "seconds": took.as_secs_f64(),
+            "joins_per_second": f64::from(self.peers - 1) / took.as_secs_f64(),
+            "placed": self.peers as usize - not_placed,
+            // Found nobody with room, and there was nobody, or somebody.
+            "refused": not_placed - missed,
+            "missed": missed,
+            "welcomes": tally.welcomes,
+            "redirects": tally.redirects,
+            "failures": tally.failures,
+            "chain_mean": tally.chains.mean(),
+            "chain_p99": tally.chains.value_at_quantile(0.99),
+            "chain_max": tally.chains.max(),
+            "components": parts.len(),
+            "diameter": parts.first().map_or(0, |part| graph.diameter(part)),
+            "degree_min": degrees.iter().min().unwrap_or(&0),
+            "degree_mean": degrees.iter().sum::<usize>() as f64 / degrees.len().max(1) as f64,
+            "degree_max": degrees.iter().max().unwrap_or(&0),
+            // Entries that the peer at the other end does not have, or that name nobody.
+            "one_sided": one_sided,
+        });
+        (summary, missed == 0 && one_sided == 0)
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 use rand::RngExt;
-use serde::Serialize;
+use serde_json::json;
 
 use peerloop::engine::Ticks;
 use peerloop::proto::ring::tracker::Config;
@@ -55,30 +55,17 @@ pub(in crate::cli) struct RingArgs {
     json: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Summary {
-    peers: u32,
-    items: u32,
-    killed: usize,
-    /// Who brought back what was lost with the killed.
-    added: u32,
-    alive: usize,
-    complete: usize,
-    seconds_to_completion: f64,
-    /// Of those, from when every item was in the ring and nobody was killed any more.
-    seconds_with_all_items: f64,
-    queries: u64,
-    queries_per_second: f64,
-    registered: u64,
-    reg_inits: u64,
-    updates: u64,
-    tracker_messages_per_registration: f64,
-    pruned: u64,
-    pings_per_second: f64,
-    /// The neighbours that the living know are one ring, the tracker's.
-    one_ring: bool,
-    seconds_to_one_ring: f64,
-}
+/// What is printed without `--json`.
+const TEXT: &str = "\
+peers       {peers} at the start, {killed} killed, {added} added, {alive} alive at the end
+items       {items}; {complete} of {alive} have all of them after {seconds_to_completion:.2} s, \
+{seconds_with_all_items:.2} s after the last item came back
+queries     {queries}: {queries_per_second:.0}/s
+tracker     {registered} registered, {reg_inits} REG_INIT, {updates} UPDATE_NBR: \
+{tracker_messages_per_registration:.2} messages a registration
+pings       {pings_per_second:.1}/s; {pruned} pruned
+ring        {RING}, {seconds_to_one_ring:.2} s after the start
+";
 
 impl RingArgs {
     pub(in crate::cli) fn run(self) -> Result<Answer> {
@@ -105,52 +92,41 @@ impl RingArgs {
         for _ in 0..self.peers {
             swarm.add()?;
         }
-        let summary = self.watch(&mut swarm, kills, start, &interrupt)?;
-        swarm.stop()?;
-        if self.json {
-            print::json(&summary)?;
-        } else {
-            print::stdout(summary.to_string().as_bytes())?;
-        }
-        let held = summary.complete == summary.alive && summary.one_ring;
-        Ok(if held { Answer::Yes } else { Answer::No })
-    }
-
-    fn watch(
-        &self,
-        swarm: &mut Swarm,
-        kills: u32,
-        start: Instant,
-        interrupt: &Interrupt,
-    ) -> Result<Summary> {
-        let (added, whole_since) = self.complete(swarm, kills, start, interrupt)?;
-        let completed = start.elapsed();
+        let (added, whole_since) = self.complete(&mut swarm, kills, start, &interrupt)?;
+        let completed = start.elapsed().as_secs_f64();
         let look = swarm.look()?;
-        let one_ring = self.settle(swarm, interrupt)?;
-        let settled = start.elapsed();
-        let pings_per_second = self.count_pings(swarm, interrupt)?;
+        let one_ring = self.settle(&mut swarm, &interrupt)?;
+        let settled = start.elapsed().as_secs_f64();
+        let pings_per_second = self.count_pings(&mut swarm, &interrupt)?;
         let counts = swarm.counts()?;
         let messages = (counts.reg_inits + counts.updates) as f64;
-        Ok(Summary {
-            peers: self.peers,
-            items: self.items,
-            killed: swarm.killed(),
-            added,
-            alive: look.alive,
-            complete: look.complete,
-            seconds_to_completion: completed.as_secs_f64(),
-            seconds_with_all_items: whole_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
-            queries: look.queries,
-            queries_per_second: look.queries as f64 / completed.as_secs_f64(),
-            registered: counts.registered,
-            reg_inits: counts.reg_inits,
-            updates: counts.updates,
-            tracker_messages_per_registration: messages / counts.registered as f64,
-            pruned: counts.pruned,
-            pings_per_second,
-            one_ring,
-            seconds_to_one_ring: settled.as_secs_f64(),
-        })
+        let summary = json!({
+            "peers": self.peers,
+            "items": self.items,
+            "killed": swarm.killed(),
+            // Who brought back what was lost with the killed.
+            "added": added,
+            "alive": look.alive,
+            "complete": look.complete,
+            "seconds_to_completion": completed,
+            // Of those, from when every item was in the ring and nobody was killed any more.
+            "seconds_with_all_items": whole_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+            "queries": look.queries,
+            "queries_per_second": look.queries as f64 / completed,
+            "registered": counts.registered,
+            "reg_inits": counts.reg_inits,
+            "updates": counts.updates,
+            "tracker_messages_per_registration": messages / counts.registered as f64,
+            "pruned": counts.pruned,
+            "pings_per_second": pings_per_second,
+            // The neighbours that the living know are one ring, the tracker's.
+            "one_ring": one_ring,
+            "seconds_to_one_ring": settled,
+        });
+        swarm.stop()?;
+        let text = TEXT.replace("{RING}", if one_ring { "one" } else { "broken" });
+        print::figures(self.json, &summary, &text)?;
+        Ok(Answer::yes_if(look.complete == look.alive && one_ring))
     }
 
     /// Runs until everybody who lives has everything, or the time is up. Returns how many had to be added, and since
@@ -229,45 +205,5 @@ impl RingArgs {
         }
         let pings = swarm.counts()?.pings - before;
         Ok(pings as f64 / start.elapsed().as_secs_f64())
-    }
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "peers       {} at the start, {} killed, {} added, {} alive at the end",
-            self.peers, self.killed, self.added, self.alive
-        )?;
-        writeln!(
-            f,
-            "items       {}; {} of {} have all of them after {:.2} s, {:.2} s after the last item came back",
-            self.items,
-            self.complete,
-            self.alive,
-            self.seconds_to_completion,
-            self.seconds_with_all_items
-        )?;
-        writeln!(
-            f,
-            "queries     {}: {:.0}/s",
-            self.queries, self.queries_per_second
-        )?;
-        writeln!(
-            f,
-            "tracker     {} registered, {} REG_INIT, {} UPDATE_NBR: {:.2} messages a registration",
-            self.registered, self.reg_inits, self.updates, self.tracker_messages_per_registration
-        )?;
-        writeln!(
-            f,
-            "pings       {:.1}/s; {} pruned",
-            self.pings_per_second, self.pruned
-        )?;
-        let ring = if self.one_ring { "one" } else { "broken" };
-        writeln!(
-            f,
-            "ring        {ring}, {:.2} s after the start",
-            self.seconds_to_one_ring
-        )
     }
 }

@@ -1,20 +1,20 @@
 //! A tracker on a thread of its own and any number of peers on one reactor, on loopback, with the code and the sockets of
 //! `ring tracker` and `ring peer`.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::thread::JoinHandle;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rand::RngExt;
 
 use peerloop::engine::Limits;
-use peerloop::net::{Bound, Caller, Handle, Reactor};
+use peerloop::net::{Bound, Reactor};
 use peerloop::proto::ring::node::RingNode;
 use peerloop::proto::ring::peer::{self, Peer, Peers};
 use peerloop::proto::ring::tracker::{Config, Counts, Tracker};
 
+use crate::cli::background::{Background, LOOPBACK};
 use crate::cli::ring;
 
 /// The longest sleep of the peers' loop, so that conditions are looked at.
@@ -26,7 +26,8 @@ const FILES_PER_PEER: usize = 3;
 const FILES_BESIDE: usize = 1000;
 
 pub(in crate::cli) struct Swarm {
-    tracker: TrackerThread,
+    tracker_addr: SocketAddrV4,
+    tracker: Background<RingNode, ()>,
     reactor: Reactor<RingNode>,
     items: usize,
     killed: usize,
@@ -47,10 +48,13 @@ pub(in crate::cli) struct Look {
 impl Swarm {
     /// A tracker with `items` and no peers yet.
     pub(in crate::cli) fn start(config: Config, items: Vec<Box<str>>) -> Result<Swarm> {
-        let count = items.len();
+        let (count, bound) = (items.len(), Bound::bind(LOOPBACK)?);
+        let tracker_addr = bound.addr();
+        let make = move || ring::tracker(bound, config, items, Vec::new(), None);
         let service = RingNode::Peers(Peers::new());
         Ok(Swarm {
-            tracker: TrackerThread::start(config, items)?,
+            tracker_addr,
+            tracker: Background::start("tracker", make, |_| Ok(()))?,
             reactor: Reactor::new(service, Peers::fit(Limits::default()))?,
             items: count,
             killed: 0,
@@ -65,11 +69,10 @@ impl Swarm {
 
     /// One more peer, which registers at once.
     pub(in crate::cli) fn add(&mut self) -> Result<()> {
-        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
-            .context("no listener for one more peer")?;
+        let bound = Bound::bind(LOOPBACK).context("no listener for one more peer")?;
         let addr = bound.addr();
         self.reactor.accept_from(bound)?;
-        let tracker = self.tracker.addr;
+        let tracker = self.tracker_addr;
         self.with_peers(|peers, hub| {
             let config = peer::Config {
                 handle: format!("peer{}", peers.all().len()).into(),
@@ -131,12 +134,12 @@ impl Swarm {
     }
 
     pub(in crate::cli) fn counts(&self) -> Result<Counts> {
-        self.tracker.ask(|tracker| tracker.counts())
+        self.ask(|tracker| tracker.counts())
     }
 
     /// The tracker's ring is the living, and each of them knows who stands before it.
     pub(in crate::cli) fn is_one_ring(&mut self) -> Result<bool> {
-        let ring = self.tracker.ask(|tracker| tracker.ring())?;
+        let ring = self.ask(|tracker| tracker.ring())?;
         let alive: BTreeSet<&str> = self
             .peers()?
             .iter()
@@ -149,7 +152,7 @@ impl Swarm {
         }
         let before = ring.iter().cycle().skip(ring.len().saturating_sub(1));
         let before = ring.iter().map(|handle| &**handle).zip(before);
-        let before: std::collections::BTreeMap<&str, _> = before.collect();
+        let before: BTreeMap<&str, _> = before.collect();
         let mut alive = self.peers()?.iter().filter(|peer| peer.is_alive());
         Ok(alive.all(|peer| {
             let known = peer.neighbour().map(|neighbour| &*neighbour.handle);
@@ -170,6 +173,17 @@ impl Swarm {
         self.tracker.stop()
     }
 
+    fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Tracker) -> R + Send + 'static,
+    ) -> Result<R> {
+        let answer = self.tracker.call(|node, _| match node {
+            RingNode::Tracker(tracker) => Some(question(tracker)),
+            RingNode::Peers(_) => None,
+        })?;
+        answer.context("not a tracker")
+    }
+
     fn peers(&mut self) -> Result<&[Peer]> {
         match self.reactor.node().service() {
             RingNode::Peers(peers) => Ok(peers.all()),
@@ -188,59 +202,5 @@ impl Swarm {
             }
             RingNode::Tracker(_) => Err(anyhow!("not a reactor of peers")),
         })
-    }
-}
-
-/// A tracker that ends with this value.
-struct TrackerThread {
-    addr: SocketAddrV4,
-    handle: Handle,
-    caller: Caller<RingNode>,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-impl TrackerThread {
-    fn start(config: Config, items: Vec<Box<str>>) -> Result<TrackerThread> {
-        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-        let addr = bound.addr();
-        let mut reactor = ring::tracker(bound, config, items, Vec::new(), None)?;
-        let (handle, caller) = (reactor.handle(), reactor.caller());
-        let thread = std::thread::Builder::new()
-            .name("tracker".into())
-            .spawn(move || reactor.run())?;
-        Ok(TrackerThread {
-            addr,
-            handle,
-            caller,
-            thread: Some(thread),
-        })
-    }
-
-    fn ask<R: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Tracker) -> R + Send + 'static,
-    ) -> Result<R> {
-        let answer = self.caller.call(|node, _| match node {
-            RingNode::Tracker(tracker) => Some(question(tracker)),
-            RingNode::Peers(_) => None,
-        })?;
-        answer.context("not a tracker")
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.handle.shutdown();
-        let thread = self.thread.take().context("stopped twice")?;
-        let ended = thread.join().map_err(|_| anyhow!("the tracker panicked"))?;
-        Ok(ended?)
-    }
-}
-
-impl Drop for TrackerThread {
-    fn drop(&mut self) {
-        self.handle.shutdown();
-        if let Some(thread) = self.thread.take() {
-            // What went wrong is said by `stop`; here something else did.
-            let _ = thread.join();
-        }
     }
 }
