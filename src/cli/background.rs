@@ -4,11 +4,14 @@
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use peerloop::engine::{Hub, Service};
 use peerloop::net::{Caller, Handle, Reactor};
@@ -16,8 +19,41 @@ use peerloop::net::{Caller, Handle, Reactor};
 /// Any free port of this machine.
 pub(super) const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
+/// Between two looks at a condition.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Long enough to load any data that fits the memory.
 const START_MAX: Duration = Duration::from_secs(120);
+
+/// SIGINT or SIGTERM came. Set only once [`catch_interrupts`] was called.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on SIGINT and SIGTERM end a wait as an error does, and what was started is dropped with it.
+pub(super) fn catch_interrupts() -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, INTERRUPTED.clone())?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_interrupts() -> Result<()> {
+    let came = INTERRUPTED.load(Ordering::Relaxed);
+    ensure!(!came, "interrupted; the nodes are stopped");
+    Ok(())
+}
+
+/// Until the next look at a condition that is waited for.
+pub(super) fn pause() -> Result<()> {
+    std::thread::park_timeout(LOOK_EVERY);
+    check_interrupts()
+}
+
+pub(super) fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    while !condition()? {
+        pause()?;
+    }
+    Ok(())
+}
 
 /// A service on a thread of its own, which returns `R` when it has stopped.
 pub(super) struct Background<S: Service, R> {

@@ -136,31 +136,30 @@ impl DemoNode {
 
 /// A node joins a ring and another one leaves it while clients write; then every acknowledged write is looked up.
 fn ring(table: &mut Table) -> Result<()> {
-    let mut go_on = || Ok(());
     let mut nodes = table.time("ring", format!("{RING_NODES} nodes"), || {
-        Nodes::start(RING_NODES, false, &mut go_on)
+        Nodes::start(RING_NODES, false)
     })?;
     let load = Load::start(nodes.contacts(), RING_CLIENTS)?;
     load.run_for(RING_OPERATIONS)?;
     table.time("join", "one more node, under writes".into(), || {
         nodes.join()?;
-        nodes.settle(&mut go_on)
+        nodes.settle()
     })?;
     load.set_contacts(nodes.contacts())?;
     load.run_for(RING_OPERATIONS)?;
     table.time("leave", "one node, under writes".into(), || {
         nodes.leave()?;
         load.set_contacts(nodes.contacts())?;
-        nodes.settle(&mut go_on)
+        nodes.settle()
     })?;
     ensure!(
         (nodes.joins.done, nodes.leaves.done) == (1, 1),
         "one node should have joined and one have left; see the log"
     );
     load.run_for(RING_OPERATIONS)?;
-    load.drain(&mut go_on)?;
+    load.drain()?;
     let start = Instant::now();
-    let run = load.check(&mut go_on)?;
+    let run = load.check()?;
     let (operations, checked) = (run.done(), run.promises.checked);
     let what = format!("{checked} keys after {operations} operations");
     table.push("check", what, start.elapsed());

@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 
 use crate::cli::overlay::map;
 use crate::cli::stress::overlay::crowd::Crowd;
-use crate::cli::stress::pause;
 
 use super::Table;
 
@@ -24,10 +23,7 @@ pub(super) fn run(table: &mut Table) -> Result<()> {
     let what = format!("{PEERS} peers with tables of {TABLE_SIZE}");
     let crowd = table.time("start", what, || Crowd::start(PEERS, TABLE_SIZE, LINKS))?;
     let start = Instant::now();
-    crowd.join_all(PEERS, &mut || {
-        pause();
-        Ok(())
-    })?;
+    crowd.join_all(PEERS)?;
     let (took, redirects) = (start.elapsed(), crowd.redirects()?);
     let joins = format!("all through one, {redirects} redirects");
     table.push("join", joins, took);

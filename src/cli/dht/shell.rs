@@ -163,12 +163,13 @@ impl Prompt {
             bail!("XSTAT came to something else");
         };
         let stat = stat.context("the node is no member (it joins or leaves)")?;
-        let mut text = row("node", Member::at(addr));
-        text += &stat.prev.map_or("prev     unknown\n".into(), |prev| {
-            row("prev", Member::at(prev))
-        });
-        text += &row("next", Member::at(stat.next));
-        text += &holdings(stat.entries, stat.value_bytes);
+        let text = table(
+            Member::at(addr),
+            stat.prev.map(Member::at),
+            Member::at(stat.next),
+            &[],
+        );
+        let text = text + &holdings(stat.entries, stat.value_bytes);
         print::stdout(text.as_bytes())
     }
 }
@@ -178,14 +179,8 @@ impl Inside {
         let (routing, stat) = self
             .caller
             .call(|node, _| (node.routing().clone(), node.stat()))?;
-        let mut text = row("node", routing.me());
-        text += &routing
-            .prev()
-            .map_or("prev     unknown\n".into(), |prev| row("prev", prev));
-        text += &row("next", routing.next());
-        for finger in routing.fingers() {
-            text += &row("finger", *finger);
-        }
+        let (me, prev, next) = (routing.me(), routing.prev(), routing.next());
+        let text = table(me, prev, next, routing.fingers());
         Ok(text + &holdings(stat.entries, stat.value_bytes))
     }
 
@@ -214,12 +209,14 @@ impl Inside {
     }
 }
 
-fn row(what: &str, member: Member) -> String {
-    format!(
-        "{what:<7}  {:<21}  {}\n",
-        member.addr.to_string(),
-        member.id
-    )
+fn table(me: Member, prev: Option<Member>, next: Member, fingers: &[Member]) -> String {
+    let row = |what: &str, member: &Member| {
+        let Member { addr, id } = member;
+        format!("{what:<7}  {:<21}  {id}\n", addr.to_string())
+    };
+    let prev = prev.map_or("prev     unknown\n".into(), |prev| row("prev", &prev));
+    let fingers: String = fingers.iter().map(|finger| row("finger", finger)).collect();
+    row("node", &me) + &prev + &row("next", &next) + &fingers
 }
 
 fn holdings(entries: u64, value_bytes: u64) -> String {

@@ -1,7 +1,6 @@
 //! `peerloop load dht`: data commands on one node.
 
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::proto::dht::wire::{self, Malformed, Request};
 
 use super::connections::{Heard, Talker};
-use super::driver::{Plan, Until};
+use super::driver::Plan;
 use super::{Common, load, run_to_end};
 use crate::cli::options::within;
 use crate::cli::{Answer, dht};
@@ -64,13 +63,7 @@ impl DhtArgs {
         let arc = arc(addr)?;
         if matches!(self.command, Command::Get | Command::Contains) && !self.filled {
             let fill = DhtTalk::new(&self, Command::Insert, false, arc)?;
-            let plan = Plan {
-                connections: FILL_CONNECTIONS,
-                depth: FILL_DEPTH,
-                rate: None,
-                warm_up: Duration::ZERO,
-                until: Until::Requests(self.keys),
-            };
+            let plan = Plan::of_requests(FILL_CONNECTIONS, FILL_DEPTH, self.keys);
             let (_, filled) = run_to_end(addr, fill, plan)?.into_parts();
             ensure!(
                 !filled.is_interrupted(),

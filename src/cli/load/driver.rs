@@ -35,6 +35,19 @@ pub(in crate::cli) struct Plan {
     pub(in crate::cli) until: Until,
 }
 
+impl Plan {
+    /// So many requests in a closed loop.
+    pub(in crate::cli) fn of_requests(connections: usize, depth: usize, requests: u64) -> Plan {
+        Plan {
+            connections,
+            depth,
+            rate: None,
+            warm_up: Duration::ZERO,
+            until: Until::Requests(requests),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) enum Until {
     Elapsed(Duration),

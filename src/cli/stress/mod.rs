@@ -5,20 +5,12 @@ mod index;
 pub(super) mod overlay;
 pub(super) mod ring;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Subcommand;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Answer;
-
-/// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -40,30 +32,6 @@ impl Command {
             Command::Ring(args) => args.run(),
             Command::Index(args) => args.run(),
         }
-    }
-}
-
-/// Until the next look at a condition that is waited for.
-pub(super) fn pause() {
-    std::thread::park_timeout(LOOK_EVERY);
-}
-
-/// Whether SIGINT or SIGTERM came: a run ends then as by an error, and what it started is dropped with it.
-struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    fn catch() -> Result<Interrupt> {
-        let came = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, came.clone())?;
-        }
-        Ok(Interrupt(came))
-    }
-
-    fn check(&self) -> Result<()> {
-        let came = self.0.load(Ordering::Relaxed);
-        ensure!(!came, "interrupted; the nodes are stopped");
-        Ok(())
     }
 }
 

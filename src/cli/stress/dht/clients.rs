@@ -5,7 +5,6 @@
 //! operation a client; what it has to find is known to the [`Promises`].
 
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
@@ -17,10 +16,9 @@ use peerloop::proto::dht::client::{self, Host, OpId, Operations};
 use peerloop::proto::dht::operation::{Bounds, Failure, Operation, Outcome};
 
 use super::promises::{Promises, Task};
-use crate::cli::background::Background;
-use crate::cli::load::driver::{Driver, Plan, Until};
+use crate::cli::background::{Background, wait_until};
+use crate::cli::load::driver::{Driver, Plan};
 use crate::cli::load::histogram::histogram_ns;
-use crate::cli::stress::pause;
 
 /// Keys of each client: some thousand in all, so that every member holds some and the check is short.
 const KEYS_EACH: usize = 200;
@@ -52,18 +50,11 @@ pub(in crate::cli) struct Tag {
 
 impl Clients {
     fn new(contacts: Vec<SocketAddrV4>, clients: usize) -> Result<Clients> {
-        let plan = Plan {
-            connections: clients,
-            depth: 1,
-            rate: None,
-            warm_up: Duration::ZERO,
-            until: Until::Requests(u64::MAX),
-        };
         Ok(Clients {
             contacts,
             clients,
             operations: Operations::default(),
-            driver: Driver::new(plan)?,
+            driver: Driver::new(Plan::of_requests(clients, 1, u64::MAX))?,
             promises: Promises::new(clients, KEYS_EACH),
             checked_to: None,
             times: [histogram_ns()?, histogram_ns()?, histogram_ns()?],
@@ -238,37 +229,24 @@ impl Load {
     /// Waits until so many more operations are over.
     pub(in crate::cli) fn run_for(&self, operations: u64) -> Result<()> {
         // Given up counts as well: every operation ends, so this does.
-        let over = || {
-            self.0
-                .call(|clients, _| clients.done() + clients.given_up())
-        };
-        let until = over()? + operations;
-        while over()? < until {
-            pause();
-        }
-        Ok(())
+        let over = |clients: &mut Clients| clients.done() + clients.given_up();
+        let until = self.0.call(move |clients, _| over(clients))? + operations;
+        wait_until(|| self.0.call(move |clients, _| over(clients) >= until))
     }
 
     /// Lets what is under way end and begins nothing new.
-    pub(in crate::cli) fn drain(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub(in crate::cli) fn drain(&self) -> Result<()> {
         self.0.call(|clients, _| clients.driver.stop())?;
-        while !self.0.call(|clients, _| clients.operations.is_empty())? {
-            go_on()?;
-            pause();
-        }
-        Ok(())
+        wait_until(|| self.0.call(|clients, _| clients.operations.is_empty()))
     }
 
     /// Reads everything that was written, and ends.
-    pub(in crate::cli) fn check(self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Clients> {
+    pub(in crate::cli) fn check(self) -> Result<Clients> {
         self.0.call(|clients, hub| {
             clients.checked_to = Some(0);
             (0..clients.clients).for_each(|client| clients.go_on(hub, client));
         })?;
-        while !self.0.has_ended() {
-            go_on()?;
-            pause();
-        }
+        wait_until(|| Ok(self.0.has_ended()))?;
         self.0.join()
     }
 }

@@ -11,10 +11,11 @@ use clap::Args;
 use rand::RngExt;
 use serde_json::{Value, json};
 
+use crate::cli::background::{catch_interrupts, pause};
 use crate::cli::options::within;
 use crate::cli::{Answer, print};
 
-use super::{Interrupt, latency_ms, pause};
+use super::latency_ms;
 use clients::{Clients, Load};
 use nodes::Nodes;
 
@@ -58,26 +59,19 @@ leaves      {leaves}, mean {leave_mean_ms:.0} ms; {leaves_failed} failed
 checked     {checked} keys; {wrong_reads} wrong reads before
 lost        {lost}";
 
-/// Least and most members of the run.
-struct Extremes {
-    least: usize,
-    most: usize,
-}
-
 impl DhtArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        let interrupt = Interrupt::catch()?;
-        let mut go_on = || interrupt.check();
-        let mut nodes = Nodes::start(self.nodes as usize, self.processes, &mut go_on)?;
+        catch_interrupts()?;
+        let mut nodes = Nodes::start(self.nodes as usize, self.processes)?;
         let start = Instant::now();
         let load = Load::start(nodes.contacts(), self.clients as usize)?;
-        let extremes = self.churn(&mut nodes, &load, &mut go_on)?;
+        let extremes = self.churn(&mut nodes, &load)?;
         // What is still under way is less than a round of operations, and may wait for a node that leaves.
         let took = start.elapsed();
-        load.drain(&mut go_on)?;
-        nodes.settle(&mut go_on)?;
+        load.drain()?;
+        nodes.settle()?;
         load.set_contacts(nodes.contacts())?;
-        let clients = load.check(&mut go_on)?;
+        let clients = load.check()?;
         let (lost, wrong_reads) = (&clients.promises.lost, &clients.promises.wrong_reads);
         let unreadable = lost.iter().filter(|lost| lost.unreadable).count();
         let mut text = TEXT.replace(
@@ -91,7 +85,7 @@ impl DhtArgs {
         if unreadable > 0 {
             text += ", of which {unreadable} because nobody answers";
         }
-        let summary = self.summary(&nodes, &clients, &extremes, took, unreadable);
+        let summary = self.summary(&nodes, &clients, extremes, took, unreadable);
         print::figures(self.json, &summary, &(text + "\n"))?;
         for lost in lost.iter().take(LOST_SHOWN_MAX) {
             eprintln!("lost: {lost}");
@@ -103,21 +97,12 @@ impl DhtArgs {
         Ok(Answer::yes_if(held))
     }
 
-    /// Lets nodes join and leave for the time of the run.
-    fn churn(
-        &self,
-        nodes: &mut Nodes,
-        load: &Load,
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Extremes> {
+    /// Lets nodes join and leave for the time of the run; the least and the most members there were.
+    fn churn(&self, nodes: &mut Nodes, load: &Load) -> Result<(usize, usize)> {
         let (start, length) = (Instant::now(), Duration::from_secs(self.seconds));
-        let mut extremes = Extremes {
-            least: nodes.members(),
-            most: nodes.members(),
-        };
+        let (mut least, mut most) = (nodes.members(), nodes.members());
         let mut events = 0_u64;
         while start.elapsed() < length {
-            go_on()?;
             if nodes.look() {
                 load.set_contacts(nodes.contacts())?;
             }
@@ -125,11 +110,11 @@ impl DhtArgs {
                 events += 1;
                 self.event(nodes, load)?;
             }
-            extremes.least = extremes.least.min(nodes.members());
-            extremes.most = extremes.most.max(nodes.members());
-            pause();
+            least = least.min(nodes.members());
+            most = most.max(nodes.members());
+            pause()?;
         }
-        Ok(extremes)
+        Ok((least, most))
     }
 
     /// One join or leave.
@@ -153,7 +138,7 @@ impl DhtArgs {
         &self,
         nodes: &Nodes,
         run: &Clients,
-        extremes: &Extremes,
+        (least, most): (usize, usize),
         took: Duration,
         unreadable: usize,
     ) -> Value {
@@ -164,8 +149,8 @@ impl DhtArgs {
             "processes": self.processes,
             "clients": self.clients,
             "seconds": seconds,
-            "nodes_least": extremes.least,
-            "nodes_most": extremes.most,
+            "nodes_least": least,
+            "nodes_most": most,
             "nodes_end": nodes.members(),
             "operations": run.done(),
             "operations_per_second": run.done() as f64 / seconds,

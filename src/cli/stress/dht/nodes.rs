@@ -19,9 +19,8 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 
-use crate::cli::background::{Background, LOOPBACK, Program};
+use crate::cli::background::{Background, LOOPBACK, Program, pause};
 use crate::cli::dht;
-use crate::cli::stress::pause;
 
 /// Members that a joiner is told of, should some be leaving.
 const CONTACTS_MAX: usize = 3;
@@ -165,11 +164,7 @@ pub(in crate::cli) struct Nodes {
 
 impl Nodes {
     /// A ring of `count`, all of them members.
-    pub(in crate::cli) fn start(
-        count: usize,
-        processes: bool,
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Nodes> {
+    pub(in crate::cli) fn start(count: usize, processes: bool) -> Result<Nodes> {
         let first = Node::start(processes, Vec::new()).context("cannot start a node")?;
         let mut nodes = Nodes {
             processes,
@@ -181,7 +176,7 @@ impl Nodes {
         };
         while nodes.members.len() < count {
             nodes.join()?;
-            nodes.settle(go_on)?;
+            nodes.settle()?;
             ensure!(
                 nodes.joins.failed == 0,
                 "a node could not join; see the log"
@@ -273,12 +268,11 @@ impl Nodes {
         before != (self.joining.len(), self.leaving.len())
     }
 
-    /// Waits until nobody joins or leaves; `go_on` is asked now and then. Who is not done in time has failed.
-    pub(in crate::cli) fn settle(&mut self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    /// Waits until nobody joins or leaves. Who is not done in time has failed.
+    pub(in crate::cli) fn settle(&mut self) -> Result<()> {
         let until = Instant::now() + SETTLE_WITHIN;
         while !(self.joining.is_empty() && self.leaving.is_empty()) && Instant::now() < until {
-            go_on()?;
-            pause();
+            pause()?;
             self.look();
         }
         for (node, _) in self.joining.drain(..) {

@@ -17,7 +17,7 @@ use talker::{IndexTalker, Shares, Task};
 
 use super::latency_ms;
 use crate::cli::background::{LOOPBACK, Program};
-use crate::cli::load::driver::{Plan, Until};
+use crate::cli::load::driver::Plan;
 use crate::cli::load::run_to_end;
 use crate::cli::options::within;
 use crate::cli::print::filled;
@@ -166,13 +166,7 @@ impl Run<'_> {
         tasks: impl ExactSizeIterator<Item = Task>,
     ) -> Result<()> {
         let operations = tasks.len() as u64;
-        let plan = Plan {
-            connections: connections.min(tasks.len()),
-            depth,
-            rate: None,
-            warm_up: Duration::ZERO,
-            until: Until::Requests(operations),
-        };
+        let plan = Plan::of_requests(connections.min(tasks.len()), depth, operations);
         let talker = IndexTalker::new(self.shares.clone(), tasks);
         let (before, start) = (cpu_seconds(&self.server)?, Instant::now());
         let (talker, driver) = run_to_end(self.server.addr, talker, plan)?.into_parts();

@@ -224,12 +224,11 @@ impl<I: Iterator<Item = Task>> Talker for IndexTalker<I> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::time::Duration;
 
     use peerloop::proto::index::wire::{write_ko, write_text};
 
     use super::*;
-    use crate::cli::load::driver::{Plan, Until};
+    use crate::cli::load::driver::Plan;
     use crate::cli::load::run_to_end;
 
     #[test]
@@ -259,15 +258,10 @@ mod tests {
             files: 1,
             ids: vec![Some(PeerId::from_bits(7))],
         };
-        let plan = Plan {
-            connections: 1,
-            depth: 1,
-            rate: None,
-            warm_up: Duration::ZERO,
-            until: Until::Requests(1),
-        };
         let talker = IndexTalker::new(shares, [Task::Login(0)].into_iter());
-        let (talker, driver) = run_to_end(at, talker, plan).unwrap().into_parts();
+        let (talker, driver) = run_to_end(at, talker, Plan::of_requests(1, 1, 1))
+            .unwrap()
+            .into_parts();
         let answers = driver.measurement().answers();
         assert_eq!((answers, talker.retries, talker.right), (1, 1, 1));
         server.join().unwrap();

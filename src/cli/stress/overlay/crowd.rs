@@ -13,7 +13,7 @@ use peerloop::proto::overlay::peer::{Config, Peer};
 use peerloop::proto::overlay::table::Link;
 use peerloop::proto::overlay::{Observer, Overlay, Then, fit};
 
-use crate::cli::background::{Background, LOOPBACK};
+use crate::cli::background::{Background, LOOPBACK, wait_until};
 use crate::cli::overlay::graph::Graph;
 
 /// Descriptors that are neither a listener nor a connection.
@@ -95,28 +95,20 @@ impl Crowd {
         })
     }
 
-    /// Has everybody join through the first one, so many at once, and waits with `look` until all joins are over.
-    pub(in crate::cli) fn join_all(
-        &self,
-        at_once: u32,
-        look: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    /// Has everybody join through the first one, so many at once, and waits until all joins are over.
+    pub(in crate::cli) fn join_all(&self, at_once: u32) -> Result<()> {
         let (contact, peers) = (self.first, self.peers);
         let mut begun = 1;
-        loop {
-            let ended = self.overlay.call(move |overlay, hub| {
-                let may_begin = (overlay.observer().ended + 1 + at_once).min(peers);
-                for number in begun..may_begin {
-                    overlay.join(hub, number as usize, contact);
-                }
-                (overlay.observer().ended, may_begin.max(begun))
+        wait_until(|| {
+            let ended;
+            (ended, begun) = self.overlay.call(move |overlay, hub| {
+                let ended = overlay.observer().ended;
+                let may_begin = (ended + 1 + at_once).min(peers);
+                (begun..may_begin).for_each(|n| overlay.join(hub, n as usize, contact));
+                (ended, may_begin.max(begun))
             })?;
-            begun = ended.1;
-            if ended.0 + 1 >= peers {
-                return Ok(());
-            }
-            look()?;
-        }
+            Ok(ended + 1 >= peers)
+        })
     }
 
     /// How often somebody was redirected so far.

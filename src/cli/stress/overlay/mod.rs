@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use peerloop::net::raise_file_limit;
 
+use crate::cli::background::catch_interrupts;
 use crate::cli::options::within;
 use crate::cli::overlay::graph::Graph;
 use crate::cli::{Answer, print};
 
-use super::{Interrupt, pause};
 use crowd::{Crowd, Told};
 
 /// Links that a joiner looks for, where there are descriptors and room for them: the default of a peer.
@@ -57,13 +57,10 @@ mean {degree_mean:.1}; {one_sided} entries on one side only
 impl OverlayArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let links = self.links()?;
-        let interrupt = Interrupt::catch()?;
+        catch_interrupts()?;
         let crowd = Crowd::start(self.peers, self.table_size, links)?;
         let start = Instant::now();
-        crowd.join_all(self.at_once, &mut || {
-            pause();
-            interrupt.check()
-        })?;
+        crowd.join_all(self.at_once)?;
         let took = start.elapsed();
         let (summary, held) = self.summary(links, took, &crowd.stop()?);
         print::figures(self.json, &summary, TEXT)?;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rand::RngExt;
@@ -14,11 +14,8 @@ use peerloop::proto::ring::node::RingNode;
 use peerloop::proto::ring::peer::{self, Peer, Peers};
 use peerloop::proto::ring::tracker::{Config, Counts, Tracker};
 
-use crate::cli::background::{Background, LOOPBACK};
+use crate::cli::background::{Background, LOOK_EVERY, LOOPBACK, check_interrupts};
 use crate::cli::ring;
-
-/// The longest sleep of the peers' loop, so that conditions are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Descriptors a peer takes: its listener and both ends of the connection to its neighbour. What comes and goes, a
 /// registration, a ping, an UPDATE_NBR, is part of the rest.
@@ -101,7 +98,29 @@ impl Swarm {
 
     /// Lets the peers go on for a moment.
     pub(in crate::cli) fn turn(&mut self) -> Result<()> {
+        check_interrupts()?;
         Ok(self.reactor.turn(Some(LOOK_EVERY))?)
+    }
+
+    /// Lets them go on until the condition holds, which is looked at this often; false when it does not in this time.
+    pub(in crate::cli) fn turn_until(
+        &mut self,
+        within: Duration,
+        look_every: Duration,
+        mut condition: impl FnMut(&mut Swarm) -> Result<bool>,
+    ) -> Result<bool> {
+        let start = Instant::now();
+        while !condition(self)? {
+            if start.elapsed() > within {
+                return Ok(false);
+            }
+            let next_look = Instant::now() + look_every;
+            self.turn()?;
+            while Instant::now() < next_look {
+                self.turn()?;
+            }
+        }
+        Ok(true)
     }
 
     pub(in crate::cli) fn look(&mut self) -> Result<Look> {
