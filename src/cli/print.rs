@@ -30,7 +30,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     stdout(&line)
 }
 
-/// What a command found: one JSON object, or the same for people.
+/// Prints a result as one JSON object, or as text.
 pub(super) fn result(as_json: bool, found: &(impl Serialize + Display)) -> Result<()> {
     if as_json {
         return json(found);
@@ -38,7 +38,7 @@ pub(super) fn result(as_json: bool, found: &(impl Serialize + Display)) -> Resul
     stdout(found.to_string().as_bytes())
 }
 
-/// Figures: the JSON object itself, or a text of its fields.
+/// Prints figures as one JSON object, or as a text that shows its fields.
 pub(super) fn figures(as_json: bool, figures: &Value, template: &str) -> Result<()> {
     if as_json {
         return json(figures);
@@ -46,7 +46,7 @@ pub(super) fn figures(as_json: bool, figures: &Value, template: &str) -> Result<
     stdout(filled(template, figures).as_bytes())
 }
 
-/// A template with the fields of a JSON object in it: `{field}`, `{field.of.that}`, `{field:.2}` with two digits.
+/// Fills a template with the fields of a JSON object: `{field}`, `{field.inner}`, `{field:.2}` with two digits.
 pub(super) fn filled(template: &str, fields: &Value) -> String {
     let mut pieces = template.split('{');
     let mut text = pieces.next().unwrap_or_default().to_owned();
@@ -61,7 +61,7 @@ pub(super) fn filled(template: &str, fields: &Value) -> String {
     text
 }
 
-/// A value for people; of an object its fields with their names, in which a point is written `_`.
+/// A value as text. An object is its fields with their names; `_` in a name stands for a point.
 fn shown(value: &Value, digits: Option<usize>) -> String {
     match (value, value.as_f64(), digits) {
         (_, Some(number), Some(digits)) => format!("{number:.digits$}"),
@@ -77,8 +77,8 @@ fn shown(value: &Value, digits: Option<usize>) -> String {
     }
 }
 
-/// Writes a whole file, or leaves what was there: the bytes go to a file beside it, which then takes its name.
-/// What is no regular file (a device, a pipe) is written to directly.
+/// Replaces a file atomically: the bytes go to a file beside it, which is then renamed. A device or a pipe is written
+/// to directly.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
     if path.exists() && !path.is_file() {
@@ -105,8 +105,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// What somebody else sent, as a terminal may show it: every control character escaped, and those that end the line or
-/// turn the direction of what follows.
+/// Text of a peer, safe for a terminal: control characters are escaped, and those that end a line or change the
+/// direction of text.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -120,7 +120,7 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// An error on one line. Peers' words may be in it.
+/// An error on one line, escaped: it may quote a peer.
 pub(super) fn error(e: &anyhow::Error) -> String {
     escaped(&format!("{e:#}"))
 }

@@ -25,7 +25,7 @@ use crate::cli::stress::dht::nodes::Nodes;
 /// Operations under way at once: enough for commits to be shared.
 const AT_ONCE: usize = 64;
 
-/// The ring of the second part, its clients, and what they do before, between and after its changes.
+/// The second part: nodes, clients, and operations before, between and after the changes of the ring.
 const RING_NODES: usize = 5;
 const RING_CLIENTS: usize = 8;
 const RING_OPERATIONS: u64 = 500;
@@ -134,7 +134,7 @@ impl DemoNode {
     }
 }
 
-/// A node joins a ring and another one leaves it while clients write; then every acknowledged write is looked up.
+/// A node joins and another one leaves while clients write; then every acknowledged write is read.
 fn ring(table: &mut Table) -> Result<()> {
     let mut nodes = table.time("ring", format!("{RING_NODES} nodes"), || {
         Nodes::start(RING_NODES, false)
@@ -160,10 +160,10 @@ fn ring(table: &mut Table) -> Result<()> {
     load.drain()?;
     let start = Instant::now();
     let run = load.check()?;
-    let (operations, checked) = (run.done(), run.promises.checked);
+    let (operations, checked) = (run.done(), run.checker.checked);
     let what = format!("{checked} keys after {operations} operations");
     table.push("check", what, start.elapsed());
-    let wrong = run.promises.lost.iter().chain(&run.promises.wrong_reads);
+    let wrong = run.checker.lost.iter().chain(&run.checker.wrong_reads);
     wrong
         .take(1)
         .try_for_each(|lost| Err(anyhow!("an acknowledged write is lost: {lost}")))

@@ -30,7 +30,7 @@ use super::Table;
 use crate::cli::background::{Background, LOOPBACK};
 use crate::cli::index::{ServerAt, share};
 
-/// Longest that anything here may take.
+/// Longest time of a step.
 const DEADLINE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Ticks = Ticks::from_secs(300);
 
@@ -88,7 +88,7 @@ fn lay_out(folder: &Path, files: &[(String, Bytes)]) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     for (n, (path, bytes)) in files.iter().enumerate() {
         let name = Path::new(path).file_name().context("a file has a name")?;
-        // Many are called mod.rs: each has a folder of its own.
+        // Many have the same name (mod.rs), so each gets a folder of its own.
         let folder = folder.join(n.to_string());
         std::fs::create_dir_all(&folder)
             .and_then(|()| std::fs::write(folder.join(name), bytes))

@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::{Answer, print};
 
-/// Bounds on what is put through, should the demo be started in a large folder.
+/// Bounds on the files that are stored: the demo may be started in a large folder.
 const FILES_MAX: usize = 2_000;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -72,7 +72,7 @@ impl Table {
     }
 }
 
-/// The files below `folder` that a person would call its own: no hidden ones, no build output, no links.
+/// The files below `folder`, without hidden ones, build output and links.
 fn read_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_path_buf()];

@@ -12,13 +12,13 @@ use crate::cli::stress::ring::swarm::Swarm;
 
 const SENTENCE: &str = "the sky above is blue";
 
-/// Far over what anything here takes.
+/// Longest time of a step.
 const WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) fn run(table: &mut Table) -> Result<()> {
     table.protocol = "ring";
     let config = Config {
-        // Somebody waits for the demo.
+        // Short, since a person waits for the demo.
         ping_interval: Ticks::from_millis(500),
         ping_timeout: Ticks::from_millis(500),
         ..Config::default()

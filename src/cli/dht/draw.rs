@@ -14,7 +14,7 @@ const LABELS_AT: f64 = RADIUS + 60.0;
 /// Between two labels on the same side of the circle.
 const LINE_HEIGHT: f64 = 15.0;
 
-/// One hue for each of two neighbours, so that arcs are told apart; a third where their number is odd.
+/// Two colours in turn tell neighbouring arcs apart; the third is for the last of an odd number.
 const COLOURS: [&str; 3] = ["#3b6ea5", "#9cbfe0", "#6f9bc8"];
 const BROKEN: &str = "#c0392b";
 
@@ -60,7 +60,7 @@ pub(super) fn svg(walk: &Walk) -> String {
     text + &picture.labels(walk, true) + &picture.labels(walk, false) + "</svg>\n"
 }
 
-/// A colour of its own shows what is wrong.
+/// A member with problems has a colour of its own.
 fn colour_or(member: &Found, fine: &'static str) -> &'static str {
     let is_fine = member.problems.is_empty();
     if is_fine { fine } else { BROKEN }
@@ -89,7 +89,7 @@ impl Picture {
 
     /// What a member owns.
     fn arc(&self, member: &Found, colour: &str) -> String {
-        // A whole circle has no direction as an arc: a hair less.
+        // An arc from a point to itself is not drawn: a whole circle is a little less.
         let share = (member.share_percent / 100.0).min(0.9999);
         let (x, y) = self.point(member.place, RADIUS);
         let (to_x, to_y) = self.point(member.place + share, RADIUS);
@@ -100,7 +100,7 @@ impl Picture {
         )
     }
 
-    /// Beside the circle, each at the height of its member or as near to it as the others leave room.
+    /// Labels beside the circle, each as near to the height of its member as the others allow.
     fn labels(&self, walk: &Walk, right: bool) -> String {
         let side = walk.members.iter();
         let mut side: Vec<_> = side.filter(|member| is_right(member) == right).collect();
@@ -123,7 +123,7 @@ impl Picture {
         side.into_iter().zip(spread).map(label).collect()
     }
 
-    /// Heights from top to bottom with room for a line between any two, moved as little as that takes.
+    /// Moves heights, sorted from top to bottom, so that any two are a line apart.
     fn spread(&self, mut heights: Vec<f64>) -> Vec<f64> {
         let mut least = LINE_HEIGHT;
         for y in &mut heights {

@@ -30,7 +30,7 @@ use super::options::{LONG_SECS, patience_secs, within};
 use super::prompt::{self, NodePrompt};
 use super::{Answer, print};
 
-/// What `--value-max` may be: up to a tebibyte, which fits every sum that is made of it.
+/// Range of `--value-max`: sums with a tebibyte do not overflow.
 const VALUE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
 #[derive(Subcommand)]
@@ -230,7 +230,7 @@ impl NodeArgs {
     }
 }
 
-/// A prompt, where somebody sits who could use it; otherwise the node just runs, whatever becomes of stdin.
+/// A prompt, if there is a terminal. Otherwise the node ignores stdin.
 fn prompt(reactor: &Reactor<DhtNode>, listening: SocketAddrV4) -> Result<Option<NodePrompt>> {
     if !prompt::is_interactive() {
         return Ok(None);
@@ -335,9 +335,9 @@ impl Node {
     fn ask(&self, verb: Verb, key: Id) -> Result<Outcome> {
         let bounds = Bounds {
             value_bytes_max: self.value_max,
-            // About a second in all: somebody waits.
+            // About a second in all, since a person waits.
             attempts_max: 5,
-            // Another client may have written in between, and a repetition would undo it. Who asked can look and decide.
+            // Another client may have written in between, and a repetition would undo that. The user decides.
             unknown_is_final: true,
             ..Bounds::default()
         };
@@ -387,13 +387,13 @@ fn report(key: Id, outcome: &Outcome) -> Value {
                 Err(_) => report["value_hex"] = print::hex(value).into(),
             }
         }
-        // What nodes ask each other.
+        // Operations between nodes.
         Outcome::PrevUpdated | Outcome::After { .. } | Outcome::Told(_) => {}
     }
     report
 }
 
-/// What a person reads of an operation.
+/// The outcome of an operation as text.
 fn text(outcome: &Outcome) -> Result<String> {
     Ok(match outcome {
         Outcome::Located(addr) => addr.to_string(),

@@ -1,7 +1,7 @@
 //! The prompt: `peerloop dht shell`, and the one inside a running node.
 //!
-//! Commands on data go the way that every client's go, inside a node over loopback to its own address. What only the
-//! node knows (its table, its keys) is read on its loop, by [`Caller::call`].
+//! Commands on data are ordinary client operations; inside a node they go over loopback to its own address. State that
+//! only the node has (its table, its keys) is read on its loop, by [`Caller::call`].
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
@@ -21,10 +21,10 @@ use crate::cli::options::patience_secs;
 use crate::cli::prompt::{self, Commands, NodePrompt, Then, split_word};
 use crate::cli::{Answer, print};
 
-/// Keys that `keys` names; a node may hold millions.
+/// Keys that `keys` lists; a node may hold millions.
 const KEYS_SHOWN_MAX: usize = 100;
 
-/// Seconds for which the prompt of a node waits for another one.
+/// Timeout of an operation at the prompt of a node.
 const PATIENCE_SECS: u64 = 10;
 
 const HELP: &str = "\
@@ -90,7 +90,7 @@ impl Commands for Prompt {
     }
 
     fn on_interrupt(&self) -> Option<&'static str> {
-        // To a node it means what it means without a prompt.
+        // As SIGINT does to a node without a prompt.
         self.inside.is_some().then_some("disconnect")
     }
 
@@ -155,7 +155,7 @@ impl Prompt {
         print::stdout(format!("{text}\n").as_bytes())
     }
 
-    /// What a node tells others; a plain one tells nothing.
+    /// The table by XSTAT, which plain nodes do not know.
     fn table_from_outside(&self) -> Result<()> {
         let addr = self.node.contact;
         let told = self.node.ask(Verb::Stat, Id::of_addr(addr));

@@ -1,7 +1,7 @@
 //! A walk around a ring, and what it found of every member.
 //!
-//! The walk goes from a member to the one before it, which is the owner of the key just below the member's id, so plain
-//! peers need to know nothing but LOCATE. Entries and neighbours are told by members that know XSTAT.
+//! The walk goes backwards: the predecessor of a member is the owner of the key just below the member's id. So it needs
+//! LOCATE only, which plain peers have. Members with XSTAT also tell their entries and neighbours.
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
@@ -18,10 +18,10 @@ use peerloop::proto::dht::stat::Stat;
 use super::run_tasks;
 use crate::cli::print;
 
-/// A walk ends here, should it never come back to its start: no ring that one program can walk in a minute has more.
+/// A walk that does not come back to its start ends here. More members cannot be walked in a minute.
 const MEMBERS_MAX: usize = 20_000;
 
-/// Tries of what the walk cannot do without.
+/// Tries of the operations that the walk depends on.
 const TRIES: u32 = 5;
 
 /// What was found.
@@ -45,7 +45,7 @@ pub(super) struct Found {
     pub(super) place: f64,
     /// Of the key space, from its id to the next member's.
     pub(super) share_percent: f64,
-    /// Of a member that tells.
+    /// By XSTAT.
     pub(super) entries: Option<u64>,
     value_bytes: Option<u64>,
     next_told: Option<SocketAddrV4>,
@@ -53,7 +53,7 @@ pub(super) struct Found {
     pub(super) problems: Vec<String>,
 }
 
-/// Walks the ring that a node is in; a member that is silent for so long is given up.
+/// Walks the ring that `contact` is in. A member that is silent for `timeout_secs` is given up.
 pub(super) fn walk(contact: SocketAddrV4, timeout_secs: u64) -> Result<Walk> {
     let patience = Ticks::from_secs(timeout_secs);
     Walker { patience }.walk(contact)
@@ -81,7 +81,7 @@ impl Walker {
     }
 
     fn walk(&self, contact: SocketAddrV4) -> Result<Walk> {
-        // The contact may know itself by another address than we do; what the ring calls it counts.
+        // The contact may advertise another address than the one given; the ring's counts.
         let key = Id::of_addr(contact);
         let verb = Verb::Locate;
         let start = match self.ask(contact, vec![Task { verb, key }], TRIES)?.pop() {
@@ -123,7 +123,7 @@ impl Walker {
         Ok(walk)
     }
 
-    /// Asks one member for itself, and for the member before it, or why that is not known.
+    /// Asks a member about itself and for its predecessor, or why that is not known.
     fn visit(
         &self,
         at: SocketAddrV4,
@@ -146,12 +146,12 @@ impl Walker {
         }
         let stat = match stat {
             Some(Ok(Outcome::Told(stat))) => stat,
-            // A plain peer closes, or is not there.
+            // A plain peer closes the connection; or the member is down.
             _ => None,
         };
         let mut before_it = before_it.with_context(interrupted)?;
         if !matches!(before_it, Ok(Outcome::Located(_))) {
-            // The ring may know what the member does not.
+            // Another member may know the predecessor.
             let again = self.ask(contact, vec![before], TRIES)?.pop().flatten();
             before_it = again.with_context(interrupted)?;
         }
@@ -167,8 +167,8 @@ impl Walker {
     }
 }
 
-/// Where to look for the member before `at` when the ring cannot locate it: where `at` believes it, or else
-/// whoever was named and did not answer.
+/// The predecessor of `at` when the ring cannot locate it: the one that `at` tells, or else the member that did not
+/// answer.
 fn next_best(stat: Option<Stat>, failure: &Failure, at: SocketAddrV4) -> Option<SocketAddrV4> {
     let silent = match failure {
         Failure::Unreachable { addr, .. } | Failure::TimedOut { addr } => Some(*addr),
@@ -202,7 +202,7 @@ impl Found {
     }
 }
 
-/// Of the whole ring.
+/// Position on the ring, from 0 to 1.
 fn fraction(id: Id) -> f64 {
     let bytes = id.to_be_bytes();
     let (head, _) = bytes.split_at(8);
@@ -217,7 +217,7 @@ impl Walk {
         self.problems.is_empty() && self.members.iter().all(|member| member.problems.is_empty())
     }
 
-    /// Each member with the one after it.
+    /// Compares each member with its successor.
     fn compare(&mut self) {
         let addrs: Vec<_> = self.members.iter().map(|member| member.addr).collect();
         for (number, member) in self.members.iter_mut().enumerate() {

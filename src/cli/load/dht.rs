@@ -18,14 +18,14 @@ use super::{Common, load, run_to_end};
 use crate::cli::options::within;
 use crate::cli::{Answer, dht};
 
-/// Keys whose requests are kept written: more would cost more memory than time.
+/// Requests that are encoded in advance; the encoding of more would take too much memory.
 const WRITTEN_MAX: u64 = 65_536;
 
-/// Entries are put there over so many connections, with so many under way on each.
+/// Connections that store the entries at the start, and the requests under way on each.
 const FILL_CONNECTIONS: usize = 16;
 const FILL_DEPTH: usize = 16;
 
-/// Draws for a key that the node owns, before it is taken for one that owns next to nothing.
+/// Random keys tried to find one that the node owns; more means that it owns next to nothing.
 const DRAWS_MAX: u64 = 1_000_000;
 
 #[derive(Args)]
@@ -92,7 +92,7 @@ impl DhtArgs {
     }
 }
 
-/// What the node owns, as far as it tells; a node that does not is asked for everything.
+/// The arc that the node owns, by XSTAT. A node without XSTAT is asked for all keys.
 fn arc(addr: SocketAddrV4) -> Result<(Id, Id)> {
     let me = Id::of_addr(addr);
     let task = Task {
@@ -114,19 +114,19 @@ fn arc(addr: SocketAddrV4) -> Result<(Id, Id)> {
     })
 }
 
-/// The requests of one run: keys that the node owns, one after the other.
+/// Requests for the keys that the node owns, in turn.
 struct DhtTalk {
     command: Command,
     once: bool,
     keys: u64,
     arc: (Id, Id),
     next: u64,
-    /// The first requests, whole.
+    /// The first requests, encoded.
     written: Vec<Box<[u8]>>,
     value: Bytes,
 }
 
-/// What comes next of an answer.
+/// The part of an answer that is read next.
 #[derive(Debug, Default, Clone, Copy)]
 enum Reading {
     #[default]
@@ -228,7 +228,7 @@ impl Talker for DhtTalk {
     ) -> Result<Heard, &'static str> {
         let Input { bytes, seen } = input;
         let bad = Malformed::what;
-        // What follows of this answer, how much was read, and the answer when that was all.
+        // The next state, the bytes used, and the answer if it is complete.
         let (next, used, yes) = match (*reading, self.command) {
             (Reading::Ack, Command::Locate) => match wire::address(bytes, seen).map_err(bad)? {
                 Some((_, used)) => (Reading::Ack, used, Some(true)),

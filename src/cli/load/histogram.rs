@@ -1,4 +1,4 @@
-//! What a load measured: histograms of the latency, of the whole run and over time, and the figures that are printed of them.
+//! What a load measures: histograms of the latency, of the whole run and over time, and the figures printed of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ const LATENCY_MAX_NS: u64 = 600_000_000_000;
 /// Points of the run over time, at most: as many as a plot shows.
 const INTERVALS_MAX: u64 = 400;
 
-/// No point of it is shorter.
+/// Shortest interval of a point.
 const INTERVAL_MIN_NS: u64 = 100_000_000;
 
-/// Latencies and rates of the measured part of a run; times are nanoseconds since its driver was made.
+/// Latencies and rates of the measured part of a run. Times are nanoseconds since the driver was made.
 pub(in crate::cli) struct Measurement {
     latency: Histogram<u64>,
     since: u64,
@@ -41,7 +41,7 @@ pub(super) struct Interval {
 }
 
 impl Measurement {
-    /// Of a run that is to take so long.
+    /// `length`: the planned time of the run, which is divided into intervals.
     pub(super) fn new(length: Duration) -> Result<Measurement> {
         let interval_ns = length.as_nanos() as u64 / INTERVALS_MAX;
         Ok(Measurement {
@@ -65,7 +65,7 @@ impl Measurement {
         self.until = Some(now);
     }
 
-    /// A request that was due then was answered now.
+    /// Counts the answer to a request.
     pub(super) fn record(&mut self, due: u64, now: u64, yes: bool) {
         let took = now.saturating_sub(due).max(1);
         self.latency.saturating_record(took);
@@ -122,7 +122,7 @@ impl Measurement {
             .map(|step| (step.quantile(), micros(step.value_iterated_to())))
     }
 
-    /// Adds the figures to what was asked of whom.
+    /// Adds the figures to a summary that says what was asked.
     pub(super) fn tell(&self, summary: &mut Value, errors: &BTreeMap<String, u64>, missing: u64) {
         let took = seconds(self.until.unwrap_or(self.since).saturating_sub(self.since));
         let rate = self.in_time as f64 / took;

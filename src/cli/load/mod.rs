@@ -1,4 +1,13 @@
-//! `peerloop load`: many connections that ask one node, and how fast it answers.
+//! `peerloop load`: many connections ask one node; how fast does it answer?
+//!
+//! ```text
+//!  Talker         Connections          Driver            Measurement
+//!  requests and   dial, send, read  →  when a request →  histograms,
+//!  answers of     (a Service)          is due; phases    rate over time
+//!  a protocol
+//! ```
+//!
+//! `stress` uses the same driver. Its talkers also check each answer against what was promised.
 
 pub(super) mod connections;
 mod dht;
@@ -28,16 +37,16 @@ use super::{Answer, print};
 use connections::{Connections, Talker};
 use driver::{Plan, Until};
 
-/// Between two states of the live line.
+/// Between two updates of the line on the terminal.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
 
-/// Before a request is due; a sleeping thread is woken up to 60 us late.
+/// A sleep ends this long before a request is due: a sleeping thread is woken up to 60 us late.
 const AWAKE_BEFORE_DUE: Duration = Duration::from_micros(100);
 
-/// A connection on which nothing is asked for a while is no fault of an open loop at a low rate.
+/// Idle limit of a connection: an open loop at a low rate leaves connections idle.
 const SILENCE_MAX_SECS: u64 = 86_400;
 
-/// Over 64 KiB and a header.
+/// Longest answer: over 64 KiB and a header.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// What is printed without `--json`.
@@ -196,14 +205,14 @@ fn sleep_of_poll(sleep: Duration, awaits_answers: bool) -> Duration {
     if whole.is_zero() {
         match sleep.checked_sub(AWAKE_BEFORE_DUE) {
             Some(rest) if !awaits_answers => thread::sleep(rest),
-            // Others on this core go first: another generator, a probe.
+            // Lets other processes on this core run: another load, a probe.
             _ => thread::yield_now(),
         }
     }
     whole
 }
 
-/// A line on stderr that says how it goes, where somebody looks at one.
+/// The progress line, if stderr is a terminal.
 struct Live {
     bar: ProgressBar,
     shown: Instant,

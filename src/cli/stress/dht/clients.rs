@@ -1,8 +1,8 @@
-//! The clients of a run: they write and read without end, and read everything once more when the load is over.
+//! The clients of a run: they write and read until the load is drained, and then read every key once more.
 //!
-//! The talker of the DHT is its client: an operation dials, is redirected and repeats as [`client`] has it, so there
-//! are no lasting connections here. When one begins and what it measures is the [`Driver`]'s, a closed loop of one
-//! operation a client; what it has to find is known to the [`Promises`].
+//! An operation dials, is redirected and is repeated by [`client`], on connections of its own. So this is the talker of
+//! the DHT in place of lasting connections; the [`Driver`] paces and measures it as a closed loop of one operation a
+//! client, and the [`Checker`] draws the operations and judges their results.
 
 use std::net::SocketAddrV4;
 
@@ -15,15 +15,15 @@ use peerloop::net::Reactor;
 use peerloop::proto::dht::client::{self, Host, OpId, Operations};
 use peerloop::proto::dht::operation::{Bounds, Failure, Operation, Outcome};
 
-use super::promises::{Promises, Task};
+use super::checker::{Checker, Task};
 use crate::cli::background::{Background, wait_until};
 use crate::cli::load::driver::{Driver, Plan};
 use crate::cli::load::histogram::histogram_ns;
 
-/// Keys of each client: some thousand in all, so that every member holds some and the check is short.
+/// Keys of each client: some thousands in all, so that every member holds some and the check is short.
 const KEYS_EACH: usize = 200;
 
-/// Members that an operation may begin at, should the first have left.
+/// Members that an operation may begin at: the first may have left.
 const CONTACTS_MAX: usize = 3;
 
 pub(in crate::cli) struct Clients {
@@ -31,10 +31,10 @@ pub(in crate::cli) struct Clients {
     clients: usize,
     operations: Operations<Tag>,
     driver: Driver,
-    pub(in crate::cli) promises: Promises,
-    /// In the check: where the next key is looked for.
+    pub(in crate::cli) checker: Checker,
+    /// During the check: the place from which the next key is looked for.
     checked_to: Option<usize>,
-    /// Of GET, INSERT and REMOVE, in nanoseconds; without those that were given up.
+    /// Latencies of GET, INSERT and REMOVE in nanoseconds, without operations that were given up.
     pub(super) times: [Histogram<u64>; 3],
     hops: u64,
     pub(super) hops_max: u32,
@@ -55,7 +55,7 @@ impl Clients {
             clients,
             operations: Operations::default(),
             driver: Driver::new(Plan::of_requests(clients, 1, u64::MAX))?,
-            promises: Promises::new(clients, KEYS_EACH),
+            checker: Checker::new(clients, KEYS_EACH),
             checked_to: None,
             times: [histogram_ns()?, histogram_ns()?, histogram_ns()?],
             hops: 0,
@@ -90,7 +90,7 @@ impl Clients {
     /// What a client does next.
     fn go_on(&mut self, hub: &mut Hub<Self>, client: usize) {
         let (task, due) = match self.checked_to {
-            Some(from) => match self.promises.check_from(from) {
+            Some(from) => match self.checker.check_from(from) {
                 Some((task, next)) => {
                     self.checked_to = Some(next);
                     (task, 0)
@@ -99,7 +99,7 @@ impl Clients {
                 None => return,
             },
             None => match self.driver.next_due(self.driver.now()) {
-                Some(due) => (self.promises.draw(client, hub.rng()), due),
+                Some(due) => (self.checker.draw(client, hub.rng()), due),
                 None => return,
             },
         };
@@ -107,12 +107,12 @@ impl Clients {
         let contacts = (0..count)
             .map(|_| self.contacts[hub.rng().random_range(0..self.contacts.len())])
             .collect();
-        // A write that came to nothing leaves its key in doubt, and a second try could undo later ones.
+        // No second try of a write whose outcome is unknown: it could undo a later one.
         let bounds = Bounds {
             unknown_is_final: true,
             ..Bounds::default()
         };
-        let (verb, key) = self.promises.operation(&task);
+        let (verb, key) = self.checker.operation(&task);
         let operation = Operation::new(verb, key, contacts, bounds);
         let tag = Tag {
             client,
@@ -157,10 +157,10 @@ impl Host for Clients {
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {
         if self.checked_to.is_some() {
-            self.promises.check(&tag.task, &result);
+            self.checker.check(&tag.task, &result);
         } else {
             self.measure(&tag, result.is_ok());
-            self.promises.finished(&tag.task, &result);
+            self.checker.finished(&tag.task, &result);
         }
         self.go_on(hub, tag.client);
     }
@@ -217,7 +217,7 @@ impl Load {
         Ok(Load(Background::start("clients", make, Ok)?))
     }
 
-    /// From now on operations begin at one of these; an empty list changes nothing.
+    /// Operations begin at these members from now on; an empty list changes nothing.
     pub(in crate::cli) fn set_contacts(&self, contacts: Vec<SocketAddrV4>) -> Result<()> {
         self.0.call(|clients, _| {
             if !contacts.is_empty() {
@@ -234,7 +234,7 @@ impl Load {
         wait_until(|| self.0.call(move |clients, _| over(clients) >= until))
     }
 
-    /// Lets what is under way end and begins nothing new.
+    /// Begins no more operations and waits for those under way.
     pub(in crate::cli) fn drain(&self) -> Result<()> {
         self.0.call(|clients, _| clients.driver.stop())?;
         wait_until(|| self.0.call(|clients, _| clients.operations.is_empty()))

@@ -1,8 +1,8 @@
-//! `peerloop stress dht`.
+//! `peerloop stress dht`: nodes join and leave while clients write and read; then every key is checked.
 
+mod checker;
 pub(in crate::cli) mod clients;
 pub(in crate::cli) mod nodes;
-mod promises;
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::latency_ms;
 use clients::{Clients, Load};
 use nodes::Nodes;
 
-/// Lost keys that are named; a run that loses more has one cause for all.
+/// Lost keys that are printed.
 const LOST_SHOWN_MAX: usize = 10;
 
 #[derive(Args)]
@@ -66,13 +66,13 @@ impl DhtArgs {
         let start = Instant::now();
         let load = Load::start(nodes.contacts(), self.clients as usize)?;
         let extremes = self.churn(&mut nodes, &load)?;
-        // What is still under way is less than a round of operations, and may wait for a node that leaves.
+        // Operations still under way may wait for a node that leaves, and would lengthen the run.
         let took = start.elapsed();
         load.drain()?;
         nodes.settle()?;
         load.set_contacts(nodes.contacts())?;
         let clients = load.check()?;
-        let (lost, wrong_reads) = (&clients.promises.lost, &clients.promises.wrong_reads);
+        let (lost, wrong_reads) = (&clients.checker.lost, &clients.checker.wrong_reads);
         let unreadable = lost.iter().filter(|lost| lost.unreadable).count();
         let mut text = TEXT.replace(
             "{KIND}",
@@ -142,7 +142,7 @@ impl DhtArgs {
         took: Duration,
         unreadable: usize,
     ) -> Value {
-        let (promises, [gets, inserts, removes]) = (&run.promises, &run.times);
+        let (checker, [gets, inserts, removes]) = (&run.checker, &run.times);
         let seconds = took.as_secs_f64();
         json!({
             "nodes": self.nodes,
@@ -170,10 +170,10 @@ impl DhtArgs {
             "leaves": nodes.leaves.done,
             "leaves_failed": nodes.leaves.failed,
             "leave_mean_ms": nodes.leaves.mean_ms(),
-            "checked": promises.checked,
-            "wrong_reads": promises.wrong_reads.len(),
-            "lost": promises.lost.len(),
-            // Of the lost: nobody answered for the key.
+            "checked": checker.checked,
+            "wrong_reads": checker.wrong_reads.len(),
+            "lost": checker.lost.len(),
+            // Lost keys for which no node answered.
             "unreadable": unreadable,
         })
     }

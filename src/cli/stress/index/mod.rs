@@ -1,5 +1,5 @@
-//! `peerloop stress index`: an index server in a process of its own, peers that register and log in, searches whose
-//! every result is checked, a kill -9 and all of it again.
+//! `peerloop stress index`: peers register and log in at an index server, and every result of their searches is checked;
+//! then the server is killed (kill -9) and started again, and logins and searches are repeated.
 
 mod talker;
 
@@ -51,7 +51,7 @@ pub(in crate::cli) struct IndexArgs {
     json: bool,
 }
 
-/// What is printed without `--json`: of a phase, behind its name and its operations, and of the run.
+/// What is printed without `--json`: a line of a phase, behind its name and operations, and the summary.
 const PHASE: &str = "over {connections} connections in {seconds:.2} s: {per_second:.0}/s, \
 {server_cpu_us:.1} us of the server's CPU each, ms {ms:.2}\n";
 const TEXT: &str = "\
@@ -77,7 +77,7 @@ fn rss_bytes(server: &Program) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// The server, what is shared there, and what came of the phases.
+/// A run: the server process, what is shared there, and the figures of its phases.
 struct Run<'a> {
     args: &'a IndexArgs,
     data: tempfile::TempDir,
@@ -153,7 +153,7 @@ impl Run<'_> {
 
     fn search(&mut self, what: &'static str, depth: usize, salt: usize) -> Result<()> {
         let (searches, words) = (self.args.searches as usize, self.shares.words());
-        // A stride that is no divisor spreads them over all words.
+        // The stride spreads the searches over all words.
         let tasks = (0..searches).map(|n| Task::Search((n * 7919 + salt) % words));
         self.phase(what, self.args.connections as usize, depth, tasks)
     }
@@ -177,7 +177,7 @@ impl Run<'_> {
         let seconds = start.elapsed().as_secs_f64();
         let cpu_seconds = cpu_seconds(&self.server)? - before;
         self.shares = talker.shares;
-        // What was not asked for want of a connection is no better than a wrong answer.
+        // Tasks without an answer count as wrong.
         let wrong = operations - talker.right;
         let mut phase = json!({
             "what": what,
@@ -185,7 +185,7 @@ impl Run<'_> {
             "operations": operations,
             "seconds": seconds,
             "per_second": operations as f64 / seconds,
-            // All threads of the server, for each operation: what the machine's other work does not change.
+            // CPU time of the server for each operation; it does not depend on the load of the machine.
             "server_cpu_us": cpu_seconds * 1e6 / operations.max(1) as f64,
             "retries": talker.retries,
             "wrong": wrong,

@@ -19,7 +19,7 @@ use crate::cli::overlay::graph::Graph;
 /// Descriptors that are neither a listener nor a connection.
 const FILES_KEPT_BACK: usize = 32;
 
-/// What the joins came to.
+/// Results of the joins.
 pub(in crate::cli) struct Tally {
     pub(in crate::cli) ended: u32,
     pub(in crate::cli) welcomes: u64,
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Tally {
     pub(in crate::cli) failures: u64,
     /// Redirects before the first welcome.
     pub(in crate::cli) chains: Histogram<u64>,
-    /// Numbers of the peers whose join found nobody.
+    /// Peers whose join found no place.
     unplaced: Vec<usize>,
 }
 
@@ -54,7 +54,7 @@ pub(in crate::cli) struct Crowd {
 }
 
 impl Crowd {
-    /// Peers that listen and know nobody.
+    /// Peers that listen and have no links yet.
     pub(in crate::cli) fn start(peers: u32, table_max: u32, links: u32) -> Result<Crowd> {
         let tally = Tally {
             ended: 0,
@@ -67,7 +67,7 @@ impl Crowd {
         let files = usize::try_from(raise_file_limit()).unwrap_or(usize::MAX);
         let make = move || {
             let limits = fit(Limits {
-                // Listeners come out of the same purse.
+                // Listeners take file descriptors too.
                 conns_max: files
                     .saturating_sub(peers as usize + FILES_KEPT_BACK)
                     .max(1),
@@ -95,7 +95,7 @@ impl Crowd {
         })
     }
 
-    /// Has everybody join through the first one, so many at once, and waits until all joins are over.
+    /// Joins all peers through the first one, `at_once` at a time, and waits for the last.
     pub(in crate::cli) fn join_all(&self, at_once: u32) -> Result<()> {
         let (contact, peers) = (self.first, self.peers);
         let mut begun = 1;
@@ -111,12 +111,12 @@ impl Crowd {
         })
     }
 
-    /// How often somebody was redirected so far.
+    /// Redirects so far.
     pub(in crate::cli) fn redirects(&self) -> Result<u64> {
         self.overlay.call(|overlay, _| overlay.observer().redirects)
     }
 
-    /// Who has whom, and the end.
+    /// Reads all tables and stops the peers.
     pub(in crate::cli) fn stop(self) -> Result<Told> {
         let tables = self.overlay.call(|overlay, _| {
             let table = |peer: &Peer| {
@@ -141,7 +141,7 @@ impl Crowd {
     }
 }
 
-/// What a crowd says at its end.
+/// State of all peers at the end.
 pub(in crate::cli) struct Told {
     first: SocketAddrV4,
     pub(in crate::cli) tables: BTreeMap<SocketAddrV4, Vec<SocketAddrV4>>,
@@ -150,7 +150,7 @@ pub(in crate::cli) struct Told {
 }
 
 impl Told {
-    /// How many of those who found nobody could have been placed: somebody whom they can be sent to has room.
+    /// Unplaced peers that could have been placed: a peer reachable from the first one has room.
     pub(in crate::cli) fn missed(
         &self,
         graph: &Graph,
@@ -166,7 +166,7 @@ impl Told {
         if room { self.unplaced.len() } else { 0 }
     }
 
-    /// Entries that the other side does not have.
+    /// Entries that are missing in the table of the other side.
     pub(in crate::cli) fn one_sided(&self) -> usize {
         let tables = self.tables.iter();
         let known = |peer, by| {

@@ -67,11 +67,11 @@ impl OverlayArgs {
         Ok(Answer::yes_if(held))
     }
 
-    /// As many links a joiner as fit.
+    /// Links of each joiner, as the descriptors allow.
     fn links(&self) -> Result<u32> {
         let files = raise_file_limit();
         let free = files.saturating_sub(FILES_KEPT_BACK);
-        // Besides listeners and links, of which both ends are here, each join has a few on the way.
+        // A peer has a listener, a link has both ends here, and each join under way has a few connections.
         let fixed = u64::from(self.peers) + 8 * u64::from(self.at_once);
         let fit = free.saturating_sub(fixed) / (2 * u64::from(self.peers));
         ensure!(
@@ -90,7 +90,7 @@ impl OverlayArgs {
                 );
                 Ok(links.min(self.table_size))
             }
-            // A joiner takes a place in as many tables, and brings one of its own.
+            // A joiner takes a place in each of these tables, and adds one table.
             None => {
                 let room = ((self.table_size - 1) / 2).max(1);
                 Ok(LINKS.min(room).min(u32::try_from(fit).unwrap_or(LINKS)))
@@ -98,7 +98,7 @@ impl OverlayArgs {
         }
     }
 
-    /// The figures, and whether everybody who could be placed was, on both sides.
+    /// The figures; and whether all peers were placed that could be, and every entry has its counterpart.
     fn summary(&self, links: u32, took: Duration, told: &Told) -> (Value, bool) {
         let graph = Graph::new(
             told.tables
@@ -118,7 +118,7 @@ impl OverlayArgs {
             "seconds": took.as_secs_f64(),
             "joins_per_second": f64::from(self.peers - 1) / took.as_secs_f64(),
             "placed": self.peers as usize - not_placed,
-            // Found nobody with room, and there was nobody, or somebody.
+            // Peers without a place: no peer had room (refused), or one had (missed).
             "refused": not_placed - missed,
             "missed": missed,
             "welcomes": tally.welcomes,
@@ -132,7 +132,7 @@ impl OverlayArgs {
             "degree_min": degrees.iter().min().unwrap_or(&0),
             "degree_mean": degrees.iter().sum::<usize>() as f64 / degrees.len().max(1) as f64,
             "degree_max": degrees.iter().max().unwrap_or(&0),
-            // Entries that the peer at the other end does not have, or that name nobody.
+            // Entries without a counterpart at the other end.
             "one_sided": one_sided,
         });
         (summary, missed == 0 && one_sided == 0)

@@ -1,8 +1,8 @@
 //! `peerloop stress ring`: a tracker and many peers that gather its items, some of which are killed on the way.
 //!
-//! Kills come at random peers when a random share of all items has been gathered, or soon after the one before. When an item is lost with them,
-//! nobody can complete: then newcomers register, who are given the items in turn, until the living have all of
-//! them again; so in the end everybody who lives can complete, and has to.
+//! A random peer is killed when a random share of all items has been gathered, or a while after the last kill. An item
+//! may be lost with it, and then no peer can complete. So newcomers register, which are given the items in turn, until
+//! every item is in the ring again. In the end every living peer must have all items.
 
 pub(in crate::cli) mod swarm;
 
@@ -21,10 +21,10 @@ use crate::cli::options::within;
 use crate::cli::{Answer, print};
 use swarm::Swarm;
 
-/// Between two newcomers that bring back what is lost: time to register and to be asked.
+/// Between two newcomers that bring lost items back: time to register and to be asked.
 const ADD_EVERY: Duration = Duration::from_millis(20);
 
-/// So long after a kill the next one comes whatever was gathered: shares that were taken along are never reached.
+/// The next kill comes this long after the last one at the latest: a kill takes items along, and then a share of all items may never be reached.
 const KILL_AFTER: Duration = Duration::from_millis(250);
 
 #[derive(Args)]
@@ -102,7 +102,7 @@ impl RingArgs {
             "peers": self.peers,
             "items": self.items,
             "killed": swarm.killed(),
-            // Who brought back what was lost with the killed.
+            // Newcomers that brought lost items back.
             "added": added,
             "alive": look.alive,
             "complete": look.complete,

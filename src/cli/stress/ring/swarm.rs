@@ -17,8 +17,8 @@ use peerloop::proto::ring::tracker::{Config, Counts, Tracker};
 use crate::cli::background::{Background, LOOK_EVERY, LOOPBACK, check_interrupts};
 use crate::cli::ring;
 
-/// Descriptors a peer takes: its listener and both ends of the connection to its neighbour. What comes and goes, a
-/// registration, a ping, an UPDATE_NBR, is part of the rest.
+/// Descriptors of a peer: its listener and both ends of the connection to its neighbour. Short connections
+/// (registrations, pings, UPDATE_NBR) are part of the rest.
 const FILES_PER_PEER: usize = 3;
 const FILES_BESIDE: usize = 1000;
 
@@ -30,15 +30,15 @@ pub(in crate::cli) struct Swarm {
     killed: usize,
 }
 
-/// What a swarm looks like at a moment.
+/// State of a swarm at one moment.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Look {
     pub(in crate::cli) alive: usize,
     pub(in crate::cli) registered: usize,
     pub(in crate::cli) complete: usize,
-    /// Items that the living have, all together.
+    /// Items of all living peers, summed up.
     pub(in crate::cli) gathered: u64,
-    /// QUERYs of all peers, the dead included.
+    /// QUERYs of all peers, including dead ones.
     pub(in crate::cli) queries: u64,
 }
 
@@ -81,7 +81,7 @@ impl Swarm {
         })
     }
 
-    /// One of the living dies; which one is drawn.
+    /// Kills a living peer, drawn at random.
     pub(in crate::cli) fn kill_one(&mut self) -> Result<()> {
         let alive: Vec<usize> = (0..self.peers()?.len())
             .filter(|at| self.peers().is_ok_and(|peers| peers[*at].is_alive()))
@@ -96,13 +96,13 @@ impl Swarm {
         self.killed
     }
 
-    /// Lets the peers go on for a moment.
+    /// One turn of the peers' loop.
     pub(in crate::cli) fn turn(&mut self) -> Result<()> {
         check_interrupts()?;
         Ok(self.reactor.turn(Some(LOOK_EVERY))?)
     }
 
-    /// Lets them go on until the condition holds, which is looked at this often; false when it does not in this time.
+    /// Runs until the condition holds, which is checked once in `look_every`; false when it does not hold in time.
     pub(in crate::cli) fn turn_until(
         &mut self,
         within: Duration,
@@ -156,7 +156,7 @@ impl Swarm {
         self.ask(|tracker| tracker.counts())
     }
 
-    /// The tracker's ring is the living, and each of them knows who stands before it.
+    /// The tracker's ring consists of the living peers, and each knows its predecessor in it.
     pub(in crate::cli) fn is_one_ring(&mut self) -> Result<bool> {
         let ring = self.ask(|tracker| tracker.ring())?;
         let alive: BTreeSet<&str> = self
@@ -179,7 +179,7 @@ impl Swarm {
         }))
     }
 
-    /// What the last of the living has assembled.
+    /// The message that the last living peer has assembled.
     pub(in crate::cli) fn message(&mut self) -> Result<String> {
         let peer = self.peers()?.iter().rfind(|peer| peer.is_alive());
         let items = peer.context("nobody is left")?.items();
@@ -187,7 +187,7 @@ impl Swarm {
         Ok(items.join(" "))
     }
 
-    /// Ends it all, and says what went wrong in the tracker.
+    /// Ends the swarm; an error is one of the tracker.
     pub(in crate::cli) fn stop(self) -> Result<()> {
         self.tracker.stop()
     }
