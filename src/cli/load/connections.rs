@@ -104,8 +104,8 @@ struct Slot<R> {
 
 pub(in crate::cli) struct Connections<T: Talker> {
     addr: SocketAddrV4,
-    talker: T,
-    driver: Driver,
+    pub(in crate::cli) talker: T,
+    pub(in crate::cli) driver: Driver,
     slots: Vec<Slot<T::Request>>,
     /// Slots to be opened.
     closed: VecDeque<u32>,
@@ -113,7 +113,7 @@ pub(in crate::cli) struct Connections<T: Talker> {
     retries_waiting: Slab<Asked<T::Request>>,
     retries_due: VecDeque<Asked<T::Request>>,
     dialling: usize,
-    open: usize,
+    pub(super) open: usize,
     never_opened: bool,
     /// Slots that were not given up, where the plan is a number of requests.
     slots_left: usize,
@@ -156,21 +156,9 @@ impl<T: Talker> Connections<T> {
         })
     }
 
-    pub(in crate::cli) fn driver(&self) -> &Driver {
-        &self.driver
-    }
-
-    pub(in crate::cli) fn into_parts(self) -> (T, Driver) {
-        (self.talker, self.driver)
-    }
-
-    pub(in crate::cli) fn open(&self) -> usize {
-        self.open
-    }
-
     /// No connection was ever opened, and one failed.
     pub(in crate::cli) fn cannot_begin(&self) -> bool {
-        self.never_opened && !self.driver.errors().is_empty()
+        self.never_opened && !self.driver.errors.is_empty()
     }
 
     /// How long nothing is due, unless an answer comes.
@@ -279,7 +267,7 @@ impl<T: Talker> Service for Connections<T> {
         if self.talker.is_once() {
             self.ask(cx, conn.slot, id);
         } else {
-            let depth = self.driver.plan().depth;
+            let depth = self.driver.plan.depth;
             let places = std::iter::repeat_n((conn.slot, Some(id)), depth);
             self.free.extend(places);
         }
@@ -351,7 +339,7 @@ impl<T: Talker> Service for Connections<T> {
         }
         if once && was_open {
             self.closed.push_back(conn.slot);
-        } else if !was_open && matches!(self.driver.plan().until, Until::Requests(_)) {
+        } else if !was_open && matches!(self.driver.plan.until, Until::Requests(_)) {
             // Such a plan waits for every answer, and would for ever when the server is gone.
             self.slots_left -= 1;
             if self.slots_left == 0 {

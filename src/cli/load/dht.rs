@@ -64,15 +64,12 @@ impl DhtArgs {
         if matches!(self.command, Command::Get | Command::Contains) && !self.filled {
             let fill = DhtTalk::new(&self, Command::Insert, false, arc)?;
             let plan = Plan::of_requests(FILL_CONNECTIONS, FILL_DEPTH, self.keys);
-            let (_, filled) = run_to_end(addr, fill, plan)?.into_parts();
+            let filled = run_to_end(addr, fill, plan)?.driver;
             ensure!(
-                !filled.is_interrupted(),
+                !filled.interrupted,
                 "interrupted while the entries were stored"
             );
-            let (stored, refused) = (
-                filled.measurement().answers(),
-                filled.measurement().refused(),
-            );
+            let (stored, refused) = (filled.measurement.answers(), filled.measurement.refused);
             ensure!(
                 stored == self.keys && refused == 0,
                 "{addr} stored {} of {} entries: {}",

@@ -65,7 +65,7 @@ enum Phase {
 }
 
 pub(in crate::cli) struct Driver {
-    plan: Plan,
+    pub(super) plan: Plan,
     epoch: Instant,
     phase: Phase,
     /// When the open loop began, and how many of its requests were due since.
@@ -73,10 +73,13 @@ pub(in crate::cli) struct Driver {
     loop_asked: u64,
     /// Requests since the measuring began.
     asked: u64,
-    under_way: u64,
-    interrupted: bool,
-    errors: BTreeMap<String, u64>,
-    measurement: Measurement,
+    /// Requests without an answer.
+    pub(super) under_way: u64,
+    /// Ctrl-C came before the plan was done.
+    pub(in crate::cli) interrupted: bool,
+    /// What went wrong, by kind, and how often.
+    pub(in crate::cli) errors: BTreeMap<String, u64>,
+    pub(in crate::cli) measurement: Measurement,
 }
 
 impl Driver {
@@ -99,32 +102,9 @@ impl Driver {
         })
     }
 
-    pub(in crate::cli) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    pub(in crate::cli) fn measurement(&self) -> &Measurement {
-        &self.measurement
-    }
-
-    /// What went wrong, by kind, and how often.
-    pub(in crate::cli) fn errors(&self) -> &BTreeMap<String, u64> {
-        &self.errors
-    }
-
     pub(in crate::cli) fn first_error(&self) -> &str {
         let first = self.errors.keys().next();
         first.map_or("the others were refused", String::as_str)
-    }
-
-    /// Requests without an answer.
-    pub(in crate::cli) fn under_way(&self) -> u64 {
-        self.under_way
-    }
-
-    /// Ctrl-C came before the plan was done.
-    pub(in crate::cli) fn is_interrupted(&self) -> bool {
-        self.interrupted
     }
 
     pub(in crate::cli) fn now(&self) -> u64 {

@@ -19,15 +19,17 @@ const INTERVAL_MIN_NS: u64 = 100_000_000;
 
 /// Latencies and rates of the measured part of a run. Times are nanoseconds since the driver was made.
 pub(in crate::cli) struct Measurement {
-    latency: Histogram<u64>,
+    /// In nanoseconds.
+    pub(in crate::cli) latency: Histogram<u64>,
     since: u64,
     until: Option<u64>,
     /// Answers before the end.
     in_time: u64,
-    refused: u64,
+    /// Answers that were a no.
+    pub(super) refused: u64,
     interval_ns: u64,
     interval_latency: Histogram<u64>,
-    intervals: Vec<Interval>,
+    pub(super) intervals: Vec<Interval>,
 }
 
 /// A point of the run over time.
@@ -99,20 +101,8 @@ impl Measurement {
         (self.in_time, self.intervals.last())
     }
 
-    pub(in crate::cli) fn latency(&self) -> &Histogram<u64> {
-        &self.latency
-    }
-
     pub(in crate::cli) fn answers(&self) -> u64 {
         self.latency.len()
-    }
-
-    pub(in crate::cli) fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    pub(super) fn intervals(&self) -> &[Interval] {
-        &self.intervals
     }
 
     /// Latency in microseconds by percentile, at ever finer steps towards 100.
@@ -130,7 +120,6 @@ impl Measurement {
         summary["seconds"] = took.into();
         summary["answers"] = self.answers().into();
         summary["rate"] = if took > 0.0 { rate } else { 0.0 }.into();
-        // Answers that were a no.
         summary["refused"] = self.refused.into();
         // Requests without an answer, two seconds after the end.
         summary["unanswered"] = missing.into();

@@ -141,13 +141,13 @@ fn load<T: Talker>(
         summary["rate_asked"] = rate.into();
         text = text.replace("closed loop", "open loop, {rate_asked} a second");
     }
-    let (_, driver) = run_to_end(common.addr, talker, plan)?.into_parts();
-    let measurement = driver.measurement();
-    measurement.tell(&mut summary, driver.errors(), driver.under_way());
+    let driver = run_to_end(common.addr, talker, plan)?.driver;
+    let measurement = &driver.measurement;
+    measurement.tell(&mut summary, &driver.errors, driver.under_way);
     if let Some(path) = &common.svg {
         print::write_file(path, plot::svg(measurement, &summary)?.as_bytes())?;
     }
-    for (error, count) in driver.errors() {
+    for (error, count) in &driver.errors {
         text += &format!("ended       {count} connections: {error}\n");
     }
     print::figures(common.json, &summary, &text)?;
@@ -183,12 +183,12 @@ pub(super) fn run_to_end<T: Talker>(
     while !reactor.node().stopping() {
         let load = reactor.node().service();
         let sleep = load.sleep().min(LIVE_EVERY);
-        let awaits_answers = load.driver().under_way() > 0;
+        let awaits_answers = load.driver.under_way > 0;
         reactor.turn(Some(sleep_of_poll(sleep, awaits_answers)))?;
         reactor.node().with(|load, hub| load.pace(hub));
         let load = reactor.node().service();
         if load.cannot_begin() {
-            bail!("{addr}: {}", load.driver().first_error());
+            bail!("{addr}: {}", load.driver.first_error());
         }
         live.show(load);
     }
@@ -236,10 +236,10 @@ impl Live {
         if since < LIVE_EVERY {
             return;
         }
-        let (answers, last) = load.driver().measurement().last();
+        let (answers, last) = load.driver.measurement.last();
         let rate = (answers - self.answers) as f64 / since.as_secs_f64();
         let (p50, p99) = last.map_or((0.0, 0.0), |last| (last.p50_us, last.p99_us));
-        let open = load.open();
+        let open = load.open;
         self.bar.set_message(format!(
             "{open} open  {rate:.0}/s  p50 {p50:.0} us  p99 {p99:.0} us  {answers} answers"
         ));

@@ -63,7 +63,7 @@ fn by_percentile(area: &Area<'_>, measured: &Measurement) -> Result<()> {
 }
 
 fn over_time(area: &Area<'_>, measured: &Measurement) -> Result<()> {
-    let intervals = measured.intervals();
+    let intervals = &measured.intervals;
     let end = intervals.last().map_or(1.0, |last| last.end_seconds);
     let rate_max = intervals.iter().map(|i| i.rate).fold(1.0, f64::max) * 1.1;
     let latency_max = intervals.iter().map(|i| i.p99_us).fold(1.0, f64::max) * 1.1;

@@ -69,11 +69,11 @@ impl Clients {
     }
 
     pub(super) fn latency(&self) -> &Histogram<u64> {
-        self.driver.measurement().latency()
+        &self.driver.measurement.latency
     }
 
     pub(super) fn given_up(&self) -> u64 {
-        self.driver.errors().values().sum()
+        self.driver.errors.values().sum()
     }
 
     pub(super) fn hops_mean(&self) -> f64 {

@@ -169,11 +169,9 @@ impl Run<'_> {
         let plan = Plan::of_requests(connections.min(tasks.len()), depth, operations);
         let talker = IndexTalker::new(self.shares.clone(), tasks);
         let (before, start) = (cpu_seconds(&self.server)?, Instant::now());
-        let (talker, driver) = run_to_end(self.server.addr, talker, plan)?.into_parts();
-        ensure!(
-            !driver.is_interrupted(),
-            "interrupted; the server is stopped"
-        );
+        let load = run_to_end(self.server.addr, talker, plan)?;
+        let (talker, driver) = (load.talker, load.driver);
+        ensure!(!driver.interrupted, "interrupted; the server is stopped");
         let seconds = start.elapsed().as_secs_f64();
         let cpu_seconds = cpu_seconds(&self.server)? - before;
         self.shares = talker.shares;
@@ -198,7 +196,7 @@ impl Run<'_> {
             notes += &format!("{:<20} {wrong:>9} wrong, first {first}\n", "");
             phase["first_wrong"] = first.into();
         }
-        phase["ms"] = latency_ms(driver.measurement().latency());
+        phase["ms"] = latency_ms(&driver.measurement.latency);
         if !self.args.json {
             let row = format!("{what:<20} {operations:>9} {}", filled(PHASE, &phase));
             print::stdout((row + &notes).as_bytes())?;

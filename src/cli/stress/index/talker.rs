@@ -259,10 +259,8 @@ mod tests {
             ids: vec![Some(PeerId::from_bits(7))],
         };
         let talker = IndexTalker::new(shares, [Task::Login(0)].into_iter());
-        let (talker, driver) = run_to_end(at, talker, Plan::of_requests(1, 1, 1))
-            .unwrap()
-            .into_parts();
-        let answers = driver.measurement().answers();
+        let load = run_to_end(at, talker, Plan::of_requests(1, 1, 1)).unwrap();
+        let (answers, talker) = (load.driver.measurement.answers(), load.talker);
         assert_eq!((answers, talker.retries, talker.right), (1, 1, 1));
         server.join().unwrap();
     }
