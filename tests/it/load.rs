@@ -62,7 +62,7 @@ fn the_other_protocols_answer_too() {
         ("ring", &tracker, &["--encoding", "literal", "-d", "3"]),
         ("ring", &tracker, &["--close"]),
         ("index", &index, &["-d", "3"]),
-        ("index", &index, &["-c", "1"]),
+        ("index", &index, &["-d", "2"]),
         ("index", &index, &search),
     ] {
         let told = load_of(

@@ -46,6 +46,9 @@ const AWAKE_BEFORE_DUE: Duration = Duration::from_micros(100);
 /// Idle limit of a connection: an open loop at a low rate leaves connections idle.
 const SILENCE_MAX_SECS: u64 = 86_400;
 
+/// Requests under way on all connections: a gigabyte of memory.
+const UNDER_WAY_MAX: usize = 16 << 20;
+
 /// Longest answer: over 64 KiB and a header.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 
@@ -129,6 +132,12 @@ fn load<T: Talker>(
         warm_up: Duration::try_from_secs_f64(common.warm_up)?,
         until: Until::Elapsed(Duration::try_from_secs_f64(common.seconds)?),
     };
+    ensure!(
+        plan.connections.saturating_mul(plan.depth) <= UNDER_WAY_MAX,
+        "--connections {} and --depth {} are over {UNDER_WAY_MAX} requests at once; lower one of them",
+        plan.connections,
+        plan.depth
+    );
     let mut summary = json!({
         "protocol": protocol,
         "request": request,
