@@ -1,23 +1,59 @@
-//! What a run starts beside itself: a service on a thread of its own, or this program in a process of its own. Both end
-//! with the value that stands for them.
+//! Services on threads and servers in processes that a run starts, and waiting for conditions. A thread or a process
+//! ends when its value is dropped.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use peerloop::engine::{Hub, Service};
 use peerloop::net::{Caller, Handle, Reactor};
 
-/// Any free port of this machine.
+/// Any free port on loopback.
 pub(super) const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
-/// Long enough to load any data that fits the memory.
+/// Between two looks at a condition.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Longest start of a server: it may have much data to load.
 const START_MAX: Duration = Duration::from_secs(120);
+
+/// SIGINT or SIGTERM came. Set only once [`catch_interrupts`] was called.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on SIGINT and SIGTERM end every wait of this file with an error.
+pub(super) fn catch_interrupts() -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, INTERRUPTED.clone())?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_interrupts() -> Result<()> {
+    let came = INTERRUPTED.load(Ordering::Relaxed);
+    ensure!(!came, "interrupted; the nodes are stopped");
+    Ok(())
+}
+
+/// Until the next look at a condition that is waited for.
+pub(super) fn pause() -> Result<()> {
+    std::thread::park_timeout(LOOK_EVERY);
+    check_interrupts()
+}
+
+pub(super) fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    while !condition()? {
+        pause()?;
+    }
+    Ok(())
+}
 
 /// A service on a thread of its own, which returns `R` when it has stopped.
 pub(super) struct Background<S: Service, R> {
@@ -36,7 +72,7 @@ impl<S: Service + 'static, R: Send + 'static> Background<S, R> {
         let (tell, told) = channel();
         let run = move || {
             let mut reactor = make()?;
-            // Fails only when the starter is gone.
+            // The receiver waits below, and fails only with this thread.
             let _ = tell.send((reactor.handle(), reactor.caller()));
             reactor.run()?;
             end(reactor.into_service())
@@ -84,7 +120,7 @@ impl<S: Service + 'static, R: Send + 'static> Background<S, R> {
 impl<S: Service, R> Drop for Background<S, R> {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // It is dropped because something else went wrong, which is what is reported.
+            // An error elsewhere dropped this value, and is the one to report.
             let _ = self.caller.call(|_, hub| hub.stop());
             let _ = thread.join();
         }
@@ -134,7 +170,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Its id is its own until it was waited for.
+        // The process id is not reused before `wait`.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

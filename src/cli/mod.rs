@@ -73,7 +73,7 @@ enum Command {
     Demo(demo::Demo),
 }
 
-/// What a command that did not fail says with its exit code.
+/// The exit code of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Yes,
@@ -107,7 +107,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
-        // Who reads our output had enough of it.
+        // The reader of our output closed it.
         Err(e) if print::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("peerloop: {}", print::error(&e));
@@ -126,7 +126,7 @@ fn init_log(verbose: u8) {
     env_logger::Builder::new()
         .filter_level(level)
         .parse_default_env()
-        // Peers' words are in it.
+        // A message may quote a peer.
         .format(|to, record| {
             let (now, level, target) = (to.timestamp(), record.level(), record.target());
             let style = to.default_level_style(level);

@@ -1,4 +1,4 @@
-//! Values of options: what is out of range is refused in words, before anything is computed from it.
+//! Parsers of option values. A value out of range is refused before anything is computed from it.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
 
-/// A century: as good as for ever, and far from what overflows.
+/// A century: no practical limit, and far below an overflow of ticks.
 pub(super) const LONG_SECS: u64 = 100 * 365 * 24 * 3600;
 
-/// A number in a range. What is none (NaN of floats included) or lies outside is refused with the range.
+/// A number in a range. Other text, NaN and numbers outside are refused with a message that names the range.
 pub(super) fn within<T>(range: RangeInclusive<T>) -> impl TypedValueParser<Value = T>
 where
     T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
@@ -29,7 +29,8 @@ pub(super) fn patience_secs() -> impl TypedValueParser<Value = u64> {
     within(1..=3600)
 }
 
-/// Has every option take `-1` as its value, to refuse it, where clap would take it for an option that does not exist.
+/// Lets every option take `-1` as its value: the parser of the option refuses it then, and names the option. By default
+/// clap takes `-1` for an unknown option.
 pub(super) fn negative_values(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::Value;
 
 pub(super) fn is_broken_pipe(e: &anyhow::Error) -> bool {
     e.chain()
@@ -29,7 +30,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     stdout(&line)
 }
 
-/// What a command found: one JSON object, or the same for people.
+/// Prints a result as one JSON object, or as text.
 pub(super) fn result(as_json: bool, found: &(impl Serialize + Display)) -> Result<()> {
     if as_json {
         return json(found);
@@ -37,8 +38,47 @@ pub(super) fn result(as_json: bool, found: &(impl Serialize + Display)) -> Resul
     stdout(found.to_string().as_bytes())
 }
 
-/// Writes a whole file, or leaves what was there: the bytes go to a file beside it, which then takes its name.
-/// What is no regular file (a device, a pipe) is written to directly.
+/// Prints figures as one JSON object, or as a text that shows its fields.
+pub(super) fn figures(as_json: bool, figures: &Value, template: &str) -> Result<()> {
+    if as_json {
+        return json(figures);
+    }
+    stdout(filled(template, figures).as_bytes())
+}
+
+/// Fills a template with the fields of a JSON object: `{field}`, `{field.inner}`, `{field:.2}` with two digits.
+pub(super) fn filled(template: &str, fields: &Value) -> String {
+    let mut pieces = template.split('{');
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (field, after) = piece.split_once('}').unwrap_or((piece, ""));
+        let (path, digits) = field.split_once(":.").unwrap_or((field, ""));
+        let value = path.split('.').try_fold(fields, |of, name| of.get(name));
+        debug_assert!(value.is_some(), "no field {path} in {fields}");
+        text += &value.map_or(String::new(), |value| shown(value, digits.parse().ok()));
+        text += after;
+    }
+    text
+}
+
+/// A value as text. An object is its fields with their names; `_` in a name stands for a point.
+fn shown(value: &Value, digits: Option<usize>) -> String {
+    match (value, value.as_f64(), digits) {
+        (_, Some(number), Some(digits)) => format!("{number:.digits$}"),
+        (Value::Number(n), Some(number), None) if n.is_f64() => number.to_string(),
+        (Value::String(text), ..) => text.clone(),
+        (Value::Object(fields), ..) => {
+            let field = |(name, value): (&String, _)| {
+                format!("{} {}", name.replace('_', "."), shown(value, digits))
+            };
+            fields.iter().map(field).collect::<Vec<_>>().join("  ")
+        }
+        (other, ..) => other.to_string(),
+    }
+}
+
+/// Replaces a file atomically: the bytes go to a file beside it, which is then renamed. A device or a pipe is written
+/// to directly.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
     if path.exists() && !path.is_file() {
@@ -65,8 +105,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// What somebody else sent, as a terminal may show it: every control character escaped, and those that end the line or
-/// turn the direction of what follows.
+/// Text of a peer, safe for a terminal: control characters are escaped, and those that end a line or change the
+/// direction of text.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -80,7 +120,7 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// What others sent, for a terminal without its control characters; for a program as it is.
+/// Text from peers: on a terminal without its control characters, for a program as it is.
 pub(super) fn for_people(text: &str) -> String {
     if io::stdout().is_terminal() {
         escaped(text)
@@ -95,7 +135,7 @@ pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-/// An error on one line. Peers' words may be in it.
+/// An error on one line, escaped: it may quote a peer.
 pub(super) fn error(e: &anyhow::Error) -> String {
     escaped(&format!("{e:#}"))
 }
@@ -103,6 +143,17 @@ pub(super) fn error(e: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_filled() {
+        let fields =
+            serde_json::json!({"n": 3, "f": 2.0, "ms": {"p50": 1.256, "p99_9": 2}, "name": "x"});
+        let text = filled(
+            "{name}: {n} of {f} ({f:.1}), {ms.p50:.2}, {ms:.1} ms\n",
+            &fields,
+        );
+        assert_eq!(text, "x: 3 of 2 (2.0), 1.26, p50 1.3  p99.9 2.0 ms\n");
+    }
 
     #[test]
     fn names_cannot_steer_a_terminal() {

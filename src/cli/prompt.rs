@@ -8,7 +8,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use thiserror::Error;
 
-use super::print;
+use super::{Answer, print};
 
 /// What follows a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,30 +17,40 @@ pub(super) enum Then {
     End,
 }
 
-/// Somebody does not want to wait any longer; what follows from that.
+/// The user interrupted a command; the text says what follows from that.
 #[derive(Debug, Error)]
 #[error("interrupted{0}")]
 pub(super) struct Interrupted(pub(super) &'static str);
 
-/// What a prompt can be told.
+/// The commands of a prompt.
 pub(super) trait Commands {
-    /// What stands before each line.
+    /// The text before each line.
     fn sign(&self) -> String;
 
-    /// What Ctrl-C means; in a raw terminal it is a key. `None`: forget the line.
+    /// The command that Ctrl-C stands for; in a raw terminal it is a key. `None`: the line is dropped.
     fn on_interrupt(&self) -> Option<&'static str>;
 
-    /// Does what a line says; an empty line is nothing.
+    /// Runs the command of a line; an empty line does nothing.
     fn obey(&self, line: &str) -> Result<Then>;
 }
 
-/// Somebody sits there.
+/// Both stdin and stdout are a terminal.
 pub(super) fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
+/// Runs the commands of a person or of a pipe.
+pub(super) fn run(commands: &impl Commands) -> Result<Answer> {
+    if is_interactive() {
+        converse(commands)?;
+    } else {
+        work_off(commands, std::io::stdin().lock())?;
+    }
+    Ok(Answer::Yes)
+}
+
 /// With a person: a line editor with history, and errors end nothing.
-pub(super) fn converse(commands: &impl Commands) -> Result<()> {
+fn converse(commands: &impl Commands) -> Result<()> {
     let mut editor = DefaultEditor::new()?;
     let sign = commands.sign();
     loop {
@@ -64,8 +74,8 @@ pub(super) fn converse(commands: &impl Commands) -> Result<()> {
     }
 }
 
-/// With a pipe: every line is obeyed, and one that failed makes the whole a failure; one that was interrupted ends it.
-pub(super) fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<()> {
+/// With a pipe: every line is run; a failure of one is a failure of all, and an interrupt ends it.
+fn work_off(commands: &impl Commands, lines: impl BufRead) -> Result<()> {
     let mut failed = 0_u64;
     for line in lines.lines() {
         match commands.obey(&line.context("stdin")?) {
@@ -91,7 +101,7 @@ pub(super) struct NodePrompt {
 impl NodePrompt {
     pub(super) fn start(commands: impl Commands + Send + 'static) -> Result<NodePrompt> {
         let before = tcgetattr(std::io::stdin()).context("the terminal")?;
-        // Not joined: it waits for a key, and ends with the process.
+        // Not joined: the thread blocks on a key press, and ends with the process.
         std::thread::Builder::new()
             .name("prompt".into())
             .spawn(move || {
@@ -105,7 +115,7 @@ impl NodePrompt {
 
 impl Drop for NodePrompt {
     fn drop(&mut self) {
-        // Fails when the terminal is gone, and then nothing is to be restored.
+        // Fails when the terminal is gone; there is nothing to restore then.
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
     }
 }

@@ -1,6 +1,6 @@
 //! `peerloop load`: what it measures is right, and it ends well.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddrV4, TcpListener};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -62,6 +62,7 @@ fn the_other_protocols_answer_too() {
         ("ring", &tracker, &["--encoding", "literal", "-d", "3"]),
         ("ring", &tracker, &["--close"]),
         ("index", &index, &["-d", "3"]),
+        ("index", &index, &["-d", "2"]),
         ("index", &index, &search),
     ] {
         let told = load_of(
@@ -176,6 +177,25 @@ fn connections_that_end_are_told_and_opened_again() {
 }
 
 #[test]
+fn a_server_that_goes_while_entries_are_stored_ends_the_load() {
+    let listener = TcpListener::bind(LOOPBACK).expect("bind");
+    let addr = listener.local_addr().expect("address").to_string();
+    std::thread::spawn(move || {
+        let mut storing = Vec::new();
+        // As many as the load has connections then.
+        while storing.len() < 16 {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let mut word = [0; 6];
+            if stream.read_exact(&mut word).is_ok() && &word == b"INSERT" {
+                storing.push(stream);
+            }
+        }
+    });
+    let ended = run(&mut peerloop(&["load", "dht", &addr]), "");
+    ended.expect_error(&[&addr, "stored 0 of 1000 entries"]);
+}
+
+#[test]
 fn ctrl_c_prints_what_was_measured() {
     let node = node(&[]);
     let addr = node.addr.to_string();
@@ -211,7 +231,7 @@ fn ctrl_c_prints_what_was_measured() {
     );
     let mut text = String::new();
     let mut stdout = child.stdout.take().expect("piped");
-    std::io::Read::read_to_string(&mut stdout, &mut text).expect("read");
+    stdout.read_to_string(&mut text).expect("read");
     assert!(
         text.contains("latency us") && text.contains("0 refused"),
         "{text}"

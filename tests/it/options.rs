@@ -234,6 +234,10 @@ fn a_load_at_the_ends_of_its_range() {
         (&["--warm-up", "1e-9"], &["answers"]),
         (&["-s", "0.01"], &["answers"]),
         (&["-d", "4096", "-c", "1"], &["answers"]),
+        (
+            &["-d", "4096", "-c", "1000000"],
+            &["--connections 1000000", "--depth 4096", "lower"],
+        ),
     ] {
         let fixed = [["--keys", "1"], ["--warm-up", "0"], ["-s", "0.1"]];
         let fixed = fixed.iter().filter(|pair| !options.contains(&pair[0]));

@@ -25,7 +25,7 @@ use crate::cli::stress::dht::nodes::Nodes;
 /// Operations under way at once: enough for commits to be shared.
 const AT_ONCE: usize = 64;
 
-/// The ring of the second part, its clients, and what they do before, between and after its changes.
+/// The second part: nodes, clients, and operations before, between and after the changes of the ring.
 const RING_NODES: usize = 5;
 const RING_CLIENTS: usize = 8;
 const RING_OPERATIONS: u64 = 500;
@@ -134,37 +134,36 @@ impl DemoNode {
     }
 }
 
-/// A node joins a ring and another one leaves it while clients write; then every acknowledged write is looked up.
+/// A node joins and another one leaves while clients write; then every acknowledged write is read.
 fn ring(table: &mut Table) -> Result<()> {
-    let mut go_on = || Ok(());
     let mut nodes = table.time("ring", format!("{RING_NODES} nodes"), || {
-        Nodes::start(RING_NODES, false, &mut go_on)
+        Nodes::start(RING_NODES, false)
     })?;
     let load = Load::start(nodes.contacts(), RING_CLIENTS)?;
     load.run_for(RING_OPERATIONS)?;
     table.time("join", "one more node, under writes".into(), || {
         nodes.join()?;
-        nodes.settle(&mut go_on)
+        nodes.settle()
     })?;
     load.set_contacts(nodes.contacts())?;
     load.run_for(RING_OPERATIONS)?;
     table.time("leave", "one node, under writes".into(), || {
         nodes.leave()?;
         load.set_contacts(nodes.contacts())?;
-        nodes.settle(&mut go_on)
+        nodes.settle()
     })?;
     ensure!(
         (nodes.joins.done, nodes.leaves.done) == (1, 1),
         "one node should have joined and one have left; see the log"
     );
     load.run_for(RING_OPERATIONS)?;
-    load.drain(&mut go_on)?;
+    load.drain()?;
     let start = Instant::now();
-    let run = load.check(&mut go_on)?;
-    let (operations, checked) = (run.done(), run.promises.checked);
+    let run = load.check()?;
+    let (operations, checked) = (run.done(), run.checker.checked);
     let what = format!("{checked} keys after {operations} operations");
     table.push("check", what, start.elapsed());
-    let wrong = run.promises.lost.iter().chain(&run.promises.wrong_reads);
+    let wrong = run.checker.lost.iter().chain(&run.checker.wrong_reads);
     wrong
         .take(1)
         .try_for_each(|lost| Err(anyhow!("an acknowledged write is lost: {lost}")))

@@ -1,17 +1,16 @@
 //! The index server's part of the demo: two peers share the same files, a third one finds and downloads one from both.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 
-use peerloop::engine::{Limits, Service, Ticks};
-use peerloop::net::{Bound, Handle, Reactor};
+use peerloop::engine::{Limits, Ticks};
+use peerloop::net::{Bound, Reactor};
 use peerloop::proto::index::call::{Answer as Told, Call, Credentials};
 use peerloop::proto::index::client::Stay;
 use peerloop::proto::index::persisted::Job;
@@ -23,16 +22,15 @@ use peerloop::proto::index::transfer::{RANGE_BYTES, serve};
 use peerloop::store::memory::Memory;
 use peerloop::store::partial_file::PartialFile;
 use peerloop::store::redb::Redb;
-use peerloop::store::shared_dir::SharedDir;
+use peerloop::store::shared_dir::{SharedDir, SharedFile};
 use peerloop::workers::files::{Reader, Writer};
 use peerloop::workers::index::{Jobs, argon2id, load};
 
 use super::Table;
+use crate::cli::background::{Background, LOOPBACK};
 use crate::cli::index::{ServerAt, share};
 
-const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
-
-/// Longest that anything here may take.
+/// Longest time of a step.
 const DEADLINE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Ticks = Ticks::from_secs(300);
 
@@ -47,9 +45,9 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
     table.protocol = "index";
     let root = tempfile::tempdir().context("cannot make a temporary folder")?;
     let content = lay_out(&root.path().join("shared"), files)?;
-    let server = start_server(&root.path().join("data"))?;
+    let (addr, server) = start_server(&root.path().join("data"))?;
     let at = ServerAt {
-        addr: server.addr.into(),
+        addr: addr.into(),
         timeout: DEADLINE.as_secs(),
     };
     let count = files.len() + 1;
@@ -90,7 +88,7 @@ fn lay_out(folder: &Path, files: &[(String, Bytes)]) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     for (n, (path, bytes)) in files.iter().enumerate() {
         let name = Path::new(path).file_name().context("a file has a name")?;
-        // Many are called mod.rs: each has a folder of its own.
+        // Many have the same name (mod.rs), so each gets a folder of its own.
         let folder = folder.join(n.to_string());
         std::fs::create_dir_all(&folder)
             .and_then(|()| std::fs::write(folder.join(name), bytes))
@@ -106,54 +104,15 @@ fn lay_out(folder: &Path, files: &[(String, Bytes)]) -> Result<Vec<u8>> {
 }
 
 /// A service on a thread of its own.
-struct Running {
-    addr: SocketAddrV4,
-    handle: Handle,
-    thread: JoinHandle<std::io::Result<()>>,
-}
+type Running<S> = Background<S, ()>;
+type Sharing = Running<Sharer<Arc<SharedFile>>>;
 
-impl Running {
-    fn start<S: Service + Send + 'static>(
-        name: &str,
-        addr: SocketAddrV4,
-        make: impl FnOnce() -> Result<Reactor<S>> + Send + 'static,
-    ) -> Result<Running> {
-        let (tell, told) = sync_channel(NEWS_MAX);
-        let thread = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || {
-                match make() {
-                    Ok(mut reactor) => {
-                        // Nobody waits for it any more when the demo has failed.
-                        let _ = tell.send(Ok(reactor.handle()));
-                        reactor.run()
-                    }
-                    Err(e) => {
-                        let _ = tell.send(Err(e));
-                        Ok(())
-                    }
-                }
-            })?;
-        let handle = told.recv().context("a thread ended")??;
-        Ok(Running {
-            addr,
-            handle,
-            thread,
-        })
-    }
-
-    fn stop(self) -> Result<()> {
-        self.handle.shutdown();
-        let ended = self.thread.join();
-        Ok(ended.map_err(|_| anyhow!("a service panicked"))??)
-    }
-}
-
-fn start_server(data: &Path) -> Result<Running> {
+fn start_server(data: &Path) -> Result<(SocketAddrV4, Running<IndexServer>)> {
     let bound = Bound::bind(LOOPBACK)?;
+    let addr = bound.addr();
     let mut store = Redb::open(data)?;
     let stored = load(&mut store)?;
-    Running::start("index server", bound.addr(), move || {
+    let make = move || {
         let config = ServerConfig::default();
         let limits = config.fit(Limits::default());
         let mut reactor = Reactor::new(IndexServer::new(config, stored), limits)?;
@@ -162,7 +121,8 @@ fn start_server(data: &Path) -> Result<Running> {
         reactor.start_worker_for(Job::is_hash, hashes)?;
         reactor.accept_from(bound)?;
         Ok(reactor)
-    })
+    };
+    Ok((addr, Running::start("index server", make, |_| Ok(()))?))
 }
 
 fn credentials(user: &str) -> Arc<Credentials> {
@@ -172,7 +132,7 @@ fn credentials(user: &str) -> Arc<Credentials> {
     })
 }
 
-fn start_sharer(at: &ServerAt, folder: &Path, n: usize) -> Result<(Running, Receiver<News>)> {
+fn start_sharer(at: &ServerAt, folder: &Path, n: usize) -> Result<(Sharing, Receiver<News>)> {
     let dir = Arc::new(SharedDir::open(folder)?);
     let scan = dir.scan(&[], &mut |_| true)?;
     let bound = Bound::bind(LOOPBACK)?;
@@ -187,7 +147,7 @@ fn start_sharer(at: &ServerAt, folder: &Path, n: usize) -> Result<(Running, Rece
         open: false,
         slots: serve::SLOTS_MAX,
     };
-    let running = Running::start("sharer", bound.addr(), move || {
+    let make = move || {
         let limits = serve::limits(Limits::default());
         let mut reactor = Reactor::new(Sharer::new(config, tell), limits)?;
         reactor.start_worker(Reader::new(dir))?;
@@ -195,8 +155,8 @@ fn start_sharer(at: &ServerAt, folder: &Path, n: usize) -> Result<(Running, Rece
         let files = share::shared(&scan.files);
         reactor.node().with(|sharer, hub| sharer.share(hub, files));
         Ok(reactor)
-    })?;
-    Ok((running, news))
+    };
+    Ok((Running::start("sharer", make, |_| Ok(()))?, news))
 }
 
 fn wait_online(news: &Receiver<News>) -> Result<()> {

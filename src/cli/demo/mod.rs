@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::{Answer, print};
 
-/// Bounds on what is put through, should the demo be started in a large folder.
+/// Bounds on the files that are stored: the demo may be started in a large folder.
 const FILES_MAX: usize = 2_000;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -41,29 +41,22 @@ impl Demo {
         overlay::run(&mut table)?;
         ring::run(&mut table)?;
         index::run(&mut table, &files)?;
-        print::stdout(table.to_string().as_bytes())?;
+        print::stdout(table.text.as_bytes())?;
         Ok(Answer::Yes)
     }
 }
 
-/// What was done and how long it took.
+/// What was done and how long it took, a line each.
 #[derive(Default)]
 struct Table {
     protocol: &'static str,
-    rows: Vec<Row>,
-}
-
-struct Row {
-    protocol: &'static str,
-    what: &'static str,
-    detail: String,
-    took: Duration,
+    text: String,
 }
 
 impl Table {
     fn time<R>(
         &mut self,
-        what: &'static str,
+        what: &str,
         detail: String,
         act: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
@@ -73,34 +66,13 @@ impl Table {
         Ok(result)
     }
 
-    fn push(&mut self, what: &'static str, detail: String, took: Duration) {
-        let protocol = self.protocol;
-        self.rows.push(Row {
-            protocol,
-            what,
-            detail,
-            took,
-        });
+    fn push(&mut self, what: &str, detail: String, took: Duration) {
+        let (protocol, took_ms) = (self.protocol, took.as_secs_f64() * 1000.0);
+        self.text += &format!("{protocol:<8} {what:<9} {detail:<40} {took_ms:>9.1} ms\n");
     }
 }
 
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for row in &self.rows {
-            let Row {
-                protocol,
-                what,
-                detail,
-                took,
-            } = row;
-            let took_ms = took.as_secs_f64() * 1000.0;
-            writeln!(f, "{protocol:<8} {what:<9} {detail:<40} {took_ms:>9.1} ms")?;
-        }
-        Ok(())
-    }
-}
-
-/// The files below `folder` that a person would call its own: no hidden ones, no build output, no links.
+/// The files below `folder`, without hidden ones, build output and links.
 fn read_files(folder: &Path) -> Result<Vec<(String, Bytes)>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_path_buf()];

@@ -6,28 +6,24 @@ use anyhow::{Result, ensure};
 
 use crate::cli::overlay::map;
 use crate::cli::stress::overlay::crowd::Crowd;
-use crate::cli::stress::pause;
 
 use super::Table;
 
 const PEERS: u32 = 10;
 const TABLE_SIZE: u32 = 3;
 
-/// One each: with more, four peers would fill each other's tables, and nobody else would find room.
+/// One link each: with more, four peers would fill each other's tables, and no other peer would find room.
 const LINKS: u32 = 1;
 
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Ten peers join through one whose table has room for three; then a visitor finds them all.
+/// Ten peers join through one whose table has room for three; then a walk finds all of them.
 pub(super) fn run(table: &mut Table) -> Result<()> {
     table.protocol = "overlay";
     let what = format!("{PEERS} peers with tables of {TABLE_SIZE}");
     let crowd = table.time("start", what, || Crowd::start(PEERS, TABLE_SIZE, LINKS))?;
     let start = Instant::now();
-    crowd.join_all(PEERS, &mut || {
-        pause();
-        Ok(())
-    })?;
+    crowd.join_all(PEERS)?;
     let (took, redirects) = (start.elapsed(), crowd.redirects()?);
     let joins = format!("all through one, {redirects} redirects");
     table.push("join", joins, took);

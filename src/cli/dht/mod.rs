@@ -1,8 +1,8 @@
 //! `peerloop dht`: a node, and the commands that talk to one.
 
 mod draw;
-pub(super) mod ring;
 mod shell;
+mod walk;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
@@ -30,7 +30,7 @@ use super::options::{LONG_SECS, patience_secs, within};
 use super::prompt::{self, NodePrompt};
 use super::{Answer, print};
 
-/// What `--value-max` may be: up to a tebibyte, which fits every sum that is made of it.
+/// Range of `--value-max`: sums with a tebibyte do not overflow.
 const VALUE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
 #[derive(Subcommand)]
@@ -48,7 +48,7 @@ pub(super) enum Command {
     /// Print the address of the node that owns a name
     Locate(KeyArgs),
     /// Walk the ring and show its members; exits 1 when something is inconsistent
-    Ring(ring::RingArgs),
+    Ring(RingArgs),
     /// A prompt for the commands above; without a terminal, one command a line from stdin
     Shell(shell::ShellArgs),
 }
@@ -110,6 +110,25 @@ pub(super) struct KeyArgs {
     raw_key: Option<Id>,
     #[command(flatten)]
     node: Node,
+}
+
+#[derive(Args)]
+pub(super) struct RingArgs {
+    /// Any member of the ring
+    #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
+    contact: SocketAddrV4,
+    /// Give a member up when it is silent for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = patience_secs())]
+    timeout: u64,
+    /// Print one JSON object
+    #[arg(long, group = "format")]
+    json: bool,
+    /// Print a graph for graphviz
+    #[arg(long, group = "format")]
+    dot: bool,
+    /// Print a picture
+    #[arg(long, group = "format")]
+    svg: bool,
 }
 
 #[derive(Args)]
@@ -211,7 +230,7 @@ impl NodeArgs {
     }
 }
 
-/// A prompt, where somebody sits who could use it; otherwise the node just runs, whatever becomes of stdin.
+/// A prompt, if there is a terminal. Otherwise the node ignores stdin.
 fn prompt(reactor: &Reactor<DhtNode>, listening: SocketAddrV4) -> Result<Option<NodePrompt>> {
     if !prompt::is_interactive() {
         return Ok(None);
@@ -236,19 +255,11 @@ impl KeyArgs {
         let key = self.key();
         let outcome = self.node.ask(verb, key)?;
         if self.node.json {
-            print::json(&Report::new(key, &outcome))?;
-        } else {
-            match &outcome {
-                Outcome::Located(addr) => print::stdout(format!("{addr}\n").as_bytes())?,
-                Outcome::Contains(yes) => print::stdout(if *yes { b"yes\n" } else { b"no\n" })?,
-                _ => {}
-            }
+            print::json(&report(key, &outcome))?;
+        } else if matches!(outcome, Outcome::Located(_) | Outcome::Contains(_)) {
+            print::stdout(format!("{}\n", text(&outcome)?).as_bytes())?;
         }
-        Ok(if outcome == Outcome::Contains(false) {
-            Answer::No
-        } else {
-            Answer::Yes
-        })
+        Ok(Answer::yes_if(outcome != Outcome::Contains(false)))
     }
 }
 
@@ -263,15 +274,23 @@ impl GetArgs {
             print::write_file(path, value)?;
         }
         if self.key.node.json {
-            print::json(&Report::new(key, &outcome))?;
+            print::json(&report(key, &outcome))?;
         } else if let (None, Some(value)) = (&self.out, value) {
             print::stdout(value)?;
         }
-        Ok(if value.is_some() {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
+        Ok(Answer::yes_if(value.is_some()))
+    }
+}
+
+impl RingArgs {
+    fn run(self) -> Result<Answer> {
+        let walk = walk::walk(self.contact, self.timeout)?;
+        match (self.dot, self.svg) {
+            (true, _) => print::stdout(draw::dot(&walk).as_bytes())?,
+            (_, true) => print::stdout(draw::svg(&walk).as_bytes())?,
+            _ => print::result(self.json, &walk)?,
+        }
+        Ok(Answer::yes_if(walk.is_consistent()))
     }
 }
 
@@ -305,7 +324,7 @@ impl InsertArgs {
         };
         let outcome = self.node.ask(Verb::Insert(value), key)?;
         if self.node.json {
-            print::json(&Report::new(key, &outcome))?;
+            print::json(&report(key, &outcome))?;
         }
         Ok(Answer::Yes)
     }
@@ -316,9 +335,9 @@ impl Node {
     fn ask(&self, verb: Verb, key: Id) -> Result<Outcome> {
         let bounds = Bounds {
             value_bytes_max: self.value_max,
-            // About a second in all: somebody waits.
+            // About a second in all, since a person waits.
             attempts_max: 5,
-            // Another client may have written in between, and a repetition would undo it. Who asked can look and decide.
+            // Another client may have written in between, and a repetition would undo that. The user decides.
             unknown_is_final: true,
             ..Bounds::default()
         };
@@ -350,69 +369,44 @@ pub(super) fn run_tasks(
     Ok(reactor.into_service().into_results())
 }
 
-/// What `--json` prints.
-#[derive(Serialize, Default)]
-struct Report {
-    key: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    owner: Option<SocketAddrV4>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    found: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<usize>,
-    /// The value, when it is UTF-8 text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    /// The value in base 16, when it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_hex: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stored: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    removed: Option<bool>,
-}
-
-impl Report {
-    fn new(key: Id, outcome: &Outcome) -> Report {
-        let report = Report {
-            key: key.to_string(),
-            ..Report::default()
-        };
-        match outcome {
-            Outcome::Located(addr) => Report {
-                owner: Some(*addr),
-                ..report
-            },
-            Outcome::Contains(found) => Report {
-                found: Some(*found),
-                ..report
-            },
-            Outcome::Inserted => Report {
-                stored: Some(true),
-                ..report
-            },
-            // What nodes ask each other.
-            Outcome::PrevUpdated | Outcome::After { .. } | Outcome::Told(_) => report,
-            Outcome::Removed => Report {
-                removed: Some(true),
-                ..report
-            },
-            Outcome::Got(None) => Report {
-                found: Some(false),
-                ..report
-            },
-            Outcome::Got(Some(value)) => {
-                let text = std::str::from_utf8(value).ok();
-                Report {
-                    found: Some(true),
-                    bytes: Some(value.len()),
-                    value: text.map(str::to_owned),
-                    value_hex: text.is_none().then(|| print::hex(value)),
-                    ..report
-                }
+/// What `--json` prints of an operation.
+fn report(key: Id, outcome: &Outcome) -> Value {
+    let mut report = json!({ "key": key.to_string() });
+    match outcome {
+        Outcome::Located(addr) => report["owner"] = addr.to_string().into(),
+        Outcome::Contains(found) => report["found"] = (*found).into(),
+        Outcome::Inserted => report["stored"] = true.into(),
+        Outcome::Removed => report["removed"] = true.into(),
+        Outcome::Got(None) => report["found"] = false.into(),
+        Outcome::Got(Some(value)) => {
+            report["found"] = true.into();
+            report["bytes"] = value.len().into();
+            match std::str::from_utf8(value) {
+                Ok(text) => report["value"] = text.into(),
+                Err(_) => report["value_hex"] = print::hex(value).into(),
             }
         }
+        // Operations between nodes.
+        Outcome::PrevUpdated | Outcome::After { .. } | Outcome::Told(_) => {}
     }
+    report
+}
+
+/// The outcome of an operation as text.
+fn text(outcome: &Outcome) -> Result<String> {
+    Ok(match outcome {
+        Outcome::Located(addr) => addr.to_string(),
+        Outcome::Contains(true) => "yes".into(),
+        Outcome::Contains(false) => "no".into(),
+        Outcome::Got(None) => "no entry".into(),
+        Outcome::Got(Some(value)) => match std::str::from_utf8(value) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("{} bytes, in base 16: {}", value.len(), print::hex(value)),
+        },
+        Outcome::Inserted => "stored".into(),
+        Outcome::Removed => "removed".into(),
+        other => bail!("it came to {other:?}"),
+    })
 }
 
 fn checked(value: Bytes, max_bytes: u64) -> Result<Bytes> {

@@ -1,7 +1,7 @@
 //! The prompt: `peerloop dht shell`, and the one inside a running node.
 //!
-//! Commands on data go the way that every client's go, inside a node over loopback to its own address. What only the
-//! node knows (its table, its keys) is read on its loop, by [`Caller::call`].
+//! Commands on data are ordinary client operations; inside a node they go over loopback to its own address. State that
+//! only the node has (its table, its keys) is read on its loop, by [`Caller::call`].
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
@@ -16,15 +16,15 @@ use peerloop::proto::dht::node::{DhtNode, VALUE_BYTES_MAX};
 use peerloop::proto::dht::operation::{Outcome, Verb};
 use peerloop::proto::dht::routing::Member;
 
-use super::{Node, resolve};
+use super::{Node, resolve, text};
 use crate::cli::options::patience_secs;
 use crate::cli::prompt::{self, Commands, NodePrompt, Then, split_word};
 use crate::cli::{Answer, print};
 
-/// Keys that `keys` names; a node may hold millions.
+/// Keys that `keys` lists; a node may hold millions.
 const KEYS_SHOWN_MAX: usize = 100;
 
-/// Seconds for which the prompt of a node waits for another one.
+/// Timeout of an operation at the prompt of a node.
 const PATIENCE_SECS: u64 = 10;
 
 const HELP: &str = "\
@@ -56,13 +56,7 @@ pub(in crate::cli) struct ShellArgs {
 
 impl ShellArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        let prompt = Prompt::new(self.contact, self.timeout, None);
-        if prompt::is_interactive() {
-            prompt::converse(&prompt)?;
-        } else {
-            prompt::work_off(&prompt, std::io::stdin().lock())?;
-        }
-        Ok(Answer::Yes)
+        prompt::run(&Prompt::new(self.contact, self.timeout, None))
     }
 }
 
@@ -96,7 +90,7 @@ impl Commands for Prompt {
     }
 
     fn on_interrupt(&self) -> Option<&'static str> {
-        // To a node it means what it means without a prompt.
+        // As SIGINT does to a node without a prompt.
         self.inside.is_some().then_some("disconnect")
     }
 
@@ -110,10 +104,16 @@ impl Commands for Prompt {
                 let value = Bytes::copy_from_slice(value.as_bytes());
                 self.ask("insert", Verb::Insert(value), name)?;
             }
-            ("get", _) => self.ask_name("get", Verb::Get, name, value)?,
-            ("remove", _) => self.ask_name("remove", Verb::Remove, name, value)?,
-            ("contains", _) => self.ask_name("contains", Verb::Contains, name, value)?,
-            ("locate", _) => self.ask_name("locate", Verb::Locate, name, value)?,
+            ("get" | "remove" | "contains" | "locate", _) => {
+                ensure!(value.is_empty(), "{word} takes one NAME, without spaces");
+                let verb = match word {
+                    "get" => Verb::Get,
+                    "remove" => Verb::Remove,
+                    "contains" => Verb::Contains,
+                    _ => Verb::Locate,
+                };
+                self.ask(word, verb, name)?;
+            }
             ("table", Some(inside)) => print::stdout(inside.table()?.as_bytes())?,
             ("table", None) => self.table_from_outside()?,
             ("keys", Some(inside)) => print::stdout(inside.keys()?.as_bytes())?,
@@ -148,30 +148,14 @@ impl Prompt {
         Prompt { node, inside }
     }
 
-    fn ask_name(&self, word: &str, verb: Verb, name: &str, more: &str) -> Result<()> {
-        ensure!(more.is_empty(), "{word} takes one NAME, without spaces");
-        self.ask(word, verb, name)
-    }
-
     fn ask(&self, word: &str, verb: Verb, name: &str) -> Result<()> {
         ensure!(!name.is_empty(), "{word} takes a NAME");
-        let text = match self.node.ask(verb, Id::of(name.as_bytes()))? {
-            Outcome::Located(addr) => addr.to_string(),
-            Outcome::Contains(true) => "yes".into(),
-            Outcome::Contains(false) => "no".into(),
-            Outcome::Got(None) => "no entry".into(),
-            Outcome::Got(Some(value)) => match std::str::from_utf8(&value) {
-                Ok(text) => text.to_owned(),
-                Err(_) => format!("{} bytes, in base 16: {}", value.len(), print::hex(&value)),
-            },
-            Outcome::Inserted => "stored".into(),
-            Outcome::Removed => "removed".into(),
-            other => bail!("{word} came to {other:?}"),
-        };
+        let outcome = self.node.ask(verb, Id::of(name.as_bytes()))?;
+        let text = text(&outcome).with_context(|| word.to_owned())?;
         print::stdout(format!("{text}\n").as_bytes())
     }
 
-    /// What a node tells others; a plain one tells nothing.
+    /// The table by XSTAT, which plain nodes do not know.
     fn table_from_outside(&self) -> Result<()> {
         let addr = self.node.contact;
         let told = self.node.ask(Verb::Stat, Id::of_addr(addr));
@@ -179,12 +163,13 @@ impl Prompt {
             bail!("XSTAT came to something else");
         };
         let stat = stat.context("the node is no member (it joins or leaves)")?;
-        let mut text = row("node", Member::at(addr));
-        text += &stat.prev.map_or("prev     unknown\n".into(), |prev| {
-            row("prev", Member::at(prev))
-        });
-        text += &row("next", Member::at(stat.next));
-        text += &holdings(stat.entries, stat.value_bytes);
+        let text = table(
+            Member::at(addr),
+            stat.prev.map(Member::at),
+            Member::at(stat.next),
+            &[],
+        );
+        let text = text + &holdings(stat.entries, stat.value_bytes);
         print::stdout(text.as_bytes())
     }
 }
@@ -194,14 +179,8 @@ impl Inside {
         let (routing, stat) = self
             .caller
             .call(|node, _| (node.routing().clone(), node.stat()))?;
-        let mut text = row("node", routing.me());
-        text += &routing
-            .prev()
-            .map_or("prev     unknown\n".into(), |prev| row("prev", prev));
-        text += &row("next", routing.next());
-        for finger in routing.fingers() {
-            text += &row("finger", *finger);
-        }
+        let (me, prev, next) = (routing.me(), routing.prev(), routing.next());
+        let text = table(me, prev, next, routing.fingers());
         Ok(text + &holdings(stat.entries, stat.value_bytes))
     }
 
@@ -230,12 +209,14 @@ impl Inside {
     }
 }
 
-fn row(what: &str, member: Member) -> String {
-    format!(
-        "{what:<7}  {:<21}  {}\n",
-        member.addr.to_string(),
-        member.id
-    )
+fn table(me: Member, prev: Option<Member>, next: Member, fingers: &[Member]) -> String {
+    let row = |what: &str, member: &Member| {
+        let Member { addr, id } = member;
+        format!("{what:<7}  {:<21}  {id}\n", addr.to_string())
+    };
+    let prev = prev.map_or("prev     unknown\n".into(), |prev| row("prev", &prev));
+    let fingers: String = fingers.iter().map(|finger| row("finger", finger)).collect();
+    row("node", &me) + &prev + &row("next", &next) + &fingers
 }
 
 fn holdings(entries: u64, value_bytes: u64) -> String {

@@ -37,12 +37,7 @@ pub(in crate::cli) struct ShellArgs {
 
 impl ShellArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        if prompt::is_interactive() {
-            prompt::converse(&self)?;
-        } else {
-            prompt::work_off(&self, std::io::stdin().lock())?;
-        }
-        Ok(Answer::Yes)
+        prompt::run(&self)
     }
 
     fn query(&self) -> Query {

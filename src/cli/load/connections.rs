@@ -1,8 +1,7 @@
-//! The connections of a load: a service that asks one server on many of them, when its [`Driver`] says so.
+//! The connections of a load: a service that sends requests to one server, when its [`Driver`] says that they are due.
 //!
-//! What is asked, how an answer is read and whether it is right is a [`Talker`]'s. Answers come in the order of the
-//! requests on a connection. A connection that ends is opened again; the requests that were under way on it are not
-//! repeated.
+//! A [`Talker`] writes the requests, reads the answers and checks them. Answers come in the order of the requests on a
+//! connection. A connection that ends is opened again; requests that were under way on it are lost, not repeated.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -32,9 +31,9 @@ const CONNECTIONS_A_SOURCE: u32 = 5000;
 
 /// The requests and answers of one protocol.
 pub(in crate::cli) trait Talker {
-    /// A request under way, as far as its answer depends on it.
+    /// What is kept of a request until its answer has come.
     type Request;
-    /// How much of an answer was read.
+    /// State of reading an answer that is not complete.
     type Reading: Default;
 
     /// Every request takes a connection of its own, which ends with the answer.
@@ -47,13 +46,13 @@ pub(in crate::cli) trait Talker {
         false
     }
 
-    /// What is asked next.
+    /// The next request. The plan says how many there are.
     fn next(&mut self) -> Self::Request;
 
-    /// Appends a request; what is long comes back to be sent behind it.
+    /// Appends a request to the output. A long value is returned instead, and sent behind it without a copy.
     fn write(&mut self, request: &mut Self::Request, out: &mut Vec<u8>) -> Option<Bytes>;
 
-    /// Reads what is there of the answer to a request.
+    /// Reads as much of the answer to a request as has come.
     ///
     /// # Errors
     /// What is wrong with it; the connection is closed.
@@ -64,25 +63,25 @@ pub(in crate::cli) trait Talker {
         input: Input<'_>,
     ) -> Result<Heard, &'static str>;
 
-    /// There will be no answer, for this reason.
+    /// The connection ended before the answer.
     fn lost(&mut self, _request: Self::Request, _why: &str) {}
 }
 
-/// What was read.
+/// Progress of an answer.
 pub(in crate::cli) enum Heard {
     More,
     Took(usize),
-    /// The rest of an answer; `yes` if it is a yes, and right.
+    /// The answer is complete. `yes`: the server granted the request, and the answer is right.
     Answer {
         used: usize,
         yes: bool,
     },
-    /// An answer that is followed by more of the same request.
+    /// An answer after which the same request goes on with another message.
     GoesOn {
         used: usize,
         request: Bytes,
     },
-    /// The server is busy: the request is to come again after this time, on whatever connection is free then.
+    /// The server is busy. The request is repeated after this time, on any free connection.
     Later {
         used: usize,
         after: Ticks,
@@ -105,19 +104,19 @@ struct Slot<R> {
 
 pub(in crate::cli) struct Connections<T: Talker> {
     addr: SocketAddrV4,
-    talker: T,
-    driver: Driver,
+    pub(in crate::cli) talker: T,
+    pub(in crate::cli) driver: Driver,
     slots: Vec<Slot<T::Request>>,
     /// Slots to be opened.
     closed: VecDeque<u32>,
-    /// Those that are to come again; after a pause in `resting`, and then in `again`.
-    resting: Slab<Asked<T::Request>>,
-    again: VecDeque<Asked<T::Request>>,
+    /// Requests that a busy server asked to repeat: until their timer fires, and from then on.
+    retries_waiting: Slab<Asked<T::Request>>,
+    retries_due: VecDeque<Asked<T::Request>>,
     dialling: usize,
-    open: usize,
+    pub(super) open: usize,
     never_opened: bool,
-    /// Slots that were not given up.
-    hopeful: usize,
+    /// Slots that were not given up, where the plan is a number of requests.
+    slots_left: usize,
     /// One entry for each further request that a slot may have under way. An entry whose connection has ended is
     /// passed over.
     free: VecDeque<(u32, Option<ConnId>)>,
@@ -131,7 +130,7 @@ pub(in crate::cli) struct Conn<R> {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) enum Timer {
     Reopen(u32),
-    Again(u32),
+    Retry(u32),
 }
 
 impl<T: Talker> Connections<T> {
@@ -147,31 +146,19 @@ impl<T: Talker> Connections<T> {
             slots: slots.collect(),
             closed: (0..plan.connections as u32).collect(),
             driver: Driver::new(plan)?,
-            resting: Slab::new(),
-            again: VecDeque::new(),
+            retries_waiting: Slab::new(),
+            retries_due: VecDeque::new(),
             dialling: 0,
             open: 0,
             never_opened: true,
-            hopeful: plan.connections,
+            slots_left: plan.connections,
             free: VecDeque::new(),
         })
     }
 
-    pub(in crate::cli) fn driver(&self) -> &Driver {
-        &self.driver
-    }
-
-    pub(in crate::cli) fn into_parts(self) -> (T, Driver) {
-        (self.talker, self.driver)
-    }
-
-    pub(in crate::cli) fn open(&self) -> usize {
-        self.open
-    }
-
-    /// Every connection so far was refused.
+    /// No connection was ever opened, and one failed.
     pub(in crate::cli) fn cannot_begin(&self) -> bool {
-        self.never_opened && !self.driver.errors().is_empty()
+        self.never_opened && !self.driver.errors.is_empty()
     }
 
     /// How long nothing is due, unless an answer comes.
@@ -191,7 +178,7 @@ impl<T: Talker> Connections<T> {
 
     fn open_closed(&mut self, hub: &mut Hub<Self>) {
         if self.talker.is_once() {
-            // Their requests open them.
+            // A request opens its connection.
             let slots = self.closed.drain(..);
             self.free.extend(slots.map(|slot| (slot, None)));
             return;
@@ -223,7 +210,7 @@ impl<T: Talker> Connections<T> {
                 self.free.pop_front();
                 continue;
             }
-            let asked = match self.again.pop_front() {
+            let asked = match self.retries_due.pop_front() {
                 Some(asked) => asked,
                 None => match self.driver.next_due(now) {
                     Some(due) => Asked {
@@ -244,7 +231,7 @@ impl<T: Talker> Connections<T> {
 
     /// Writes the latest request of a slot.
     fn ask(&mut self, hub: &mut Hub<Self>, slot: u32, id: ConnId) {
-        // No output when the connection is ending: that is counted then.
+        // Without output the connection is closing: `on_end` counts the request as lost.
         if let (Some(asked), Some(out)) = (
             self.slots[slot as usize].asked.back_mut(),
             hub.output_of(id),
@@ -280,7 +267,7 @@ impl<T: Talker> Service for Connections<T> {
         if self.talker.is_once() {
             self.ask(cx, conn.slot, id);
         } else {
-            let depth = self.driver.plan().depth;
+            let depth = self.driver.plan.depth;
             let places = std::iter::repeat_n((conn.slot, Some(id)), depth);
             self.free.extend(places);
         }
@@ -299,8 +286,7 @@ impl<T: Talker> Service for Connections<T> {
         let heard = self
             .talker
             .answer(&mut oldest.request, &mut conn.reading, input);
-        let now = self.driver.now();
-        let used = match heard.map_err(Violation::peer)? {
+        let (used, now) = match heard.map_err(Violation::peer)? {
             Heard::More => return Ok(Step::More),
             Heard::Took(used) => return Ok(Step::Took(used)),
             Heard::GoesOn { used, request } => {
@@ -308,16 +294,17 @@ impl<T: Talker> Service for Connections<T> {
                 return Ok(Step::Done(used));
             }
             Heard::Answer { used, yes } => {
+                let now = self.driver.now();
                 self.driver.answered(oldest.due, now, yes);
                 asked.pop_front();
-                used
+                (used, now)
             }
             Heard::Later { used, after } => {
-                let resting = asked.pop_front().map(|asked| self.resting.insert(asked));
-                if let Some(number) = resting {
-                    cx.arm(after, Timer::Again(number as u32));
+                if let Some(asked) = asked.pop_front() {
+                    let number = self.retries_waiting.insert(asked);
+                    cx.arm(after, Timer::Retry(number as u32));
                 }
-                used
+                (used, self.driver.now())
             }
         };
         if self.talker.is_once() {
@@ -335,7 +322,7 @@ impl<T: Talker> Service for Connections<T> {
             return;
         }
         slot.conn = None;
-        let lost = std::mem::take(&mut slot.asked);
+        let lost = slot.asked.len() as u64;
         let was_open = std::mem::take(&mut slot.is_open);
         if was_open {
             self.open -= 1;
@@ -343,19 +330,19 @@ impl<T: Talker> Service for Connections<T> {
             self.dialling -= 1;
         }
         let once = self.talker.is_once();
-        if !lost.is_empty() || !(once && matches!(end, End::Closed | End::Eof)) {
+        if lost > 0 || !(once && matches!(end, End::Closed | End::Eof)) {
             let why = describe(end);
-            let count = lost.len() as u64;
-            lost.into_iter()
-                .for_each(|asked| self.talker.lost(asked.request, &why));
-            self.driver.failed(why, count);
+            for asked in slot.asked.drain(..) {
+                self.talker.lost(asked.request, &why);
+            }
+            self.driver.failed(why, lost);
         }
         if once && was_open {
             self.closed.push_back(conn.slot);
-        } else if !was_open && matches!(self.driver.plan().until, Until::Requests(_)) {
-            // Whoever waits for every answer does not wait for a server that is gone.
-            self.hopeful -= 1;
-            if self.hopeful == 0 {
+        } else if !was_open && matches!(self.driver.plan.until, Until::Requests(_)) {
+            // Such a plan waits for every answer, and would for ever when the server is gone.
+            self.slots_left -= 1;
+            if self.slots_left == 0 {
                 self.driver.give_up();
             }
         } else {
@@ -366,11 +353,14 @@ impl<T: Talker> Service for Connections<T> {
     fn on_timer(&mut self, _hub: &mut Hub<Self>, timer: Timer) {
         match timer {
             Timer::Reopen(slot) => self.closed.push_back(slot),
-            Timer::Again(number) => self.again.extend(self.resting.try_remove(number as usize)),
+            Timer::Retry(number) => {
+                let retry = self.retries_waiting.try_remove(number as usize);
+                self.retries_due.extend(retry);
+            }
         }
     }
 
-    /// Ctrl-C: the summary is of what was measured until now.
+    /// Ctrl-C: the summary covers what was measured until now.
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
         self.driver.interrupt();
         hub.stop();

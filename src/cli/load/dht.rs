@@ -1,7 +1,6 @@
 //! `peerloop load dht`: data commands on one node.
 
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
@@ -14,19 +13,19 @@ use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::proto::dht::wire::{self, Malformed, Request};
 
 use super::connections::{Heard, Talker};
-use super::driver::{Plan, Until};
+use super::driver::Plan;
 use super::{Common, load, run_to_end};
 use crate::cli::options::within;
 use crate::cli::{Answer, dht};
 
-/// Keys whose requests are kept written: more would cost more memory than time.
+/// Requests that are encoded in advance; the encoding of more would take too much memory.
 const WRITTEN_MAX: u64 = 65_536;
 
-/// Entries are put there over so many connections, with so many under way on each.
+/// Connections that store the entries at the start, and the requests under way on each.
 const FILL_CONNECTIONS: usize = 16;
 const FILL_DEPTH: usize = 16;
 
-/// Draws for a key that the node owns, before it is taken for one that owns next to nothing.
+/// Random keys tried to find one that the node owns; more means that it owns next to nothing.
 const DRAWS_MAX: u64 = 1_000_000;
 
 #[derive(Args)]
@@ -64,22 +63,13 @@ impl DhtArgs {
         let arc = arc(addr)?;
         if matches!(self.command, Command::Get | Command::Contains) && !self.filled {
             let fill = DhtTalk::new(&self, Command::Insert, false, arc)?;
-            let plan = Plan {
-                connections: FILL_CONNECTIONS,
-                depth: FILL_DEPTH,
-                rate: None,
-                warm_up: Duration::ZERO,
-                until: Until::Requests(self.keys),
-            };
-            let (_, filled) = run_to_end(addr, fill, plan)?.into_parts();
+            let plan = Plan::of_requests(FILL_CONNECTIONS, FILL_DEPTH, self.keys);
+            let filled = run_to_end(addr, fill, plan)?.driver;
             ensure!(
-                !filled.is_interrupted(),
+                !filled.interrupted,
                 "interrupted while the entries were stored"
             );
-            let (stored, refused) = (
-                filled.measurement().answers(),
-                filled.measurement().refused(),
-            );
+            let (stored, refused) = (filled.measurement.answers(), filled.measurement.refused);
             ensure!(
                 stored == self.keys && refused == 0,
                 "{addr} stored {} of {} entries: {}",
@@ -99,7 +89,7 @@ impl DhtArgs {
     }
 }
 
-/// What the node owns, as far as it tells; a node that does not is asked for everything.
+/// The arc that the node owns, by XSTAT. A node without XSTAT is asked for all keys.
 fn arc(addr: SocketAddrV4) -> Result<(Id, Id)> {
     let me = Id::of_addr(addr);
     let task = Task {
@@ -121,19 +111,19 @@ fn arc(addr: SocketAddrV4) -> Result<(Id, Id)> {
     })
 }
 
-/// The requests of one run: keys that the node owns, one after the other.
+/// Requests for the keys that the node owns, in turn.
 struct DhtTalk {
     command: Command,
     once: bool,
     keys: u64,
     arc: (Id, Id),
     next: u64,
-    /// The first requests, whole.
+    /// The first requests, encoded.
     written: Vec<Box<[u8]>>,
     value: Bytes,
 }
 
-/// What comes next of an answer.
+/// The part of an answer that is read next.
 #[derive(Debug, Default, Clone, Copy)]
 enum Reading {
     #[default]
@@ -235,7 +225,7 @@ impl Talker for DhtTalk {
     ) -> Result<Heard, &'static str> {
         let Input { bytes, seen } = input;
         let bad = Malformed::what;
-        // What follows of this answer, how much was read, and the answer when that was all.
+        // The next state, the bytes used, and the answer if it is complete.
         let (next, used, yes) = match (*reading, self.command) {
             (Reading::Ack, Command::Locate) => match wire::address(bytes, seen).map_err(bad)? {
                 Some((_, used)) => (Reading::Ack, used, Some(true)),

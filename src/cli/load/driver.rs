@@ -35,6 +35,19 @@ pub(in crate::cli) struct Plan {
     pub(in crate::cli) until: Until,
 }
 
+impl Plan {
+    /// So many requests in a closed loop.
+    pub(in crate::cli) fn of_requests(connections: usize, depth: usize, requests: u64) -> Plan {
+        Plan {
+            connections,
+            depth,
+            rate: None,
+            warm_up: Duration::ZERO,
+            until: Until::Requests(requests),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) enum Until {
     Elapsed(Duration),
@@ -52,7 +65,7 @@ enum Phase {
 }
 
 pub(in crate::cli) struct Driver {
-    plan: Plan,
+    pub(super) plan: Plan,
     epoch: Instant,
     phase: Phase,
     /// When the open loop began, and how many of its requests were due since.
@@ -60,10 +73,13 @@ pub(in crate::cli) struct Driver {
     loop_asked: u64,
     /// Requests since the measuring began.
     asked: u64,
-    under_way: u64,
-    interrupted: bool,
-    errors: BTreeMap<String, u64>,
-    measurement: Measurement,
+    /// Requests without an answer.
+    pub(super) under_way: u64,
+    /// Ctrl-C came before the plan was done.
+    pub(in crate::cli) interrupted: bool,
+    /// What went wrong, by kind, and how often.
+    pub(in crate::cli) errors: BTreeMap<String, u64>,
+    pub(in crate::cli) measurement: Measurement,
 }
 
 impl Driver {
@@ -86,39 +102,16 @@ impl Driver {
         })
     }
 
-    pub(in crate::cli) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    pub(in crate::cli) fn measurement(&self) -> &Measurement {
-        &self.measurement
-    }
-
-    /// What went wrong, by kind, and how often.
-    pub(in crate::cli) fn errors(&self) -> &BTreeMap<String, u64> {
-        &self.errors
-    }
-
     pub(in crate::cli) fn first_error(&self) -> &str {
         let first = self.errors.keys().next();
         first.map_or("the others were refused", String::as_str)
-    }
-
-    /// Requests without an answer.
-    pub(in crate::cli) fn under_way(&self) -> u64 {
-        self.under_way
-    }
-
-    /// Ctrl-C came before the plan was done.
-    pub(in crate::cli) fn is_interrupted(&self) -> bool {
-        self.interrupted
     }
 
     pub(in crate::cli) fn now(&self) -> u64 {
         nanos(self.epoch.elapsed())
     }
 
-    /// How long nothing is due, unless an answer comes. `has_room`: a request that is due could be sent.
+    /// How long nothing is due, unless an answer comes. `has_room`: some connection could take a request.
     pub(in crate::cli) fn sleep(&self, has_room: bool) -> Duration {
         let phase_ends = match self.phase {
             Phase::Opening | Phase::Over => u64::MAX,
@@ -169,7 +162,7 @@ impl Driver {
         self.phase = Phase::Measuring { since: now, until };
     }
 
-    /// No further request; what is under way may still be answered.
+    /// Stops sending; answers to requests under way still count.
     fn drain(&mut self, at: u64) {
         self.measurement.end(at);
         let until = at.saturating_add(nanos(DRAIN));
@@ -183,13 +176,13 @@ impl Driver {
         }
     }
 
-    /// Nobody is left to answer.
+    /// Ends the run without waiting: there is no server left.
     pub(in crate::cli) fn give_up(&mut self) {
         self.stop();
         self.phase = Phase::Over;
     }
 
-    /// Ctrl-C: what was measured stays.
+    /// Ends the run on Ctrl-C and keeps what was measured.
     pub(in crate::cli) fn interrupt(&mut self) {
         self.interrupted = self.phase != Phase::Over;
         self.give_up();
@@ -203,7 +196,7 @@ impl Driver {
         matches!(self.plan.until, Until::Requests(enough) if self.asked >= enough)
     }
 
-    /// When the next request was due, if it is now or was before: it is under way from here on.
+    /// Takes the next request that is due now or was due before, and returns when; it counts as under way.
     pub(in crate::cli) fn next_due(&mut self, now: u64) -> Option<u64> {
         if !self.sends() || self.is_enough() {
             return None;
@@ -227,7 +220,7 @@ impl Driver {
     /// The answer to the request that was due then; `yes` unless it was a no.
     pub(in crate::cli) fn answered(&mut self, due: u64, now: u64, yes: bool) {
         self.under_way -= 1;
-        // Requests of the warm-up are answered into the measuring, and those of the measuring after it.
+        // An answer belongs to the phase that its request was due in.
         let counts = match self.phase {
             Phase::Measuring { since, .. } => due >= since,
             Phase::Draining { .. } => true,
@@ -238,7 +231,7 @@ impl Driver {
         }
     }
 
-    /// Something failed, and requests with it that will not be answered.
+    /// Counts a failure, and takes its requests off those under way.
     pub(in crate::cli) fn failed(&mut self, what: String, requests: u64) {
         self.under_way -= requests;
         *self.errors.entry(what).or_default() += 1;
@@ -249,7 +242,7 @@ fn nanos(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// An end, as a person would say it.
+/// The end of a connection, in words.
 pub(in crate::cli) fn describe(end: End) -> String {
     match end {
         End::Eof => "the server closed".into(),

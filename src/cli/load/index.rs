@@ -74,7 +74,8 @@ fn registered(addr: SocketAddrV4) -> Result<PeerId> {
         timeout: PATIENCE_SECS,
     };
     let who = Arc::new(Credentials {
-        user: "load".into(),
+        // Of its own in every run: nobody else knows the password.
+        user: format!("load-{:x}", rand::random::<u64>()),
         password: format!("{:032x}", rand::random::<u128>()),
     });
     let register = Call::Register {

@@ -1,4 +1,13 @@
-//! `peerloop load`: many connections that ask one node, and how fast it answers.
+//! `peerloop load`: many connections ask one node; how fast does it answer?
+//!
+//! ```text
+//!  Talker         Connections          Driver            Measurement
+//!  requests and   dial, send, read  →  when a request →  histograms,
+//!  answers of     (a Service)          is due; phases    rate over time
+//!  a protocol
+//! ```
+//!
+//! `stress` uses the same driver. Its talkers also check each answer against what was promised.
 
 pub(super) mod connections;
 mod dht;
@@ -17,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
@@ -26,19 +36,31 @@ use super::options::within;
 use super::{Answer, print};
 use connections::{Connections, Talker};
 use driver::{Plan, Until};
-use histogram::What;
 
-/// Between two states of the live line.
+/// Between two updates of the line on the terminal.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
 
-/// Before a request is due; a sleeping thread is woken up to 60 us late.
+/// A sleep ends this long before a request is due: a sleeping thread is woken up to 60 us late.
 const AWAKE_BEFORE_DUE: Duration = Duration::from_micros(100);
 
-/// A connection on which nothing is asked for a while is no fault of an open loop at a low rate.
+/// Idle limit of a connection: an open loop at a low rate leaves connections idle.
 const SILENCE_MAX_SECS: u64 = 86_400;
 
-/// Over 64 KiB and a header.
+/// Requests under way on all connections: a gigabyte of memory.
+const UNDER_WAY_MAX: usize = 16 << 20;
+
+/// Longest answer: over 64 KiB and a header.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// What is printed without `--json`.
+const TEXT: &str = "\
+load        {protocol} {request} at {target}
+connections {connections}, {depth} in flight on each; closed loop
+answers     {answers} in {seconds:.2} s: {rate:.0}/s; {refused} refused, {unanswered} missing
+latency us  min {latency_us.min:.1}  mean {latency_us.mean:.1}  p50 {latency_us.p50:.1}  \
+p90 {latency_us.p90:.1}  p99 {latency_us.p99:.1}  p99.9 {latency_us.p99_9:.1}  \
+p99.99 {latency_us.p99_99:.1}  max {latency_us.max:.1}
+";
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -110,21 +132,34 @@ fn load<T: Talker>(
         warm_up: Duration::try_from_secs_f64(common.warm_up)?,
         until: Until::Elapsed(Duration::try_from_secs_f64(common.seconds)?),
     };
-    let what = What {
-        protocol,
-        request,
-        target: common.addr.to_string(),
-        connections: plan.connections,
-        depth: plan.depth,
-        rate_asked: plan.rate,
-    };
-    let (_, driver) = run_to_end(common.addr, talker, plan)?.into_parts();
-    let measurement = driver.measurement();
-    let summary = measurement.summary(what, driver.errors(), driver.under_way());
+    ensure!(
+        plan.connections.saturating_mul(plan.depth) <= UNDER_WAY_MAX,
+        "--connections {} and --depth {} are over {UNDER_WAY_MAX} requests at once; lower one of them",
+        plan.connections,
+        plan.depth
+    );
+    let mut summary = json!({
+        "protocol": protocol,
+        "request": request,
+        "target": common.addr.to_string(),
+        "connections": plan.connections,
+        "depth": plan.depth,
+    });
+    let mut text = TEXT.to_owned();
+    if let Some(rate) = plan.rate {
+        summary["rate_asked"] = rate.into();
+        text = text.replace("closed loop", "open loop, {rate_asked} a second");
+    }
+    let driver = run_to_end(common.addr, talker, plan)?.driver;
+    let measurement = &driver.measurement;
+    measurement.tell(&mut summary, &driver.errors, driver.under_way);
     if let Some(path) = &common.svg {
         print::write_file(path, plot::svg(measurement, &summary)?.as_bytes())?;
     }
-    print::result(common.json, &summary)?;
+    for (error, count) in &driver.errors {
+        text += &format!("ended       {count} connections: {error}\n");
+    }
+    print::figures(common.json, &summary, &text)?;
     ensure!(measurement.answers() > 0, "no answer came");
     Ok(Answer::Yes)
 }
@@ -157,12 +192,12 @@ pub(super) fn run_to_end<T: Talker>(
     while !reactor.node().stopping() {
         let load = reactor.node().service();
         let sleep = load.sleep().min(LIVE_EVERY);
-        let awaits_answers = load.driver().under_way() > 0;
+        let awaits_answers = load.driver.under_way > 0;
         reactor.turn(Some(sleep_of_poll(sleep, awaits_answers)))?;
         reactor.node().with(|load, hub| load.pace(hub));
         let load = reactor.node().service();
         if load.cannot_begin() {
-            bail!("{addr}: {}", load.driver().first_error());
+            bail!("{addr}: {}", load.driver.first_error());
         }
         live.show(load);
     }
@@ -179,14 +214,14 @@ fn sleep_of_poll(sleep: Duration, awaits_answers: bool) -> Duration {
     if whole.is_zero() {
         match sleep.checked_sub(AWAKE_BEFORE_DUE) {
             Some(rest) if !awaits_answers => thread::sleep(rest),
-            // Others on this core go first: another generator, a probe.
+            // Lets other processes on this core run: another load, a probe.
             _ => thread::yield_now(),
         }
     }
     whole
 }
 
-/// A line on stderr that says how it goes, where somebody looks at one.
+/// The progress line, if stderr is a terminal.
 struct Live {
     bar: ProgressBar,
     shown: Instant,
@@ -210,10 +245,10 @@ impl Live {
         if since < LIVE_EVERY {
             return;
         }
-        let (answers, last) = load.driver().measurement().last();
+        let (answers, last) = load.driver.measurement.last();
         let rate = (answers - self.answers) as f64 / since.as_secs_f64();
         let (p50, p99) = last.map_or((0.0, 0.0), |last| (last.p50_us, last.p99_us));
-        let open = load.open();
+        let open = load.open;
         self.bar.set_message(format!(
             "{open} open  {rate:.0}/s  p50 {p50:.0} us  p99 {p99:.0} us  {answers} answers"
         ));

@@ -1,4 +1,4 @@
-//! `peerloop load overlay`: joins. Each takes a connection, which ends when the packet is there, so the slot is free again.
+//! `peerloop load overlay`: joins. Each takes a connection of its own, which ends with the first packet.
 
 use anyhow::Result;
 use bytes::Bytes;

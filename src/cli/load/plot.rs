@@ -2,8 +2,10 @@
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use serde_json::Value;
 
-use super::histogram::{Measurement, Summary};
+use super::histogram::Measurement;
+use crate::cli::print::filled;
 
 const SIZE: (u32, u32) = (960, 900);
 const MARGIN: u32 = 14;
@@ -17,16 +19,14 @@ const TAIL_MIN: f64 = 1e-6;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// The picture of a run.
-pub(super) fn svg(measured: &Measurement, summary: &Summary) -> Result<String> {
+pub(super) fn svg(measured: &Measurement, summary: &Value) -> Result<String> {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
-        let what = &summary.what;
-        let title = format!(
-            "{} {}, {} connections, {} in flight: {:.0}/s",
-            what.protocol, what.request, what.connections, what.depth, summary.rate
-        );
+        let title =
+            "{protocol} {request}, {connections} connections, {depth} in flight: {rate:.0}/s";
+        let title = filled(title, summary);
         let root = root.titled(&title, ("sans-serif", 20))?;
         let (upper, lower) = root.split_vertically((SIZE.1 - 40) / 2);
         by_percentile(&upper, measured)?;
@@ -63,7 +63,7 @@ fn by_percentile(area: &Area<'_>, measured: &Measurement) -> Result<()> {
 }
 
 fn over_time(area: &Area<'_>, measured: &Measurement) -> Result<()> {
-    let intervals = measured.intervals();
+    let intervals = &measured.intervals;
     let end = intervals.last().map_or(1.0, |last| last.end_seconds);
     let rate_max = intervals.iter().map(|i| i.rate).fold(1.0, f64::max) * 1.1;
     let latency_max = intervals.iter().map(|i| i.p99_us).fold(1.0, f64::max) * 1.1;

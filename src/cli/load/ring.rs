@@ -14,7 +14,7 @@ use super::{Common, load};
 use crate::cli::Answer;
 use crate::cli::options::within;
 
-/// Who asks, as ECHO says it.
+/// The sender that ECHO names.
 const HANDLE: &str = "load";
 
 #[derive(Args)]

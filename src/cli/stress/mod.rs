@@ -5,21 +5,12 @@ mod index;
 pub(super) mod overlay;
 pub(super) mod ring;
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Subcommand;
 use hdrhistogram::Histogram;
-use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use serde_json::{Value, json};
 
 use super::Answer;
-
-/// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -44,65 +35,10 @@ impl Command {
     }
 }
 
-/// Until the next look at a condition that is waited for.
-pub(super) fn pause() {
-    std::thread::park_timeout(LOOK_EVERY);
-}
-
-/// Whether SIGINT or SIGTERM came: a run ends then as by an error, and what it started is dropped with it.
-struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    fn catch() -> Result<Interrupt> {
-        let came = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, came.clone())?;
-        }
-        Ok(Interrupt(came))
-    }
-
-    fn check(&self) -> Result<()> {
-        let came = self.0.load(Ordering::Relaxed);
-        ensure!(!came, "interrupted; the nodes are stopped");
-        Ok(())
-    }
-}
-
 /// Percentiles in milliseconds.
-#[derive(Debug, Serialize)]
-struct Latency {
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p99_9: f64,
-    max: f64,
-}
-
-impl Latency {
-    fn of(ns: &Histogram<u64>) -> Latency {
-        let at = |percent| ns.value_at_percentile(percent) as f64 / 1e6;
-        Latency {
-            p50: at(50.0),
-            p90: at(90.0),
-            p99: at(99.0),
-            p99_9: at(99.9),
-            max: ns.max() as f64 / 1e6,
-        }
-    }
-}
-
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency {
-            p50,
-            p90,
-            p99,
-            p99_9,
-            max,
-        } = self;
-        write!(
-            f,
-            "p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p99_9:.2}  max {max:.2}"
-        )
-    }
+fn latency_ms(ns: &Histogram<u64>) -> Value {
+    let at = |percent| ns.value_at_percentile(percent) as f64 / 1e6;
+    json!({
+        "p50": at(50.0), "p90": at(90.0), "p99": at(99.0), "p99_9": at(99.9), "max": at(100.0)
+    })
 }

@@ -1,11 +1,10 @@
-//! The clients of a run: they write and read without end, and read everything once more when the load is over.
+//! The clients of a run: they write and read until the load is drained, and then read every key once more.
 //!
-//! The talker of the DHT is its client: an operation dials, is redirected and repeats as [`client`] has it, so there
-//! are no lasting connections here. When one begins and what it measures is the [`Driver`]'s, a closed loop of one
-//! operation a client; what it has to find is known to the [`Promises`].
+//! An operation dials, is redirected and is repeated by [`client`], on connections of its own. So this is the talker of
+//! the DHT in place of lasting connections; the [`Driver`] paces and measures it as a closed loop of one operation a
+//! client, and the [`Checker`] draws the operations and judges their results.
 
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
@@ -16,16 +15,15 @@ use peerloop::net::Reactor;
 use peerloop::proto::dht::client::{self, Host, OpId, Operations};
 use peerloop::proto::dht::operation::{Bounds, Failure, Operation, Outcome};
 
-use super::promises::{Promises, Task};
-use crate::cli::background::Background;
-use crate::cli::load::driver::{Driver, Plan, Until};
+use super::checker::{Checker, Task};
+use crate::cli::background::{Background, wait_until};
+use crate::cli::load::driver::{Driver, Plan};
 use crate::cli::load::histogram::histogram_ns;
-use crate::cli::stress::pause;
 
-/// Keys of each client: some thousand in all, so that every member holds some and the check is short.
+/// Keys of each client: some thousands in all, so that every member holds some and the check is short.
 const KEYS_EACH: usize = 200;
 
-/// Members that an operation may begin at, should the first have left.
+/// Members that an operation may begin at: the first may have left.
 const CONTACTS_MAX: usize = 3;
 
 pub(in crate::cli) struct Clients {
@@ -33,10 +31,10 @@ pub(in crate::cli) struct Clients {
     clients: usize,
     operations: Operations<Tag>,
     driver: Driver,
-    pub(in crate::cli) promises: Promises,
-    /// In the check: where the next key is looked for.
+    pub(in crate::cli) checker: Checker,
+    /// During the check: the place from which the next key is looked for.
     checked_to: Option<usize>,
-    /// Of GET, INSERT and REMOVE, in nanoseconds; without those that were given up.
+    /// Latencies of GET, INSERT and REMOVE in nanoseconds, without operations that were given up.
     pub(super) times: [Histogram<u64>; 3],
     hops: u64,
     pub(super) hops_max: u32,
@@ -52,19 +50,12 @@ pub(in crate::cli) struct Tag {
 
 impl Clients {
     fn new(contacts: Vec<SocketAddrV4>, clients: usize) -> Result<Clients> {
-        let plan = Plan {
-            connections: clients,
-            depth: 1,
-            rate: None,
-            warm_up: Duration::ZERO,
-            until: Until::Requests(u64::MAX),
-        };
         Ok(Clients {
             contacts,
             clients,
             operations: Operations::default(),
-            driver: Driver::new(plan)?,
-            promises: Promises::new(clients, KEYS_EACH),
+            driver: Driver::new(Plan::of_requests(clients, 1, u64::MAX))?,
+            checker: Checker::new(clients, KEYS_EACH),
             checked_to: None,
             times: [histogram_ns()?, histogram_ns()?, histogram_ns()?],
             hops: 0,
@@ -78,11 +69,11 @@ impl Clients {
     }
 
     pub(super) fn latency(&self) -> &Histogram<u64> {
-        self.driver.measurement().latency()
+        &self.driver.measurement.latency
     }
 
     pub(super) fn given_up(&self) -> u64 {
-        self.driver.errors().values().sum()
+        self.driver.errors.values().sum()
     }
 
     pub(super) fn hops_mean(&self) -> f64 {
@@ -99,7 +90,7 @@ impl Clients {
     /// What a client does next.
     fn go_on(&mut self, hub: &mut Hub<Self>, client: usize) {
         let (task, due) = match self.checked_to {
-            Some(from) => match self.promises.check_from(from) {
+            Some(from) => match self.checker.check_from(from) {
                 Some((task, next)) => {
                     self.checked_to = Some(next);
                     (task, 0)
@@ -108,7 +99,7 @@ impl Clients {
                 None => return,
             },
             None => match self.driver.next_due(self.driver.now()) {
-                Some(due) => (self.promises.draw(client, hub.rng()), due),
+                Some(due) => (self.checker.draw(client, hub.rng()), due),
                 None => return,
             },
         };
@@ -116,12 +107,12 @@ impl Clients {
         let contacts = (0..count)
             .map(|_| self.contacts[hub.rng().random_range(0..self.contacts.len())])
             .collect();
-        // A write that came to nothing leaves its key in doubt, and a second try could undo later ones.
+        // No second try of a write whose outcome is unknown: it could undo a later one.
         let bounds = Bounds {
             unknown_is_final: true,
             ..Bounds::default()
         };
-        let (verb, key) = self.promises.operation(&task);
+        let (verb, key) = self.checker.operation(&task);
         let operation = Operation::new(verb, key, contacts, bounds);
         let tag = Tag {
             client,
@@ -166,10 +157,10 @@ impl Host for Clients {
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {
         if self.checked_to.is_some() {
-            self.promises.check(&tag.task, &result);
+            self.checker.check(&tag.task, &result);
         } else {
             self.measure(&tag, result.is_ok());
-            self.promises.finished(&tag.task, &result);
+            self.checker.finished(&tag.task, &result);
         }
         self.go_on(hub, tag.client);
     }
@@ -226,7 +217,7 @@ impl Load {
         Ok(Load(Background::start("clients", make, Ok)?))
     }
 
-    /// From now on operations begin at one of these; an empty list changes nothing.
+    /// Operations begin at these members from now on; an empty list changes nothing.
     pub(in crate::cli) fn set_contacts(&self, contacts: Vec<SocketAddrV4>) -> Result<()> {
         self.0.call(|clients, _| {
             if !contacts.is_empty() {
@@ -238,37 +229,24 @@ impl Load {
     /// Waits until so many more operations are over.
     pub(in crate::cli) fn run_for(&self, operations: u64) -> Result<()> {
         // Given up counts as well: every operation ends, so this does.
-        let over = || {
-            self.0
-                .call(|clients, _| clients.done() + clients.given_up())
-        };
-        let until = over()? + operations;
-        while over()? < until {
-            pause();
-        }
-        Ok(())
+        let over = |clients: &mut Clients| clients.done() + clients.given_up();
+        let until = self.0.call(move |clients, _| over(clients))? + operations;
+        wait_until(|| self.0.call(move |clients, _| over(clients) >= until))
     }
 
-    /// Lets what is under way end and begins nothing new.
-    pub(in crate::cli) fn drain(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    /// Begins no more operations and waits for those under way.
+    pub(in crate::cli) fn drain(&self) -> Result<()> {
         self.0.call(|clients, _| clients.driver.stop())?;
-        while !self.0.call(|clients, _| clients.operations.is_empty())? {
-            go_on()?;
-            pause();
-        }
-        Ok(())
+        wait_until(|| self.0.call(|clients, _| clients.operations.is_empty()))
     }
 
     /// Reads everything that was written, and ends.
-    pub(in crate::cli) fn check(self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Clients> {
+    pub(in crate::cli) fn check(self) -> Result<Clients> {
         self.0.call(|clients, hub| {
             clients.checked_to = Some(0);
             (0..clients.clients).for_each(|client| clients.go_on(hub, client));
         })?;
-        while !self.0.has_ended() {
-            go_on()?;
-            pause();
-        }
+        wait_until(|| Ok(self.0.has_ended()))?;
         self.0.join()
     }
 }

@@ -1,24 +1,25 @@
-//! `peerloop stress dht`.
+//! `peerloop stress dht`: nodes join and leave while clients write and read; then every key is checked.
 
+mod checker;
 pub(in crate::cli) mod clients;
 pub(in crate::cli) mod nodes;
-mod promises;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
 use rand::RngExt;
-use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::cli::background::{catch_interrupts, pause};
 use crate::cli::options::within;
 use crate::cli::{Answer, print};
 
-use super::{Interrupt, Latency, pause};
+use super::latency_ms;
 use clients::{Clients, Load};
 use nodes::Nodes;
 
-/// Lost keys that are named; a run that loses more has one cause for all.
+/// Lost keys that are printed.
 const LOST_SHOWN_MAX: usize = 10;
 
 #[derive(Args)]
@@ -43,63 +44,49 @@ pub(in crate::cli) struct DhtArgs {
     json: bool,
 }
 
-/// What `--json` prints; times in milliseconds.
-#[derive(Serialize)]
-struct Summary {
-    nodes: u32,
-    processes: bool,
-    clients: u32,
-    seconds: f64,
-    nodes_least: usize,
-    nodes_most: usize,
-    nodes_end: usize,
-    operations: u64,
-    operations_per_second: f64,
-    gets: u64,
-    inserts: u64,
-    removes: u64,
-    given_up: u64,
-    latency_ms: Latency,
-    get_latency_ms: Latency,
-    insert_latency_ms: Latency,
-    remove_latency_ms: Latency,
-    hops_mean: f64,
-    hops_max: u32,
-    joins: u32,
-    joins_failed: u32,
-    join_mean_ms: f64,
-    leaves: u32,
-    leaves_failed: u32,
-    leave_mean_ms: f64,
-    checked: u64,
-    wrong_reads: usize,
-    lost: usize,
-    /// Of the lost: nobody answered for the key.
-    unreadable: usize,
-}
-
-/// Least and most members of the run.
-struct Extremes {
-    least: usize,
-    most: usize,
-}
+/// What is printed without `--json`.
+const TEXT: &str = "\
+nodes       {nodes} at the start, {nodes_least} to {nodes_most} in the run, {nodes_end} at the end; {KIND}
+operations  {operations} in {seconds:.1} s by {clients} clients: {operations_per_second:.0}/s
+            {gets} get, {inserts} insert, {removes} remove; {given_up} given up
+latency ms  {latency_ms:.2}
+  get       {get_latency_ms:.2}
+  insert    {insert_latency_ms:.2}
+  remove    {remove_latency_ms:.2}
+hops        mean {hops_mean:.2}, max {hops_max}
+joins       {joins}, mean {join_mean_ms:.0} ms; {joins_failed} given up
+leaves      {leaves}, mean {leave_mean_ms:.0} ms; {leaves_failed} failed
+checked     {checked} keys; {wrong_reads} wrong reads before
+lost        {lost}";
 
 impl DhtArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        let interrupt = Interrupt::catch()?;
-        let mut go_on = || interrupt.check();
-        let mut nodes = Nodes::start(self.nodes as usize, self.processes, &mut go_on)?;
+        catch_interrupts()?;
+        let mut nodes = Nodes::start(self.nodes as usize, self.processes)?;
         let start = Instant::now();
         let load = Load::start(nodes.contacts(), self.clients as usize)?;
-        let extremes = self.churn(&mut nodes, &load, &mut go_on)?;
-        // What is still under way is less than a round of operations, and may wait for a node that leaves.
+        let extremes = self.churn(&mut nodes, &load)?;
+        // Operations still under way may wait for a node that leaves, and would lengthen the run.
         let took = start.elapsed();
-        load.drain(&mut go_on)?;
-        nodes.settle(&mut go_on)?;
+        load.drain()?;
+        nodes.settle()?;
         load.set_contacts(nodes.contacts())?;
-        let clients = load.check(&mut go_on)?;
-        print::result(self.json, &self.summary(&nodes, &clients, &extremes, took))?;
-        let (lost, wrong_reads) = (&clients.promises.lost, &clients.promises.wrong_reads);
+        let clients = load.check()?;
+        let (lost, wrong_reads) = (&clients.checker.lost, &clients.checker.wrong_reads);
+        let unreadable = lost.iter().filter(|lost| lost.unreadable).count();
+        let mut text = TEXT.replace(
+            "{KIND}",
+            if self.processes {
+                "processes"
+            } else {
+                "threads"
+            },
+        );
+        if unreadable > 0 {
+            text += ", of which {unreadable} because nobody answers";
+        }
+        let summary = self.summary(&nodes, &clients, extremes, took, unreadable);
+        print::figures(self.json, &summary, &(text + "\n"))?;
         for lost in lost.iter().take(LOST_SHOWN_MAX) {
             eprintln!("lost: {lost}");
         }
@@ -110,21 +97,12 @@ impl DhtArgs {
         Ok(Answer::yes_if(held))
     }
 
-    /// Lets nodes join and leave for the time of the run.
-    fn churn(
-        &self,
-        nodes: &mut Nodes,
-        load: &Load,
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Extremes> {
+    /// Lets nodes join and leave for the time of the run; the least and the most members there were.
+    fn churn(&self, nodes: &mut Nodes, load: &Load) -> Result<(usize, usize)> {
         let (start, length) = (Instant::now(), Duration::from_secs(self.seconds));
-        let mut extremes = Extremes {
-            least: nodes.members(),
-            most: nodes.members(),
-        };
+        let (mut least, mut most) = (nodes.members(), nodes.members());
         let mut events = 0_u64;
         while start.elapsed() < length {
-            go_on()?;
             if nodes.look() {
                 load.set_contacts(nodes.contacts())?;
             }
@@ -132,11 +110,11 @@ impl DhtArgs {
                 events += 1;
                 self.event(nodes, load)?;
             }
-            extremes.least = extremes.least.min(nodes.members());
-            extremes.most = extremes.most.max(nodes.members());
-            pause();
+            least = least.min(nodes.members());
+            most = most.max(nodes.members());
+            pause()?;
         }
-        Ok(extremes)
+        Ok((least, most))
     }
 
     /// One join or leave.
@@ -160,98 +138,43 @@ impl DhtArgs {
         &self,
         nodes: &Nodes,
         run: &Clients,
-        extremes: &Extremes,
+        (least, most): (usize, usize),
         took: Duration,
-    ) -> Summary {
-        let (promises, [gets, inserts, removes]) = (&run.promises, &run.times);
-        let unreadable = promises.lost.iter().filter(|lost| lost.unreadable);
-        Summary {
-            nodes: self.nodes,
-            processes: self.processes,
-            clients: self.clients,
-            seconds: took.as_secs_f64(),
-            nodes_least: extremes.least,
-            nodes_most: extremes.most,
-            nodes_end: nodes.members(),
-            operations: run.done(),
-            operations_per_second: run.done() as f64 / took.as_secs_f64(),
-            gets: gets.len(),
-            inserts: inserts.len(),
-            removes: removes.len(),
-            given_up: run.given_up(),
-            latency_ms: Latency::of(run.latency()),
-            get_latency_ms: Latency::of(gets),
-            insert_latency_ms: Latency::of(inserts),
-            remove_latency_ms: Latency::of(removes),
-            hops_mean: run.hops_mean(),
-            hops_max: run.hops_max,
-            joins: nodes.joins.done,
-            joins_failed: nodes.joins.failed,
-            join_mean_ms: nodes.joins.mean_ms(),
-            leaves: nodes.leaves.done,
-            leaves_failed: nodes.leaves.failed,
-            leave_mean_ms: nodes.leaves.mean_ms(),
-            checked: promises.checked,
-            wrong_reads: promises.wrong_reads.len(),
-            lost: promises.lost.len(),
-            unreadable: unreadable.count(),
-        }
-    }
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = if self.processes {
-            "processes"
-        } else {
-            "threads"
-        };
-        writeln!(
-            f,
-            "nodes       {} at the start, {} to {} in the run, {} at the end; {kind}",
-            self.nodes, self.nodes_least, self.nodes_most, self.nodes_end
-        )?;
-        writeln!(
-            f,
-            "operations  {} in {:.1} s by {} clients: {:.0}/s",
-            self.operations, self.seconds, self.clients, self.operations_per_second
-        )?;
-        writeln!(
-            f,
-            "            {} get, {} insert, {} remove; {} given up",
-            self.gets, self.inserts, self.removes, self.given_up
-        )?;
-        writeln!(f, "latency ms  {}", self.latency_ms)?;
-        writeln!(f, "  get       {}", self.get_latency_ms)?;
-        writeln!(f, "  insert    {}", self.insert_latency_ms)?;
-        writeln!(f, "  remove    {}", self.remove_latency_ms)?;
-        writeln!(
-            f,
-            "hops        mean {:.2}, max {}",
-            self.hops_mean, self.hops_max
-        )?;
-        writeln!(
-            f,
-            "joins       {}, mean {:.0} ms; {} given up",
-            self.joins, self.join_mean_ms, self.joins_failed
-        )?;
-        writeln!(
-            f,
-            "leaves      {}, mean {:.0} ms; {} failed",
-            self.leaves, self.leave_mean_ms, self.leaves_failed
-        )?;
-        writeln!(
-            f,
-            "checked     {} keys; {} wrong reads before",
-            self.checked, self.wrong_reads
-        )?;
-        match self.unreadable {
-            0 => writeln!(f, "lost        {}", self.lost),
-            n => writeln!(
-                f,
-                "lost        {}, of which {n} because nobody answers",
-                self.lost
-            ),
-        }
+        unreadable: usize,
+    ) -> Value {
+        let (checker, [gets, inserts, removes]) = (&run.checker, &run.times);
+        let seconds = took.as_secs_f64();
+        json!({
+            "nodes": self.nodes,
+            "processes": self.processes,
+            "clients": self.clients,
+            "seconds": seconds,
+            "nodes_least": least,
+            "nodes_most": most,
+            "nodes_end": nodes.members(),
+            "operations": run.done(),
+            "operations_per_second": run.done() as f64 / seconds,
+            "gets": gets.len(),
+            "inserts": inserts.len(),
+            "removes": removes.len(),
+            "given_up": run.given_up(),
+            "latency_ms": latency_ms(run.latency()),
+            "get_latency_ms": latency_ms(gets),
+            "insert_latency_ms": latency_ms(inserts),
+            "remove_latency_ms": latency_ms(removes),
+            "hops_mean": run.hops_mean(),
+            "hops_max": run.hops_max,
+            "joins": nodes.joins.done,
+            "joins_failed": nodes.joins.failed,
+            "join_mean_ms": nodes.joins.mean_ms(),
+            "leaves": nodes.leaves.done,
+            "leaves_failed": nodes.leaves.failed,
+            "leave_mean_ms": nodes.leaves.mean_ms(),
+            "checked": checker.checked,
+            "wrong_reads": checker.wrong_reads.len(),
+            "lost": checker.lost.len(),
+            // Lost keys for which no node answered.
+            "unreadable": unreadable,
+        })
     }
 }

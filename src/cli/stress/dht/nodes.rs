@@ -1,8 +1,8 @@
 //! The nodes of a DHT on loopback: in this process, or each in one of its own.
 //!
 //! In this process a node is a reactor on a thread of its own, the same code and the same sockets as `dht node`.
-//! That is the default because a node starts in a millisecond and costs a thread, so that some tens of them and
-//! many joins a second fit a small machine. Processes show what threads cannot: signals, start and exit.
+//! That is the default: it starts in a millisecond and costs a thread, so tens of nodes and many joins a second fit a
+//! small machine. Processes also test signals, start and exit.
 
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
@@ -19,17 +19,16 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
 use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 
-use crate::cli::background::{Background, LOOPBACK, Program};
+use crate::cli::background::{Background, LOOPBACK, Program, pause};
 use crate::cli::dht;
-use crate::cli::stress::pause;
 
-/// Members that a joiner is told of, should some be leaving.
+/// Members that a joiner is told of: some may be leaving.
 const CONTACTS_MAX: usize = 3;
 
-/// No join or leave takes longer, unless something is wrong: a node that leaves gives up by itself after 30 s.
+/// Longest join or leave: a node that leaves gives up after 30 s.
 const SETTLE_WITHIN: Duration = Duration::from_secs(35);
 
-/// A node that we started. It ends with this value, at once and without a word to the others.
+/// A node that we started. It ends when this value is dropped, without a DISCONNECT.
 struct Node {
     addr: SocketAddrV4,
     body: Body,
@@ -86,7 +85,7 @@ impl Node {
         for contact in contacts {
             command.arg("--join").arg(contact.to_string());
         }
-        // That entries are in memory only is what is wanted here.
+        // Without the warning that entries are in memory only.
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "error");
         }
@@ -102,7 +101,7 @@ impl Node {
         Ok(())
     }
 
-    /// Whether it came to its end; an error when that was a bad one.
+    /// Whether it has ended; an error when it failed.
     fn has_ended(&mut self) -> Result<bool> {
         match &mut self.body {
             Body::Thread(thread) => match thread.take_if(|thread| thread.has_ended()) {
@@ -116,7 +115,7 @@ impl Node {
         }
     }
 
-    /// Whether it answers for its own id, which it does from the end of its join on.
+    /// Whether it answers for its own id: it does so once its join is complete.
     fn is_member(&self) -> bool {
         let task = Task {
             verb: Verb::Closest,
@@ -133,7 +132,7 @@ impl Node {
     }
 }
 
-/// How many nodes have done something, and how long they took.
+/// Count and time of joins or leaves.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::cli) struct Tally {
     pub(in crate::cli) done: u32,
@@ -158,18 +157,14 @@ pub(in crate::cli) struct Nodes {
     members: Vec<Node>,
     joining: Vec<(Node, Instant)>,
     leaving: Vec<(Node, Instant)>,
-    /// Since the start, without the nodes that the ring began with.
+    /// Without the nodes that the ring began with.
     pub(in crate::cli) joins: Tally,
     pub(in crate::cli) leaves: Tally,
 }
 
 impl Nodes {
     /// A ring of `count`, all of them members.
-    pub(in crate::cli) fn start(
-        count: usize,
-        processes: bool,
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Nodes> {
+    pub(in crate::cli) fn start(count: usize, processes: bool) -> Result<Nodes> {
         let first = Node::start(processes, Vec::new()).context("cannot start a node")?;
         let mut nodes = Nodes {
             processes,
@@ -181,7 +176,7 @@ impl Nodes {
         };
         while nodes.members.len() < count {
             nodes.join()?;
-            nodes.settle(go_on)?;
+            nodes.settle()?;
             ensure!(
                 nodes.joins.failed == 0,
                 "a node could not join; see the log"
@@ -195,7 +190,7 @@ impl Nodes {
         self.members.len()
     }
 
-    /// Members and those that are about to be.
+    /// Members and joining nodes.
     pub(in crate::cli) fn len(&self) -> usize {
         self.members.len() + self.joining.len()
     }
@@ -230,8 +225,8 @@ impl Nodes {
         Ok(true)
     }
 
-    /// Whether there is another member, and whoever is joining knows another one: a node all of whose contacts have left
-    /// cannot find the ring, and that is nobody's fault.
+    /// Whether there is another member, and every joining node knows another one: a node whose contacts have all left
+    /// cannot find the ring.
     fn can_spare(&self, number: usize) -> bool {
         let others = || {
             let members = self.members.iter().enumerate();
@@ -241,7 +236,7 @@ impl Nodes {
         others().next().is_some() && self.joining.iter().all(|(joiner, _)| knows(joiner))
     }
 
-    /// Looks who has joined and left; true when somebody has.
+    /// Updates who has joined and left; true when that changed.
     pub(in crate::cli) fn look(&mut self) -> bool {
         let before = (self.joining.len(), self.leaving.len());
         let (joins, leaves, members) = (&mut self.joins, &mut self.leaves, &mut self.members);
@@ -273,12 +268,11 @@ impl Nodes {
         before != (self.joining.len(), self.leaving.len())
     }
 
-    /// Waits until nobody joins or leaves; `go_on` is asked now and then. Who is not done in time has failed.
-    pub(in crate::cli) fn settle(&mut self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    /// Waits until no node is joining or leaving. One that takes too long has failed.
+    pub(in crate::cli) fn settle(&mut self) -> Result<()> {
         let until = Instant::now() + SETTLE_WITHIN;
         while !(self.joining.is_empty() && self.leaving.is_empty()) && Instant::now() < until {
-            go_on()?;
-            pause();
+            pause()?;
             self.look();
         }
         for (node, _) in self.joining.drain(..) {

@@ -1,5 +1,5 @@
-//! `peerloop stress index`: an index server in a process of its own, peers that register and log in, searches whose
-//! every result is checked, a kill -9 and all of it again.
+//! `peerloop stress index`: peers register and log in at an index server, and every result of their searches is checked;
+//! then the server is killed (kill -9) and started again, and logins and searches are repeated.
 
 mod talker;
 
@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use peerloop::proto::index::server::COST;
 
 use talker::{IndexTalker, Shares, Task};
 
-use super::Latency;
+use super::latency_ms;
 use crate::cli::background::{LOOPBACK, Program};
-use crate::cli::load::driver::{Plan, Until};
+use crate::cli::load::driver::Plan;
 use crate::cli::load::run_to_end;
 use crate::cli::options::within;
+use crate::cli::print::filled;
 use crate::cli::{Answer, print};
 
 #[derive(Args)]
@@ -50,35 +51,14 @@ pub(in crate::cli) struct IndexArgs {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Phase {
-    what: &'static str,
-    connections: usize,
-    operations: u64,
-    seconds: f64,
-    per_second: f64,
-    /// CPU time of the server, all its threads, for each operation: what the machine's other work does not change.
-    server_cpu_us: f64,
-    retries: u64,
-    wrong: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_wrong: Option<String>,
-    ms: Latency,
-}
-
-#[derive(Serialize)]
-struct Report {
-    peers: u32,
-    files: u64,
-    phases: Vec<Phase>,
-    /// From the start after the kill -9 to the line that it listens.
-    restart_seconds: f64,
-    /// Memory of the server then, and of one without files.
-    rss_bytes: u64,
-    empty_rss_bytes: u64,
-    bytes_per_file: u64,
-    wrong: u64,
-}
+/// What is printed without `--json`: a line of a phase, behind its name and operations, and the summary.
+const PHASE: &str = "over {connections} connections in {seconds:.2} s: {per_second:.0}/s, \
+{server_cpu_us:.1} us of the server's CPU each, ms {ms:.2}\n";
+const TEXT: &str = "\
+restart after kill -9  {restart_seconds:.2} s for {files} files of {peers} peers
+memory                 {rss_bytes} bytes, {empty_rss_bytes} of them without a file: {bytes_per_file} a file
+wrong                  {wrong}
+";
 
 /// CPU time of all threads of a process so far, in seconds.
 fn cpu_seconds(server: &Program) -> Result<f64> {
@@ -97,13 +77,14 @@ fn rss_bytes(server: &Program) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// The server, what is shared there, and what came of the phases.
+/// A run: the server process, what is shared there, and the figures of its phases.
 struct Run<'a> {
     args: &'a IndexArgs,
     data: tempfile::TempDir,
     server: Program,
     shares: Shares,
-    phases: Vec<Phase>,
+    phases: Vec<Value>,
+    wrong: u64,
 }
 
 impl IndexArgs {
@@ -120,6 +101,7 @@ impl IndexArgs {
                 ids: vec![None; peers],
             },
             phases: Vec::new(),
+            wrong: 0,
         };
         let empty_rss_bytes = rss_bytes(&run.server)?;
         let all = || 0..peers;
@@ -133,18 +115,20 @@ impl IndexArgs {
         run.phase("login after kill -9", peers, 1, all().map(Task::Login))?;
         run.search("search after it", 1, 2)?;
         let files = u64::from(self.peers) * u64::from(self.files);
-        let report = Report {
-            peers: self.peers,
-            files,
-            wrong: run.phases.iter().map(|phase| phase.wrong).sum(),
-            phases: run.phases,
-            restart_seconds,
-            rss_bytes,
-            empty_rss_bytes,
-            bytes_per_file: rss_bytes.saturating_sub(empty_rss_bytes) / files,
-        };
-        print::result(self.json, &report)?;
-        Ok(Answer::yes_if(report.wrong == 0))
+        let report = json!({
+            "peers": self.peers,
+            "files": files,
+            "phases": run.phases,
+            // From the start after the kill -9 to the line that it listens.
+            "restart_seconds": restart_seconds,
+            // Memory of the server then, and of one without files.
+            "rss_bytes": rss_bytes,
+            "empty_rss_bytes": empty_rss_bytes,
+            "bytes_per_file": rss_bytes.saturating_sub(empty_rss_bytes) / files,
+            "wrong": run.wrong,
+        });
+        print::figures(self.json, &report, TEXT)?;
+        Ok(Answer::yes_if(run.wrong == 0))
     }
 
     fn start(&self, data: &Path, listen: SocketAddrV4) -> Result<Program> {
@@ -169,7 +153,7 @@ impl Run<'_> {
 
     fn search(&mut self, what: &'static str, depth: usize, salt: usize) -> Result<()> {
         let (searches, words) = (self.args.searches as usize, self.shares.words());
-        // A stride that is no divisor spreads them over all words.
+        // The stride spreads the searches over all words.
         let tasks = (0..searches).map(|n| Task::Search((n * 7919 + salt) % words));
         self.phase(what, self.args.connections as usize, depth, tasks)
     }
@@ -182,84 +166,43 @@ impl Run<'_> {
         tasks: impl ExactSizeIterator<Item = Task>,
     ) -> Result<()> {
         let operations = tasks.len() as u64;
-        let plan = Plan {
-            connections: connections.min(tasks.len()),
-            depth,
-            rate: None,
-            warm_up: Duration::ZERO,
-            until: Until::Requests(operations),
-        };
+        let plan = Plan::of_requests(connections.min(tasks.len()), depth, operations);
         let talker = IndexTalker::new(self.shares.clone(), tasks);
         let (before, start) = (cpu_seconds(&self.server)?, Instant::now());
-        let (talker, driver) = run_to_end(self.server.addr, talker, plan)?.into_parts();
-        ensure!(
-            !driver.is_interrupted(),
-            "interrupted; the server is stopped"
-        );
+        let load = run_to_end(self.server.addr, talker, plan)?;
+        let (talker, driver) = (load.talker, load.driver);
+        ensure!(!driver.interrupted, "interrupted; the server is stopped");
         let seconds = start.elapsed().as_secs_f64();
         let cpu_seconds = cpu_seconds(&self.server)? - before;
         self.shares = talker.shares;
-        let phase = Phase {
-            what,
-            connections,
-            operations,
-            seconds,
-            per_second: operations as f64 / seconds,
-            server_cpu_us: cpu_seconds * 1e6 / operations.max(1) as f64,
-            retries: talker.retries,
-            // What was not asked for want of a connection is no better than a wrong answer.
-            wrong: operations - talker.right,
-            first_wrong: talker.first_wrong,
-            ms: Latency::of(driver.measurement().latency()),
-        };
-        if !self.args.json {
-            print::stdout(phase.to_string().as_bytes())?;
+        // Tasks without an answer count as wrong.
+        let wrong = operations - talker.right;
+        let mut phase = json!({
+            "what": what,
+            "connections": connections,
+            "operations": operations,
+            "seconds": seconds,
+            "per_second": operations as f64 / seconds,
+            // CPU time of the server for each operation; it does not depend on the load of the machine.
+            "server_cpu_us": cpu_seconds * 1e6 / operations.max(1) as f64,
+            "retries": talker.retries,
+            "wrong": wrong,
+        });
+        let mut notes = String::new();
+        if talker.retries > 0 {
+            notes += &format!("{:<20} {:>9} told to come back\n", "", talker.retries);
         }
+        if let Some(first) = talker.first_wrong {
+            notes += &format!("{:<20} {wrong:>9} wrong, first {first}\n", "");
+            phase["first_wrong"] = first.into();
+        }
+        phase["ms"] = latency_ms(&driver.measurement.latency);
+        if !self.args.json {
+            let row = format!("{what:<20} {operations:>9} {}", filled(PHASE, &phase));
+            print::stdout((row + &notes).as_bytes())?;
+        }
+        self.wrong += wrong;
         self.phases.push(phase);
         Ok(())
-    }
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Phase {
-            what,
-            connections,
-            operations,
-            seconds,
-            per_second,
-            server_cpu_us,
-            ms,
-            ..
-        } = self;
-        writeln!(
-            f,
-            "{what:<20} {operations:>9} over {connections} connections in {seconds:.2} s: {per_second:.0}/s, {server_cpu_us:.1} us of the server's CPU each, ms {ms}"
-        )?;
-        if self.retries > 0 {
-            writeln!(f, "{:<20} {:>9} told to come back", "", self.retries)?;
-        }
-        if let Some(first) = &self.first_wrong {
-            writeln!(f, "{:<20} {:>9} wrong, first {first}", "", self.wrong)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "restart after kill -9  {:.2} s for {} files of {} peers\n\
-             memory                 {} bytes, {} of them without a file: {} a file\n\
-             wrong                  {}",
-            self.restart_seconds,
-            self.files,
-            self.peers,
-            self.rss_bytes,
-            self.empty_rss_bytes,
-            self.bytes_per_file,
-            self.wrong
-        )
     }
 }

@@ -1,4 +1,4 @@
-//! What peers and searchers ask an index server, and the check of every answer by what was shared.
+//! The requests of peers and searchers at an index server, and the check of every answer against what was shared.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use peerloop::proto::index::wire::Frame;
 
 use crate::cli::load::connections::{Heard, Talker};
 
-/// Files that share a word of their own: what a search finds.
+/// Files of a word: the results of a search.
 const FILES_PER_WORD: usize = 10;
 
-/// Who shares what: all of it follows from the numbers.
+/// The checker: files and their peers, all derived from numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Shares {
     pub(super) peers: usize,
@@ -53,7 +53,7 @@ impl Shares {
         }
     }
 
-    /// A peer that has no id has its registration counted as wrong already, and asks with one that names nobody.
+    /// A peer whose registration failed asks with id 0, which no peer has.
     fn call(&self, task: Task) -> Call {
         let id = |peer: usize| self.ids[peer].unwrap_or(PeerId::from_bits(0));
         match task {
@@ -72,7 +72,7 @@ impl Shares {
             Task::KeepAlive(peer) => Call::KeepAlive { id: id(peer) },
             Task::Search(word) => Call::Search {
                 words: format!("w{word}"),
-                // One answer and no further page, when all are there.
+                // With this limit the client asks for no second page.
                 hits_max: self.matches(word).count().max(1),
             },
         }
@@ -82,7 +82,7 @@ impl Shares {
         (word..self.total()).step_by(self.words())
     }
 
-    /// Whether these are the files with a word, all of them, each with its holder.
+    /// Whether these are exactly the files with a word, each with its holder.
     fn is_right(&self, word: usize, hits: &[Hit]) -> bool {
         let mut found: Vec<&Hit> = hits.iter().collect();
         found.sort_by_key(|hit| hit.file.size_bytes);
@@ -99,7 +99,7 @@ impl Shares {
     }
 }
 
-/// What a connection asks.
+/// One request of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
     Register(usize),
@@ -108,26 +108,26 @@ pub(super) enum Task {
     Search(usize),
 }
 
-/// Asks the tasks of a phase in turn, and judges every answer by what was shared.
+/// Sends the tasks of a phase in turn and checks the answers.
 pub(super) struct IndexTalker<I> {
     pub(super) shares: Shares,
     tasks: I,
     /// Right answers.
     pub(super) right: u64,
-    /// Answers that said when to come back.
+    /// Answers that asked to come back later.
     pub(super) retries: u64,
-    /// What was wrong first.
+    /// The first wrong answer.
     pub(super) first_wrong: Option<String>,
 }
 
-/// A task, and its exchange once it was asked.
+/// A task, and its exchange once it was sent.
 pub(super) struct Asked {
     task: Task,
     exchange: Option<CallState>,
 }
 
 impl<I: Iterator<Item = Task>> IndexTalker<I> {
-    /// `tasks` are as many as the plan has requests.
+    /// `tasks` must be as many as the plan has requests.
     pub(super) fn new(shares: Shares, tasks: I) -> IndexTalker<I> {
         IndexTalker {
             shares,
@@ -143,7 +143,7 @@ impl<I: Iterator<Item = Task>> IndexTalker<I> {
         self.first_wrong.get_or_insert_with(first);
     }
 
-    /// Whether this is what the task had to come to; an id is kept.
+    /// Whether an answer is right; the id of a registration is kept.
     fn is_right(&mut self, task: Task, answer: &Answer) -> bool {
         match (task, answer) {
             (Task::Register(peer), Answer::Registered(id)) => {
@@ -224,12 +224,11 @@ impl<I: Iterator<Item = Task>> Talker for IndexTalker<I> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::time::Duration;
 
     use peerloop::proto::index::wire::{write_ko, write_text};
 
     use super::*;
-    use crate::cli::load::driver::{Plan, Until};
+    use crate::cli::load::driver::Plan;
     use crate::cli::load::run_to_end;
 
     #[test]
@@ -259,16 +258,9 @@ mod tests {
             files: 1,
             ids: vec![Some(PeerId::from_bits(7))],
         };
-        let plan = Plan {
-            connections: 1,
-            depth: 1,
-            rate: None,
-            warm_up: Duration::ZERO,
-            until: Until::Requests(1),
-        };
         let talker = IndexTalker::new(shares, [Task::Login(0)].into_iter());
-        let (talker, driver) = run_to_end(at, talker, plan).unwrap().into_parts();
-        let answers = driver.measurement().answers();
+        let load = run_to_end(at, talker, Plan::of_requests(1, 1, 1)).unwrap();
+        let (answers, talker) = (load.driver.measurement.answers(), load.talker);
         assert_eq!((answers, talker.retries, talker.right), (1, 1, 1));
         server.join().unwrap();
     }

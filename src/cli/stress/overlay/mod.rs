@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use peerloop::net::raise_file_limit;
 
+use crate::cli::background::catch_interrupts;
 use crate::cli::options::within;
 use crate::cli::overlay::graph::Graph;
 use crate::cli::{Answer, print};
 
-use super::{Interrupt, pause};
 use crowd::{Crowd, Told};
 
 /// Links that a joiner looks for, where there are descriptors and room for them: the default of a peer.
@@ -43,61 +43,35 @@ pub(in crate::cli) struct OverlayArgs {
     json: bool,
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Summary {
-    peers: u32,
-    table_size: u32,
-    links: u32,
-    /// Until the last join was over.
-    seconds: f64,
-    joins_per_second: f64,
-    placed: u32,
-    /// Found nobody with room, and there was nobody.
-    refused: u32,
-    /// Found nobody with room, and there was somebody.
-    missed: u32,
-    welcomes: u64,
-    redirects: u64,
-    failures: u64,
-    chain_mean: f64,
-    chain_p99: u64,
-    chain_max: u64,
-    components: usize,
-    diameter: usize,
-    degree_min: usize,
-    degree_mean: f64,
-    degree_max: usize,
-    /// Entries that the peer at the other end does not have, or that name nobody.
-    one_sided: usize,
-}
+/// What is printed without `--json`.
+const TEXT: &str = "\
+peers       {peers} with tables of {table_size}, looking for {links} links
+placed      {placed} in {seconds:.2} s: {joins_per_second:.0} joins/s
+not placed  {refused} for want of room, {missed} in spite of room
+answers     {welcomes} welcomes, {redirects} redirects; {failures} dials failed
+redirects   before the first welcome: mean {chain_mean:.1}, p99 {chain_p99}, max {chain_max}
+shape       {components} parts, diameter {diameter}, degree {degree_min} to {degree_max}, \
+mean {degree_mean:.1}; {one_sided} entries on one side only
+";
 
 impl OverlayArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let links = self.links()?;
-        let interrupt = Interrupt::catch()?;
+        catch_interrupts()?;
         let crowd = Crowd::start(self.peers, self.table_size, links)?;
         let start = Instant::now();
-        crowd.join_all(self.at_once, &mut || {
-            pause();
-            interrupt.check()
-        })?;
+        crowd.join_all(self.at_once)?;
         let took = start.elapsed();
-        let summary = self.summary(links, took, &crowd.stop()?);
-        if self.json {
-            print::json(&summary)?;
-        } else {
-            print::stdout(summary.to_string().as_bytes())?;
-        }
-        let held = summary.missed == 0 && summary.one_sided == 0;
-        Ok(if held { Answer::Yes } else { Answer::No })
+        let (summary, held) = self.summary(links, took, &crowd.stop()?);
+        print::figures(self.json, &summary, TEXT)?;
+        Ok(Answer::yes_if(held))
     }
 
-    /// As many links a joiner as fit.
+    /// Links of each joiner, as the descriptors allow.
     fn links(&self) -> Result<u32> {
         let files = raise_file_limit();
         let free = files.saturating_sub(FILES_KEPT_BACK);
-        // Besides listeners and links, of which both ends are here, each join has a few on the way.
+        // A peer has a listener, a link has both ends here, and each join under way has a few connections.
         let fixed = u64::from(self.peers) + 8 * u64::from(self.at_once);
         let fit = free.saturating_sub(fixed) / (2 * u64::from(self.peers));
         ensure!(
@@ -116,7 +90,7 @@ impl OverlayArgs {
                 );
                 Ok(links.min(self.table_size))
             }
-            // A joiner takes a place in as many tables, and brings one of its own.
+            // A joiner takes a place in each of these tables, and adds one table.
             None => {
                 let room = ((self.table_size - 1) / 2).max(1);
                 Ok(LINKS.min(room).min(u32::try_from(fit).unwrap_or(LINKS)))
@@ -124,7 +98,8 @@ impl OverlayArgs {
         }
     }
 
-    fn summary(&self, links: u32, took: Duration, told: &Told) -> Summary {
+    /// The figures; and whether all peers were placed that could be, and every entry has its counterpart.
+    fn summary(&self, links: u32, took: Duration, told: &Told) -> (Value, bool) {
         let graph = Graph::new(
             told.tables
                 .iter()
@@ -132,69 +107,34 @@ impl OverlayArgs {
         );
         let parts = graph.parts();
         let degrees: Vec<usize> = graph.degrees().collect();
-        let refused = told.unplaced.len();
+        let (not_placed, tally) = (told.unplaced.len(), &told.tally);
         let missed = told.missed(&graph, &parts, self.table_size as usize);
-        Summary {
-            peers: self.peers,
-            table_size: self.table_size,
-            links,
-            seconds: took.as_secs_f64(),
-            joins_per_second: f64::from(self.peers - 1) / took.as_secs_f64(),
-            placed: self.peers - refused as u32,
-            refused: (refused - missed) as u32,
-            missed: missed as u32,
-            welcomes: told.tally.welcomes,
-            redirects: told.tally.redirects,
-            failures: told.tally.failures,
-            chain_mean: told.tally.chains.mean(),
-            chain_p99: told.tally.chains.value_at_quantile(0.99),
-            chain_max: told.tally.chains.max(),
-            components: parts.len(),
-            diameter: parts.first().map_or(0, |part| graph.diameter(part)),
-            degree_min: degrees.iter().copied().min().unwrap_or(0),
-            degree_mean: degrees.iter().sum::<usize>() as f64 / degrees.len().max(1) as f64,
-            degree_max: degrees.iter().copied().max().unwrap_or(0),
-            one_sided: told.one_sided(),
-        }
-    }
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "peers       {} with tables of {}, looking for {} links",
-            self.peers, self.table_size, self.links
-        )?;
-        writeln!(
-            f,
-            "placed      {} in {:.2} s: {:.0} joins/s",
-            self.placed, self.seconds, self.joins_per_second
-        )?;
-        writeln!(
-            f,
-            "not placed  {} for want of room, {} in spite of room",
-            self.refused, self.missed
-        )?;
-        writeln!(
-            f,
-            "answers     {} welcomes, {} redirects; {} dials failed",
-            self.welcomes, self.redirects, self.failures
-        )?;
-        writeln!(
-            f,
-            "redirects   before the first welcome: mean {:.1}, p99 {}, max {}",
-            self.chain_mean, self.chain_p99, self.chain_max
-        )?;
-        writeln!(
-            f,
-            "shape       {} parts, diameter {}, degree {} to {}, mean {:.1}; {} entries on one side only",
-            self.components,
-            self.diameter,
-            self.degree_min,
-            self.degree_max,
-            self.degree_mean,
-            self.one_sided
-        )
+        let one_sided = told.one_sided();
+        let summary = json!({
+            "peers": self.peers,
+            "table_size": self.table_size,
+            "links": links,
+            // Until the last join was over.
+            "seconds": took.as_secs_f64(),
+            "joins_per_second": f64::from(self.peers - 1) / took.as_secs_f64(),
+            "placed": self.peers as usize - not_placed,
+            // Peers without a place: no peer had room (refused), or one had (missed).
+            "refused": not_placed - missed,
+            "missed": missed,
+            "welcomes": tally.welcomes,
+            "redirects": tally.redirects,
+            "failures": tally.failures,
+            "chain_mean": tally.chains.mean(),
+            "chain_p99": tally.chains.value_at_quantile(0.99),
+            "chain_max": tally.chains.max(),
+            "components": parts.len(),
+            "diameter": parts.first().map_or(0, |part| graph.diameter(part)),
+            "degree_min": degrees.iter().min().unwrap_or(&0),
+            "degree_mean": degrees.iter().sum::<usize>() as f64 / degrees.len().max(1) as f64,
+            "degree_max": degrees.iter().max().unwrap_or(&0),
+            // Entries without a counterpart at the other end.
+            "one_sided": one_sided,
+        });
+        (summary, missed == 0 && one_sided == 0)
     }
 }

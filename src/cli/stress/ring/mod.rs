@@ -1,8 +1,8 @@
 //! `peerloop stress ring`: a tracker and many peers that gather its items, some of which are killed on the way.
 //!
-//! Kills come at random peers when a random share of all items has been gathered, or soon after the one before. When an item is lost with them,
-//! nobody can complete: then newcomers register, who are given the items in turn, until the living have all of
-//! them again; so in the end everybody who lives can complete, and has to.
+//! A random peer is killed when a random share of all items has been gathered, or a while after the last kill. An item
+//! may be lost with it, and then no peer can complete. So newcomers register, which are given the items in turn, until
+//! every item is in the ring again. In the end every living peer must have all items.
 
 pub(in crate::cli) mod swarm;
 
@@ -11,23 +11,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 use rand::RngExt;
-use serde::Serialize;
+use serde_json::json;
 
 use peerloop::engine::Ticks;
 use peerloop::proto::ring::tracker::Config;
 
-use super::{Answer, Interrupt};
+use crate::cli::background::{LOOK_EVERY, catch_interrupts};
 use crate::cli::options::within;
-use crate::cli::print;
+use crate::cli::{Answer, print};
 use swarm::Swarm;
 
-/// Between two looks at all peers while nothing else happens; a look at 5,000 of them takes about 0.1 ms.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Between two newcomers that bring back what is lost: time to register and to be asked.
+/// Between two newcomers that bring lost items back: time to register and to be asked.
 const ADD_EVERY: Duration = Duration::from_millis(20);
 
-/// So long after a kill the next one comes whatever was gathered: shares that were taken along are never reached.
+/// The next kill comes this long after the last one at the latest: a kill takes items along, and then a share of all items may never be reached.
 const KILL_AFTER: Duration = Duration::from_millis(250);
 
 #[derive(Args)]
@@ -55,34 +52,21 @@ pub(in crate::cli) struct RingArgs {
     json: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Summary {
-    peers: u32,
-    items: u32,
-    killed: usize,
-    /// Who brought back what was lost with the killed.
-    added: u32,
-    alive: usize,
-    complete: usize,
-    seconds_to_completion: f64,
-    /// Of those, from when every item was in the ring and nobody was killed any more.
-    seconds_with_all_items: f64,
-    queries: u64,
-    queries_per_second: f64,
-    registered: u64,
-    reg_inits: u64,
-    updates: u64,
-    tracker_messages_per_registration: f64,
-    pruned: u64,
-    pings_per_second: f64,
-    /// The neighbours that the living know are one ring, the tracker's.
-    one_ring: bool,
-    seconds_to_one_ring: f64,
-}
+/// What is printed without `--json`.
+const TEXT: &str = "\
+peers       {peers} at the start, {killed} killed, {added} added, {alive} alive at the end
+items       {items}; {complete} of {alive} have all of them after {seconds_to_completion:.2} s, \
+{seconds_with_all_items:.2} s after the last item came back
+queries     {queries}: {queries_per_second:.0}/s
+tracker     {registered} registered, {reg_inits} REG_INIT, {updates} UPDATE_NBR: \
+{tracker_messages_per_registration:.2} messages a registration
+pings       {pings_per_second:.1}/s; {pruned} pruned
+ring        {RING}, {seconds_to_one_ring:.2} s after the start
+";
 
 impl RingArgs {
     pub(in crate::cli) fn run(self) -> Result<Answer> {
-        let interrupt = Interrupt::catch()?;
+        catch_interrupts()?;
         let kills = self.kill.unwrap_or(self.peers / 10);
         ensure!(
             kills < self.peers,
@@ -105,52 +89,42 @@ impl RingArgs {
         for _ in 0..self.peers {
             swarm.add()?;
         }
-        let summary = self.watch(&mut swarm, kills, start, &interrupt)?;
-        swarm.stop()?;
-        if self.json {
-            print::json(&summary)?;
-        } else {
-            print::stdout(summary.to_string().as_bytes())?;
-        }
-        let held = summary.complete == summary.alive && summary.one_ring;
-        Ok(if held { Answer::Yes } else { Answer::No })
-    }
-
-    fn watch(
-        &self,
-        swarm: &mut Swarm,
-        kills: u32,
-        start: Instant,
-        interrupt: &Interrupt,
-    ) -> Result<Summary> {
-        let (added, whole_since) = self.complete(swarm, kills, start, interrupt)?;
-        let completed = start.elapsed();
+        let (added, whole_since) = self.complete(&mut swarm, kills, start)?;
+        let completed = start.elapsed().as_secs_f64();
+        let whole = whole_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         let look = swarm.look()?;
-        let one_ring = self.settle(swarm, interrupt)?;
-        let settled = start.elapsed();
-        let pings_per_second = self.count_pings(swarm, interrupt)?;
+        let one_ring = self.settle(&mut swarm)?;
+        let settled = start.elapsed().as_secs_f64();
+        let pings_per_second = self.count_pings(&mut swarm)?;
         let counts = swarm.counts()?;
         let messages = (counts.reg_inits + counts.updates) as f64;
-        Ok(Summary {
-            peers: self.peers,
-            items: self.items,
-            killed: swarm.killed(),
-            added,
-            alive: look.alive,
-            complete: look.complete,
-            seconds_to_completion: completed.as_secs_f64(),
-            seconds_with_all_items: whole_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
-            queries: look.queries,
-            queries_per_second: look.queries as f64 / completed.as_secs_f64(),
-            registered: counts.registered,
-            reg_inits: counts.reg_inits,
-            updates: counts.updates,
-            tracker_messages_per_registration: messages / counts.registered as f64,
-            pruned: counts.pruned,
-            pings_per_second,
-            one_ring,
-            seconds_to_one_ring: settled.as_secs_f64(),
-        })
+        let summary = json!({
+            "peers": self.peers,
+            "items": self.items,
+            "killed": swarm.killed(),
+            // Newcomers that brought lost items back.
+            "added": added,
+            "alive": look.alive,
+            "complete": look.complete,
+            "seconds_to_completion": completed,
+            // Of those, from when every item was in the ring and nobody was killed any more.
+            "seconds_with_all_items": whole,
+            "queries": look.queries,
+            "queries_per_second": look.queries as f64 / completed,
+            "registered": counts.registered,
+            "reg_inits": counts.reg_inits,
+            "updates": counts.updates,
+            "tracker_messages_per_registration": messages / counts.registered as f64,
+            "pruned": counts.pruned,
+            "pings_per_second": pings_per_second,
+            // The neighbours that the living know are one ring, the tracker's.
+            "one_ring": one_ring,
+            "seconds_to_one_ring": settled,
+        });
+        swarm.stop()?;
+        let text = TEXT.replace("{RING}", if one_ring { "one" } else { "broken" });
+        print::figures(self.json, &summary, &text)?;
+        Ok(Answer::yes_if(look.complete == look.alive && one_ring))
     }
 
     /// Runs until everybody who lives has everything, or the time is up. Returns how many had to be added, and since
@@ -160,7 +134,6 @@ impl RingArgs {
         swarm: &mut Swarm,
         kills: u32,
         start: Instant,
-        interrupt: &Interrupt,
     ) -> Result<(u32, Option<Instant>)> {
         let within = Duration::from_secs(self.within);
         let all = u64::from(self.peers) * u64::from(self.items);
@@ -170,9 +143,8 @@ impl RingArgs {
         let mut kill_by = Instant::now() + KILL_AFTER;
         let mut whole_since = None;
         while start.elapsed() < within {
-            interrupt.check()?;
             swarm.turn()?;
-            // Everything else takes a look at all peers.
+            // Everything else takes a look at all peers: of 5,000 about 0.1 ms.
             if looked.elapsed() < LOOK_EVERY {
                 continue;
             }
@@ -204,70 +176,22 @@ impl RingArgs {
     }
 
     /// Waits until the ring has closed over the killed: an interval, a timeout, and some time for the updates.
-    fn settle(&self, swarm: &mut Swarm, interrupt: &Interrupt) -> Result<bool> {
-        let within = Duration::from_secs(2 * (self.ping_interval + self.ping_timeout) + 10);
-        let start = Instant::now();
-        while start.elapsed() < within {
-            interrupt.check()?;
-            let until = Instant::now() + LOOK_EVERY * 4;
-            while Instant::now() < until {
-                swarm.turn()?;
-            }
-            if swarm.is_one_ring()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn settle(&self, swarm: &mut Swarm) -> Result<bool> {
+        let within = 2 * (self.ping_interval + self.ping_timeout) + 10;
+        swarm.turn_until(
+            Duration::from_secs(within),
+            LOOK_EVERY * 4,
+            Swarm::is_one_ring,
+        )
     }
 
     /// Pings a second, over one interval.
-    fn count_pings(&self, swarm: &mut Swarm, interrupt: &Interrupt) -> Result<f64> {
+    fn count_pings(&self, swarm: &mut Swarm) -> Result<f64> {
         let (before, start) = (swarm.counts()?.pings, Instant::now());
         while start.elapsed() < Duration::from_secs(self.ping_interval) {
-            interrupt.check()?;
             swarm.turn()?;
         }
         let pings = swarm.counts()?.pings - before;
         Ok(pings as f64 / start.elapsed().as_secs_f64())
-    }
-}
-
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "peers       {} at the start, {} killed, {} added, {} alive at the end",
-            self.peers, self.killed, self.added, self.alive
-        )?;
-        writeln!(
-            f,
-            "items       {}; {} of {} have all of them after {:.2} s, {:.2} s after the last item came back",
-            self.items,
-            self.complete,
-            self.alive,
-            self.seconds_to_completion,
-            self.seconds_with_all_items
-        )?;
-        writeln!(
-            f,
-            "queries     {}: {:.0}/s",
-            self.queries, self.queries_per_second
-        )?;
-        writeln!(
-            f,
-            "tracker     {} registered, {} REG_INIT, {} UPDATE_NBR: {:.2} messages a registration",
-            self.registered, self.reg_inits, self.updates, self.tracker_messages_per_registration
-        )?;
-        writeln!(
-            f,
-            "pings       {:.1}/s; {} pruned",
-            self.pings_per_second, self.pruned
-        )?;
-        let ring = if self.one_ring { "one" } else { "broken" };
-        writeln!(
-            f,
-            "ring        {ring}, {:.2} s after the start",
-            self.seconds_to_one_ring
-        )
     }
 }

@@ -1,56 +1,57 @@
 //! A tracker on a thread of its own and any number of peers on one reactor, on loopback, with the code and the sockets of
 //! `ring tracker` and `ring peer`.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rand::RngExt;
 
 use peerloop::engine::Limits;
-use peerloop::net::{Bound, Caller, Handle, Reactor};
+use peerloop::net::{Bound, Reactor};
 use peerloop::proto::ring::node::RingNode;
 use peerloop::proto::ring::peer::{self, Peer, Peers};
 use peerloop::proto::ring::tracker::{Config, Counts, Tracker};
 
+use crate::cli::background::{Background, LOOK_EVERY, LOOPBACK, check_interrupts};
 use crate::cli::ring;
 
-/// The longest sleep of the peers' loop, so that conditions are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Descriptors a peer takes: its listener and both ends of the connection to its neighbour. What comes and goes, a
-/// registration, a ping, an UPDATE_NBR, is part of the rest.
+/// Descriptors of a peer: its listener and both ends of the connection to its neighbour. Short connections
+/// (registrations, pings, UPDATE_NBR) are part of the rest.
 const FILES_PER_PEER: usize = 3;
 const FILES_BESIDE: usize = 1000;
 
 pub(in crate::cli) struct Swarm {
-    tracker: TrackerThread,
+    tracker_addr: SocketAddrV4,
+    tracker: Background<RingNode, ()>,
     reactor: Reactor<RingNode>,
     items: usize,
     killed: usize,
 }
 
-/// What a swarm looks like at a moment.
+/// State of a swarm at one moment.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Look {
     pub(in crate::cli) alive: usize,
     pub(in crate::cli) registered: usize,
     pub(in crate::cli) complete: usize,
-    /// Items that the living have, all together.
+    /// Items of all living peers, summed up.
     pub(in crate::cli) gathered: u64,
-    /// QUERYs of all peers, the dead included.
+    /// QUERYs of all peers, including dead ones.
     pub(in crate::cli) queries: u64,
 }
 
 impl Swarm {
     /// A tracker with `items` and no peers yet.
     pub(in crate::cli) fn start(config: Config, items: Vec<Box<str>>) -> Result<Swarm> {
-        let count = items.len();
+        let (count, bound) = (items.len(), Bound::bind(LOOPBACK)?);
+        let tracker_addr = bound.addr();
+        let make = move || ring::tracker(bound, config, items, Vec::new(), None);
         let service = RingNode::Peers(Peers::new());
         Ok(Swarm {
-            tracker: TrackerThread::start(config, items)?,
+            tracker_addr,
+            tracker: Background::start("tracker", make, |_| Ok(()))?,
             reactor: Reactor::new(service, Peers::fit(Limits::default()))?,
             items: count,
             killed: 0,
@@ -65,11 +66,10 @@ impl Swarm {
 
     /// One more peer, which registers at once.
     pub(in crate::cli) fn add(&mut self) -> Result<()> {
-        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
-            .context("no listener for one more peer")?;
+        let bound = Bound::bind(LOOPBACK).context("no listener for one more peer")?;
         let addr = bound.addr();
         self.reactor.accept_from(bound)?;
-        let tracker = self.tracker.addr;
+        let tracker = self.tracker_addr;
         self.with_peers(|peers, hub| {
             let config = peer::Config {
                 handle: format!("peer{}", peers.all().len()).into(),
@@ -81,7 +81,7 @@ impl Swarm {
         })
     }
 
-    /// One of the living dies; which one is drawn.
+    /// Kills a living peer, drawn at random.
     pub(in crate::cli) fn kill_one(&mut self) -> Result<()> {
         let alive: Vec<usize> = (0..self.peers()?.len())
             .filter(|at| self.peers().is_ok_and(|peers| peers[*at].is_alive()))
@@ -96,9 +96,31 @@ impl Swarm {
         self.killed
     }
 
-    /// Lets the peers go on for a moment.
+    /// One turn of the peers' loop.
     pub(in crate::cli) fn turn(&mut self) -> Result<()> {
+        check_interrupts()?;
         Ok(self.reactor.turn(Some(LOOK_EVERY))?)
+    }
+
+    /// Runs until the condition holds, which is checked once in `look_every`; false when it does not hold in time.
+    pub(in crate::cli) fn turn_until(
+        &mut self,
+        within: Duration,
+        look_every: Duration,
+        mut condition: impl FnMut(&mut Swarm) -> Result<bool>,
+    ) -> Result<bool> {
+        let start = Instant::now();
+        while !condition(self)? {
+            if start.elapsed() > within {
+                return Ok(false);
+            }
+            let next_look = Instant::now() + look_every;
+            self.turn()?;
+            while Instant::now() < next_look {
+                self.turn()?;
+            }
+        }
+        Ok(true)
     }
 
     pub(in crate::cli) fn look(&mut self) -> Result<Look> {
@@ -131,12 +153,12 @@ impl Swarm {
     }
 
     pub(in crate::cli) fn counts(&self) -> Result<Counts> {
-        self.tracker.ask(|tracker| tracker.counts())
+        self.ask(|tracker| tracker.counts())
     }
 
-    /// The tracker's ring is the living, and each of them knows who stands before it.
+    /// The tracker's ring consists of the living peers, and each knows its predecessor in it.
     pub(in crate::cli) fn is_one_ring(&mut self) -> Result<bool> {
-        let ring = self.tracker.ask(|tracker| tracker.ring())?;
+        let ring = self.ask(|tracker| tracker.ring())?;
         let alive: BTreeSet<&str> = self
             .peers()?
             .iter()
@@ -149,7 +171,7 @@ impl Swarm {
         }
         let before = ring.iter().cycle().skip(ring.len().saturating_sub(1));
         let before = ring.iter().map(|handle| &**handle).zip(before);
-        let before: std::collections::BTreeMap<&str, _> = before.collect();
+        let before: BTreeMap<&str, _> = before.collect();
         let mut alive = self.peers()?.iter().filter(|peer| peer.is_alive());
         Ok(alive.all(|peer| {
             let known = peer.neighbour().map(|neighbour| &*neighbour.handle);
@@ -157,7 +179,7 @@ impl Swarm {
         }))
     }
 
-    /// What the last of the living has assembled.
+    /// The message that the last living peer has assembled.
     pub(in crate::cli) fn message(&mut self) -> Result<String> {
         let peer = self.peers()?.iter().rfind(|peer| peer.is_alive());
         let items = peer.context("nobody is left")?.items();
@@ -165,9 +187,20 @@ impl Swarm {
         Ok(items.join(" "))
     }
 
-    /// Ends it all, and says what went wrong in the tracker.
+    /// Ends the swarm; an error is one of the tracker.
     pub(in crate::cli) fn stop(self) -> Result<()> {
         self.tracker.stop()
+    }
+
+    fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Tracker) -> R + Send + 'static,
+    ) -> Result<R> {
+        let answer = self.tracker.call(|node, _| match node {
+            RingNode::Tracker(tracker) => Some(question(tracker)),
+            RingNode::Peers(_) => None,
+        })?;
+        answer.context("not a tracker")
     }
 
     fn peers(&mut self) -> Result<&[Peer]> {
@@ -188,59 +221,5 @@ impl Swarm {
             }
             RingNode::Tracker(_) => Err(anyhow!("not a reactor of peers")),
         })
-    }
-}
-
-/// A tracker that ends with this value.
-struct TrackerThread {
-    addr: SocketAddrV4,
-    handle: Handle,
-    caller: Caller<RingNode>,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-impl TrackerThread {
-    fn start(config: Config, items: Vec<Box<str>>) -> Result<TrackerThread> {
-        let bound = Bound::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-        let addr = bound.addr();
-        let mut reactor = ring::tracker(bound, config, items, Vec::new(), None)?;
-        let (handle, caller) = (reactor.handle(), reactor.caller());
-        let thread = std::thread::Builder::new()
-            .name("tracker".into())
-            .spawn(move || reactor.run())?;
-        Ok(TrackerThread {
-            addr,
-            handle,
-            caller,
-            thread: Some(thread),
-        })
-    }
-
-    fn ask<R: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Tracker) -> R + Send + 'static,
-    ) -> Result<R> {
-        let answer = self.caller.call(|node, _| match node {
-            RingNode::Tracker(tracker) => Some(question(tracker)),
-            RingNode::Peers(_) => None,
-        })?;
-        answer.context("not a tracker")
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.handle.shutdown();
-        let thread = self.thread.take().context("stopped twice")?;
-        let ended = thread.join().map_err(|_| anyhow!("the tracker panicked"))?;
-        Ok(ended?)
-    }
-}
-
-impl Drop for TrackerThread {
-    fn drop(&mut self) {
-        self.handle.shutdown();
-        if let Some(thread) = self.thread.take() {
-            // What went wrong is said by `stop`; here something else did.
-            let _ = thread.join();
-        }
     }
 }

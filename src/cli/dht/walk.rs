@@ -1,14 +1,12 @@
-//! `peerloop dht ring`: walks a ring and shows every member.
+//! A walk around a ring, and what it found of every member.
 //!
-//! The walk goes from a member to the one before it, which is the owner of the key just below the member's id, so plain
-//! peers need to know nothing but LOCATE. Entries and neighbours are told by members that know XSTAT.
+//! The walk goes backwards: the predecessor of a member is the owner of the key just below the member's id. So it needs
+//! LOCATE only, which plain peers have. Members with XSTAT also tell their entries and neighbours.
 
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
@@ -17,41 +15,20 @@ use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::operation::{Bounds, Failure, Outcome, Verb};
 use peerloop::proto::dht::stat::Stat;
 
-use super::draw;
-use super::{resolve, run_tasks};
-use crate::cli::options::patience_secs;
-use crate::cli::{Answer, print};
+use super::run_tasks;
+use crate::cli::print;
 
-/// A walk ends here, should it never come back to its start: no ring that one program can walk in a minute has more.
+/// A walk that does not come back to its start ends here. More members cannot be walked in a minute.
 const MEMBERS_MAX: usize = 20_000;
 
-/// Tries of what the walk cannot do without.
+/// Tries of the operations that the walk depends on.
 const TRIES: u32 = 5;
-
-#[derive(Args)]
-pub(in crate::cli) struct RingArgs {
-    /// Any member of the ring
-    #[arg(long = "node", value_name = "IP:PORT", value_parser = resolve)]
-    contact: SocketAddrV4,
-    /// Give a member up when it is silent for this long
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = patience_secs())]
-    timeout: u64,
-    /// Print one JSON object
-    #[arg(long, group = "format")]
-    json: bool,
-    /// Print a graph for graphviz
-    #[arg(long, group = "format")]
-    dot: bool,
-    /// Print a picture
-    #[arg(long, group = "format")]
-    svg: bool,
-}
 
 /// What was found.
 #[derive(Serialize)]
-pub(in crate::cli) struct Walk {
+pub(super) struct Walk {
     /// Clockwise, beginning with the member that the walk began at.
-    pub(in crate::cli) members: Vec<Found>,
+    pub(super) members: Vec<Found>,
     /// The walk came back to its start.
     closed: bool,
     /// What is wrong with the ring as a whole.
@@ -59,48 +36,31 @@ pub(in crate::cli) struct Walk {
 }
 
 #[derive(Serialize)]
-pub(in crate::cli) struct Found {
-    pub(in crate::cli) addr: SocketAddrV4,
+pub(super) struct Found {
+    pub(super) addr: SocketAddrV4,
     id: String,
     /// The first digits of the id in base 16.
-    pub(in crate::cli) id_short: String,
+    pub(super) id_short: String,
     /// Place on the ring, from 0 to 1.
-    pub(in crate::cli) place: f64,
+    pub(super) place: f64,
     /// Of the key space, from its id to the next member's.
-    pub(in crate::cli) share_percent: f64,
-    /// Of a member that tells.
-    pub(in crate::cli) entries: Option<u64>,
+    pub(super) share_percent: f64,
+    /// By XSTAT.
+    pub(super) entries: Option<u64>,
     value_bytes: Option<u64>,
     next_told: Option<SocketAddrV4>,
     prev_told: Option<SocketAddrV4>,
-    pub(in crate::cli) problems: Vec<String>,
+    pub(super) problems: Vec<String>,
 }
 
-impl RingArgs {
-    pub(super) fn run(self) -> Result<Answer> {
-        let walk = Walker {
-            timeout: Duration::from_secs(self.timeout),
-        }
-        .walk(self.contact)?;
-        if self.json {
-            print::json(&walk)?;
-        } else if self.dot {
-            print::stdout(draw::dot(&walk).as_bytes())?;
-        } else if self.svg {
-            print::stdout(draw::svg(&walk).as_bytes())?;
-        } else {
-            print::stdout(walk.to_string().as_bytes())?;
-        }
-        Ok(if walk.is_consistent() {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
-    }
+/// Walks the ring that `contact` is in. A member that is silent for `timeout_secs` is given up.
+pub(super) fn walk(contact: SocketAddrV4, timeout_secs: u64) -> Result<Walk> {
+    let patience = Ticks::from_secs(timeout_secs);
+    Walker { patience }.walk(contact)
 }
 
 struct Walker {
-    timeout: Duration,
+    patience: Ticks,
 }
 
 type Answers = Vec<Option<Result<Outcome, Failure>>>;
@@ -111,10 +71,9 @@ impl Walker {
             attempts_max,
             ..Bounds::default()
         };
-        let patience = Ticks::from_duration(self.timeout);
         let limits = Limits {
-            idle: patience,
-            dial: patience,
+            idle: self.patience,
+            dial: self.patience,
             ..Limits::default()
         };
         let at_once = tasks.len();
@@ -122,19 +81,10 @@ impl Walker {
     }
 
     fn walk(&self, contact: SocketAddrV4) -> Result<Walk> {
-        // The contact may know itself by another address than we do; what the ring calls it counts.
+        // The contact may advertise another address than the one given; the ring's counts.
         let key = Id::of_addr(contact);
-        let start = match self
-            .ask(
-                contact,
-                vec![Task {
-                    verb: Verb::Locate,
-                    key,
-                }],
-                TRIES,
-            )?
-            .pop()
-        {
+        let verb = Verb::Locate;
+        let start = match self.ask(contact, vec![Task { verb, key }], TRIES)?.pop() {
             Some(Some(Ok(Outcome::Located(start)))) => start,
             Some(Some(Err(failure))) => return Err(failure).context("--node"),
             other => bail!("LOCATE came to {other:?}"),
@@ -173,25 +123,16 @@ impl Walker {
         Ok(walk)
     }
 
-    /// Asks one member for itself, and for the member before it, or why that is not known.
+    /// Asks a member about itself and for its predecessor, or why that is not known.
     fn visit(
         &self,
         at: SocketAddrV4,
         contact: SocketAddrV4,
     ) -> Result<(Found, Result<SocketAddrV4, String>)> {
         let id = Id::of_addr(at);
-        let own = Task {
-            verb: Verb::Closest,
-            key: id,
-        };
-        let stat = Task {
-            verb: Verb::Stat,
-            key: id,
-        };
-        let before = Task {
-            verb: Verb::Locate,
-            key: id.pred(),
-        };
+        let task = |verb, key| Task { verb, key };
+        let (own, stat) = (task(Verb::Closest, id), task(Verb::Stat, id));
+        let before = task(Verb::Locate, id.pred());
         let answers = self.ask(at, vec![own, stat, before.clone()], 1)?;
         let [own, stat, before_it] = <[_; 3]>::try_from(answers).map_err(|_| interrupted())?;
         let mut problems = Vec::new();
@@ -205,12 +146,12 @@ impl Walker {
         }
         let stat = match stat {
             Some(Ok(Outcome::Told(stat))) => stat,
-            // A plain peer closes, or is not there.
+            // A plain peer closes the connection; or the member is down.
             _ => None,
         };
         let mut before_it = before_it.with_context(interrupted)?;
         if !matches!(before_it, Ok(Outcome::Located(_))) {
-            // The ring may know what the member does not.
+            // Another member may know the predecessor.
             let again = self.ask(contact, vec![before], TRIES)?.pop().flatten();
             before_it = again.with_context(interrupted)?;
         }
@@ -226,8 +167,8 @@ impl Walker {
     }
 }
 
-/// Where to look for the member before `at` when the ring cannot locate it: where `at` believes it, or else
-/// whoever was named and did not answer.
+/// The predecessor of `at` when the ring cannot locate it: the one that `at` tells, or else the member that did not
+/// answer.
 fn next_best(stat: Option<Stat>, failure: &Failure, at: SocketAddrV4) -> Option<SocketAddrV4> {
     let silent = match failure {
         Failure::Unreachable { addr, .. } | Failure::TimedOut { addr } => Some(*addr),
@@ -261,7 +202,7 @@ impl Found {
     }
 }
 
-/// Of the whole ring.
+/// Position on the ring, from 0 to 1.
 fn fraction(id: Id) -> f64 {
     let bytes = id.to_be_bytes();
     let (head, _) = bytes.split_at(8);
@@ -272,11 +213,11 @@ fn fraction(id: Id) -> f64 {
 }
 
 impl Walk {
-    fn is_consistent(&self) -> bool {
+    pub(super) fn is_consistent(&self) -> bool {
         self.problems.is_empty() && self.members.iter().all(|member| member.problems.is_empty())
     }
 
-    /// Each member with the one after it.
+    /// Compares each member with its successor.
     fn compare(&mut self) {
         let addrs: Vec<_> = self.members.iter().map(|member| member.addr).collect();
         for (number, member) in self.members.iter_mut().enumerate() {

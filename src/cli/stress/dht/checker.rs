@@ -1,8 +1,8 @@
 //! The checker of a run: what every key has to hold.
 //!
-//! Each client has one operation under way, on keys that are its alone, so what a key must hold is known at every
-//! moment: the last write that was acknowledged. A write that came to nothing leaves its key in doubt (it may still be
-//! stored); such a key is written no more, and may then hold either.
+//! Each client has keys of its own and one operation under way. So a key must hold the last write that was
+//! acknowledged. After a write whose outcome is unknown the key is in doubt: it may hold the value of either write, and
+//! is not written again.
 
 use bytes::Bytes;
 use rand::{Rng, RngExt};
@@ -10,11 +10,11 @@ use rand::{Rng, RngExt};
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::operation::{Failure, Outcome, Verb};
 
-/// Of a hundred operations, so many write and so many remove; the others read.
+/// Shares of the operations; the others read.
 const INSERTS_PERCENT: u32 = 45;
 const REMOVES_PERCENT: u32 = 5;
 
-/// Values are so long, which is what a table of addresses or names holds.
+/// Length of the values: that of an address or a name.
 const VALUE_BYTES: usize = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +30,9 @@ type Version = Option<u32>;
 #[derive(Debug, Clone, Default)]
 struct Slot {
     versions: u32,
-    /// By the last write that was acknowledged.
+    /// The last write that was acknowledged.
     acknowledged: Version,
-    /// By a write of which nobody knows whether it took place.
+    /// A write whose outcome is unknown.
     in_doubt: Option<Version>,
 }
 
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Lost {
     key: Id,
     want: Version,
     found: String,
-    /// Nobody answered for the key; whether its value is still there is not known.
+    /// No node answered for the key, so its value may still be there.
     pub(super) unreadable: bool,
 }
 
@@ -56,22 +56,22 @@ pub(super) struct Task {
     writes: Version,
 }
 
-pub(in crate::cli) struct Promises {
+pub(in crate::cli) struct Checker {
     slots: Vec<Slot>,
     keys_each: usize,
-    /// Sets the keys of this run apart.
+    /// Makes the keys of this run unique.
     salt: u64,
-    /// Reads during the load that found something else.
+    /// Reads during the load with a wrong result.
     pub(in crate::cli) wrong_reads: Vec<Lost>,
-    /// What the check at the end did not find.
+    /// Keys with a wrong result in the check at the end.
     pub(in crate::cli) lost: Vec<Lost>,
     /// Keys that the check read.
     pub(in crate::cli) checked: u64,
 }
 
-impl Promises {
-    pub(super) fn new(clients: usize, keys_each: usize) -> Promises {
-        Promises {
+impl Checker {
+    pub(super) fn new(clients: usize, keys_each: usize) -> Checker {
+        Checker {
             slots: vec![Slot::default(); clients * keys_each],
             keys_each,
             salt: rand::random(),
@@ -81,7 +81,7 @@ impl Promises {
         }
     }
 
-    /// What a client does next.
+    /// The next operation of a client.
     pub(super) fn draw(&mut self, client: usize, rng: &mut impl Rng) -> Task {
         let place = client * self.keys_each + rng.random_range(0..self.keys_each);
         let dice = rng.random_range(0..100);
@@ -103,7 +103,7 @@ impl Promises {
         }
     }
 
-    /// A read of the next key from `from` on that was ever written, and where the one after it is looked for.
+    /// A read of the first written key from `from` on, and the place from which to look for the next one.
     pub(super) fn check_from(&self, from: usize) -> Option<(Task, usize)> {
         let touched = |slot: &Slot| slot.versions > 0 || slot.in_doubt.is_some();
         let place = (from..self.slots.len()).find(|place| touched(&self.slots[*place]))?;
@@ -128,7 +128,7 @@ impl Promises {
         Id::of(format!("stress {} {place}", self.salt).as_bytes())
     }
 
-    /// Takes note of what came of an operation of the load.
+    /// Records the result of an operation of the load.
     pub(super) fn finished(&mut self, task: &Task, result: &Result<Outcome, Failure>) {
         let slot = &mut self.slots[task.place];
         match (task.kind, result) {
@@ -142,14 +142,14 @@ impl Promises {
         }
     }
 
-    /// Takes note of a read of the check.
+    /// Records the result of a read of the check.
     pub(super) fn check(&mut self, task: &Task, result: &Result<Outcome, Failure>) {
         self.checked += 1;
         let lost = self.judge(task.place, result);
         self.lost.extend(lost);
     }
 
-    /// What a read found that should be something else.
+    /// The error, if a read has a wrong result.
     fn judge(&self, place: usize, result: &Result<Outcome, Failure>) -> Option<Lost> {
         let slot = &self.slots[place];
         let is = |version: Version, found: &Option<Bytes>| match (version, found) {
@@ -176,7 +176,7 @@ impl Promises {
     }
 }
 
-/// The value of a version, unlike every other.
+/// The unique value of a version.
 fn value(place: usize, version: u32) -> Bytes {
     let text = format!("key {place} version {version} ");
     format!("{text:.<VALUE_BYTES$}").into()
