@@ -21,6 +21,8 @@ pub struct Node<S: Service> {
     halves: Vec<Option<S::Conn>>,
     hub: Hub<S>,
     started: bool,
+    /// Ready connections served in one turn. Alone, a node serves all: nobody waits for the turn but they.
+    ready_per_turn: usize,
     /// The one read buffer of all connections.
     scratch: Box<[u8]>,
     /// Connections that end with this turn.
@@ -45,6 +47,7 @@ impl<S: Service> Node<S> {
             halves: Vec::new(),
             hub: Hub::new(limits, seed, now),
             started: false,
+            ready_per_turn: usize::MAX,
             scratch,
             reaped: Vec::new(),
             spare_dirty: Vec::new(),
@@ -80,6 +83,28 @@ impl<S: Service> Node<S> {
     /// Another connection may be accepted.
     pub fn has_room(&self) -> bool {
         self.hub.ports.len() < self.hub.limits.conns_max
+    }
+
+    /// The node is not alone on its driver: from now on it has at most so many connections, and serves so many ready ones in
+    /// a turn.
+    pub fn share(&mut self, conns_max: usize, ready_per_turn: usize) {
+        assert!(
+            conns_max > 0 && ready_per_turn > 0,
+            "a node has connections"
+        );
+        self.hub.limits.conns_max = conns_max;
+        self.ready_per_turn = ready_per_turn;
+    }
+
+    /// Ends every connection that is left, for a driver that goes on without this node.
+    pub fn close_all(&mut self) {
+        let ids: Vec<ConnId> = self
+            .hub
+            .ports
+            .iter()
+            .map(|(slot, port)| port.id(slot))
+            .collect();
+        ids.into_iter().for_each(|id| self.hub.end(id, End::Closed));
     }
 
     /// The driver stopped accepting for want of descriptors or room.
@@ -120,10 +145,15 @@ impl<S: Service> Node<S> {
     /// Says which tick it is, any number of times before a turn. A clock that steps back is ignored. The first time, the
     /// service starts.
     pub fn begin(&mut self, now: Tick) {
-        self.hub.now = self.hub.now.max(now);
+        self.set_now(now);
         if !std::mem::replace(&mut self.started, true) {
             self.service.on_start(&mut self.hub);
         }
+    }
+
+    /// The same for a driver that lends the node between turns: it starts nothing.
+    pub fn set_now(&mut self, now: Tick) {
+        self.hub.now = self.hub.now.max(now);
     }
 
     /// A peer connected to listener number `listener`. The driver asks [`Node::has_room`] first.
@@ -193,7 +223,7 @@ impl<S: Service> Node<S> {
 
     fn serve_ready(&mut self, io: &mut impl Transport) {
         // Connections that are queued again wait for the next turn, behind all others.
-        for _ in 0..self.hub.ready.len() {
+        for _ in 0..self.hub.ready.len().min(self.ready_per_turn) {
             let Some(id) = self.hub.ready.pop_front() else {
                 return;
             };

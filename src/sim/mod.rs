@@ -257,9 +257,7 @@ impl<S: Service> World<S> {
     pub fn with<R>(&mut self, id: NodeId, act: impl FnOnce(&mut S, &mut Hub<S>) -> R) -> R {
         let now = self.now();
         let node = &mut self.hosts[id.0].node;
-        if node.stats().turns > 0 {
-            node.begin(now);
-        }
+        node.set_now(now);
         let result = node.with(act);
         self.net.wake(id.0);
         result

@@ -1,5 +1,7 @@
 //! The reactor and its worker threads: what fails there, and what comes all at once.
 
+mod ipv6;
+mod services;
 mod starts;
 
 use std::io::{BufRead, BufReader, ErrorKind};
