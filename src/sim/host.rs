@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use crate::engine::{Node, Readiness, Service, Tick, Ticks, Work};
 
-use super::TICK_US;
+use super::event::{TICK_US, What};
 use super::faults::Span;
 use super::link::Owner;
-use super::net::{Net, What};
+use super::net::Net;
 use super::wire::Wire;
 
 /// Events taken at once, as by the reactor.

@@ -43,11 +43,13 @@
 //! }
 //! ```
 
+mod event;
 mod faults;
 mod host;
 mod link;
 mod net;
 mod peer;
+mod script;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -60,21 +62,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::engine::time::TICK_MS;
 use crate::engine::{Hub, Limits, Node, Service, Tick, Ticks, Work};
 
+use event::{TICK_US, What};
 use host::Host;
-use net::{Net, What};
-use peer::Script;
+use net::Net;
+use script::Script;
 
 pub use faults::{Faults, Span};
-pub use peer::{Answer, Ending, ListenerId, PeerEnd, PeerId};
+pub use peer::PeerEnd;
+pub use script::{Answer, Ending, ListenerId, PeerId};
 
 /// Names a node of a world; the same through crashes and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(usize);
-
-const TICK_US: u64 = TICK_MS * 1000;
 
 /// Events after which a run is taken for a runaway: some minutes of a debug build.
 const EVENTS_MAX: u64 = 50_000_000;
@@ -439,6 +440,7 @@ impl<S: Service> World<S> {
             What::Work(..) | What::Done(..) => {}
             what => self.net.deliver(what),
         }
+        self.net.pump_stirred();
         true
     }
 

@@ -20,9 +20,10 @@ use slab::Slab;
 
 use crate::engine::ConnId;
 
+use super::event::{Event, What};
 use super::faults::Faults;
 use super::link::{Cut, EndRef, Fin, Link, Owner};
-use super::peer::{Peer, Script};
+use super::script::{Peer, Script};
 
 /// Connections that a host's kernel holds until they are accepted.
 const BACKLOG_MAX: usize = 4096;
@@ -32,53 +33,6 @@ const SYN_RETRY_US: u64 = 1_000_000;
 
 /// When a kernel gives up a dial that nobody answers: Linux with its default of six retries.
 const SYN_TIMEOUT_US: u64 = 127_000_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// A dial reaches its listener.
-    Syn(EndRef),
-    /// The dialler learns that it is connected.
-    Up(EndRef),
-    Bytes(EndRef, usize),
-    Fin(EndRef),
-    Reset(EndRef, ErrorKind),
-    /// An event of a connection that is closed by now, perhaps with another one in its slot.
-    Stale(usize, u32, ConnId),
-    /// Room in the window, or the rest after a short read.
-    Again(EndRef),
-    /// A host serves its events. The second number is the host's epoch: a crash voids what is under way.
-    Turn(usize, u32),
-    Deadline(usize, u32),
-    Work(usize, u32),
-    Done(usize, u32),
-}
-
-#[derive(Debug)]
-pub(super) struct Event {
-    pub(super) at_us: u64,
-    order: u64,
-    pub(super) what: What,
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Event) -> bool {
-        (self.at_us, self.order) == (other.at_us, other.order)
-    }
-}
-
-impl Eq for Event {}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Event {
-    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
-        (self.at_us, self.order).cmp(&(other.at_us, other.order))
-    }
-}
 
 /// What the network knows of a host.
 #[derive(Debug)]
@@ -114,6 +68,8 @@ pub(super) struct Net {
     pub(super) peers: Vec<Peer>,
     pub(super) scripts: Vec<Script>,
     pub(super) links: Slab<Link>,
+    /// Scripted peers to whom something happened; the world lets them act before the next event.
+    pub(super) stirred: VecDeque<usize>,
     heap: BinaryHeap<Reverse<Event>>,
     order: u64,
     serial: u64,
@@ -131,6 +87,7 @@ impl Net {
             peers: Vec::new(),
             scripts: Vec::new(),
             links: Slab::new(),
+            stirred: VecDeque::new(),
             heap: BinaryHeap::new(),
             order: 0,
             serial: 0,
@@ -411,7 +368,7 @@ impl Net {
                 }
                 self.wake(host);
             }
-            Owner::Peer(peer) => self.pump(peer),
+            Owner::Peer(peer) => self.stirred.push_back(peer),
             Owner::Kernel | Owner::Closed | Owner::Gone => {}
         }
     }

@@ -3,101 +3,16 @@
 //! A peer sends what it is told as fast as the window lets it, reads all that arrives unless it was told to
 //! stop, and closes only when told to (or once both directions have ended). It knows no protocol.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
 
 use super::link::{EndRef, Owner};
 use super::net::Net;
-
-/// Names a scripted peer of a world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerId(pub(super) usize);
-
-/// Names a scripted listener of a world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenerId(pub(super) usize);
-
-/// What a scripted listener does with a dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// The dialler is connected at once; the peer behind it comes with `World::accept`, if ever.
-    Queue,
-    /// The dialler hears nothing.
-    Ignore,
-    Refuse,
-}
-
-/// How the other side ended a peer's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// It closed its direction; all that it sent was received.
-    Fin,
-    Reset,
-    Refused,
-    /// Nobody answered the dial.
-    TimedOut,
-}
-
-/// What a peer does after the last of its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Nothing,
-    Finish,
-    Reset,
-    Close,
-}
-
-#[derive(Debug)]
-pub(super) struct Peer {
-    end: Option<EndRef>,
-    received: Vec<u8>,
-    unsent: VecDeque<u8>,
-    reading: bool,
-    last: Last,
-    finished: bool,
-    ending: Option<Ending>,
-}
-
-#[derive(Debug)]
-pub(super) struct Script {
-    pub(super) answer: Answer,
-    pub(super) backlog: VecDeque<EndRef>,
-}
-
-impl Script {
-    /// Whether a dial is connected (true) or refused (false); `None`: no answer.
-    pub(super) fn syn(&mut self, end: EndRef) -> Option<bool> {
-        match self.answer {
-            Answer::Queue => {
-                self.backlog.push_back(end);
-                Some(true)
-            }
-            Answer::Refuse => Some(false),
-            Answer::Ignore => None,
-        }
-    }
-}
-
-impl Peer {
-    /// For tests: it still has a connection.
-    #[cfg(test)]
-    pub(super) fn holds_anything(&self) -> bool {
-        self.end.is_some()
-    }
-}
+use super::script::{Ending, Last, ListenerId, Peer, PeerId};
 
 impl Net {
     pub(super) fn add_peer(&mut self, end: Option<EndRef>) -> PeerId {
-        self.peers.push(Peer {
-            end,
-            received: Vec::new(),
-            unsent: VecDeque::new(),
-            reading: true,
-            last: Last::Nothing,
-            finished: false,
-            ending: None,
-        });
+        self.peers.push(Peer::new(end));
         PeerId(self.peers.len() - 1)
     }
 
@@ -120,6 +35,13 @@ impl Net {
             }
         }
         None
+    }
+
+    /// Lets the peers act to whom something happened.
+    pub(super) fn pump_stirred(&mut self) {
+        while let Some(index) = self.stirred.pop_front() {
+            self.pump(index);
+        }
     }
 
     /// Receives and sends what can be.

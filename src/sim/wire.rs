@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 
 use crate::engine::{ConnId, Transport};
 
+use super::event::What;
 use super::faults::Span;
 use super::link::{EndRef, Owner};
-use super::net::{Net, What};
+use super::net::Net;
 
 /// When a stale event comes: late enough for the slot to be taken again.
 const STALE_AFTER: Span = Span::us(0, 2000);

@@ -280,7 +280,7 @@ fn a_thousand_repeats_leave_nothing_behind() {
     assert_nothing_left(&world, id);
     assert_eq!(world.service(id).ends.len(), 1000);
     assert!(world.net.doors[0].slots.len() <= 2, "slots are used again");
-    assert!(world.net.peers.iter().all(|peer| !peer.holds_anything()));
+    assert!(world.net.peers.iter().all(|peer| peer.end.is_none()));
 }
 
 #[test]
