@@ -198,7 +198,7 @@ impl<S: Service> Host<S> {
 }
 
 /// A service, as the loop sees it.
-pub(super) trait Served: Any {
+pub(super) trait Served {
     fn begin(&mut self, now: Tick);
     /// Marks what an event is about.
     fn event(&mut self, event: &Event);
@@ -222,7 +222,7 @@ pub(super) trait Served: Any {
     fn share(&mut self, conns_max: usize);
 }
 
-impl<S: Service + 'static> Served for Host<S> {
+impl<S: Service> Served for Host<S> {
     fn begin(&mut self, now: Tick) {
         self.node.begin(now);
     }
@@ -323,6 +323,11 @@ impl<S: Service + 'static> Served for Host<S> {
         self.node.share(conns_max, READY_PER_TURN_SHARED);
     }
 }
+
+/// A service that was added to a reactor: of any type, and found again by it.
+pub(super) trait Added: Served + Any + Send {}
+
+impl<T: Served + Any + Send> Added for T {}
 
 fn readiness(event: &Event) -> Readiness {
     let broken = event.is_error();

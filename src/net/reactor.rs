@@ -22,7 +22,7 @@ use crate::engine::{Limits, Node, Service, Work};
 use super::calls::Caller;
 use super::clock::Clock;
 use super::files;
-use super::host::{CONNS_MAX, Host, SERVICES_MAX, Served, service_of};
+use super::host::{Added, CONNS_MAX, Host, SERVICES_MAX, Served, service_of};
 use super::listener::{Address, Bound};
 use super::signals::Caught;
 
@@ -42,7 +42,7 @@ pub struct Reactor<S: Service> {
     signals: Option<Caught>,
     first: Host<S>,
     /// Service number 1 and so on.
-    others: Vec<Box<dyn Served + Send>>,
+    others: Vec<Box<dyn Added>>,
     /// Descriptors that connections may have, over all services.
     files: usize,
     clock: Clock,
@@ -82,7 +82,7 @@ impl Handle {
     }
 }
 
-impl<S: Service + 'static> Reactor<S> {
+impl<S: Service> Reactor<S> {
     /// A reactor for `service`. Raises the file limit to the hard limit and lowers `limits.conns_max` to what it
     /// allows.
     ///

@@ -10,6 +10,7 @@ mod download;
 mod durable;
 mod echo;
 mod index;
+mod ipv6;
 mod layers;
 mod limits;
 mod load;
