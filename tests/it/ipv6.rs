@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 
-use crate::support::{DEADLINE, noise, peerloop, run};
+use crate::support::{DEADLINE, Ended, noise, peerloop, run, wait_until};
 
 /// A process that listens on `[::1]`, killed when the test is over.
 struct Listening {
@@ -74,17 +74,19 @@ fn the_index_over_ipv6() {
     let at = first.at.clone();
     let sharer = Listening::start(&mut index(
         root,
-        &["share", "shared", "--user", "alice", "--server", &at],
+        &[
+            "share",
+            "shared",
+            "--user",
+            "alice",
+            "--keep-alive",
+            "1",
+            "--server",
+            &at,
+        ],
     ));
     let ask = |args: &[&str]| run(&mut index(root, &[args, &["--server", &at]].concat()), "");
-    let deadline = std::time::Instant::now() + DEADLINE;
-    let found = loop {
-        let found = ask(&["search", "song", "--json"]);
-        if found.code == Some(0) || std::time::Instant::now() > deadline {
-            break String::from_utf8_lossy(&found.stdout).into_owned();
-        }
-    };
-    assert!(found.contains("::1"), "{found}");
+    let found = until(|| ask(&["search", "song", "--json"]), "::1");
     let port = sharer.at.trim_start_matches("[::1]:");
     assert!(found.contains(port), "{found}");
     let peers = ask(&["peers", "--json"]);
@@ -106,16 +108,28 @@ fn the_index_over_ipv6() {
         at: line.clone(),
     };
     assert_eq!(again.at.trim(), format!("listening {at}"));
-    let peers = ask(&["peers", "--json"]);
-    let peers = String::from_utf8_lossy(&peers.stdout).into_owned();
-    assert!(peers.contains("alice") && peers.contains("::1"), "{peers}");
+    // Its keep-alives count, for they come from there.
+    until(|| ask(&["peers", "online", "--json"]), "::1");
 }
 
-/// One clear line, and no listener.
+/// What a command says once `word` is in it.
+fn until(mut ask: impl FnMut() -> Ended, word: &str) -> String {
+    let mut said = String::new();
+    let there = wait_until(DEADLINE, || {
+        said = String::from_utf8_lossy(&ask().stdout).into_owned();
+        said.contains(word)
+    });
+    assert!(there, "no {word} in {said:?}");
+    said
+}
+
 #[test]
 fn the_other_protocols_say_that_they_have_none() {
     for (command, args) in [("dht", "node"), ("ring", "tracker"), ("overlay", "peer")] {
         let ended = run(&mut peerloop(&[command, args, "--listen", "[::1]:0"]), "");
-        ended.expect_error(&["--listen", "[::1]:0"]);
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        let said = ["--listen", "[::1]:0", "IPv4"];
+        let says = said.iter().all(|word| ended.stderr.contains(word));
+        assert!(says, "{}", ended.stderr);
     }
 }
