@@ -132,7 +132,7 @@ impl Connection {
     }
 
     /// Bytes moved in the direction that `timeout` looks at. At the least pace they buy time, but never more
-    /// than the whole allowance from now on: who moved much and then stops has no credit.
+    /// than the whole allowance from now on: bytes that moved long ago are no credit for a stall.
     pub(super) fn moved(&mut self, timeout: Timeout, bytes: usize, now: Tick, limits: &Limits) {
         if self.timeout == timeout {
             self.moved_bytes += bytes as u64;

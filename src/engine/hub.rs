@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slab::Slab;
 
-use super::conn::{ConnId, Connection, Phase, Timeout};
+use super::conn::{ConnId, Connection, Phase};
 use super::input::Stash;
 use super::output::QueuePool;
 use super::peers::Peers;

@@ -3,9 +3,9 @@
 //! The only place of the library that opens sockets, reads a clock, catches signals or starts a thread. It knows
 //! no protocol, and leaves buffers, fairness, deadlines and closing to the engine.
 //!
-//! One turn: sleep until an event or the next deadline; read the clock once; mark what is ready; accept a
-//! batch; let the engine serve, fire timers, write and reap; hand jobs to the worker. An idle node
-//! sleeps: there is no periodic wake-up.
+//! One turn: sleep until an event or the next deadline; read the clock once; mark what is ready; take a share of what
+//! the workers have done; accept a batch; let the engine serve, fire timers, write and reap; hand jobs to the workers. An
+//! idle node sleeps: there is no periodic wake-up, but for one a second while jobs are under way.
 
 mod calls;
 mod clock;
