@@ -1,8 +1,8 @@
 //! The reactor: one mio poll loop that drives one service or several.
 //!
-//! One turn: sleep until an event or the next deadline; read the clock once; mark what is ready; take what workers have
-//! done; then each service accepts a batch, and its engine serves, fires timers, writes and reaps; jobs go to the
-//! workers. An idle node sleeps: there is no periodic wake-up.
+//! One turn: sleep until an event or the next deadline; read the clock once; mark what is ready; take a share of what the
+//! workers have done; then each service accepts a batch, and its engine serves, fires timers, writes and reaps; jobs go
+//! to the workers. An idle node sleeps: there is no periodic wake-up, but for one a second while jobs are under way.
 //!
 //! Several services ([`Reactor::add_service`]) take their part of each turn one after the other. What one may do in its
 //! part is bounded by its limits a connection, and by a number of connections: a flood of one costs the others about a
