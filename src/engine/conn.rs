@@ -177,4 +177,4 @@ impl Connection {
 
 /// 15,000 idle connections are to cost at most 192 bytes each: this, the protocol half (40 bytes are
 /// fair), a timer of 32 and the driver's socket.
-const _: () = assert!(size_of::<Connection>() <= 96);
+const _: () = assert!(size_of::<Connection>() <= 80);

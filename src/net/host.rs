@@ -11,27 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::{Registry, Token, Waker};
+use mio::{Registry, Waker};
 
-use crate::engine::{ConnId, Limits, Node, Readiness, Service, Tick, Work};
+use crate::engine::{Limits, Node, Readiness, Service, Tick, Work};
 
 use super::calls::{Caller, Calls};
 use super::clock::Clock;
 use super::listener::{Address, Bound, Listener};
 use super::sockets::{self, Sockets};
+use super::tokens::{self, Of};
 use super::worker::Worker;
-
-/// Services of one reactor. The last number of a token's four bits is the loop's own.
-pub(super) const SERVICES_MAX: usize = 15;
-
-/// Bits of a token that are a slot; above them stands the service, and in the upper word the generation.
-const SLOT_BITS: u32 = 28;
-
-/// Tokens of listeners: a slot beyond every connection's. Their number stands in place of the generation.
-const SLOT_LISTENER: u32 = (1 << SLOT_BITS) - 1;
-
-/// Connections of one service. Slots are fewer than twice as many, since a dial over the limit takes one for a turn.
-pub(super) const CONNS_MAX: usize = 1 << (SLOT_BITS - 1);
 
 /// Ready connections that a service which is not alone serves in one turn: the others wait for it about a millisecond at
 /// the worst, 64 times a connection's share.
@@ -40,16 +29,6 @@ const READY_PER_TURN_SHARED: usize = 64;
 /// How often a loop that waits for its workers looks at them without being woken. Results wake it; this bounds the wait
 /// for a thread that is gone and could not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// The token of a connection or a listener of service number `service`.
-pub(super) fn token(service: usize, id: u64) -> Token {
-    Token(id as usize | service << SLOT_BITS)
-}
-
-/// Whose token it is.
-pub(super) fn service_of(token: Token) -> usize {
-    token.0 as u32 as usize >> SLOT_BITS
-}
 
 /// One service of a [`super::Reactor`].
 pub struct Host<S: Service> {
@@ -118,8 +97,7 @@ impl<S: Service> Host<S> {
         if let Some(settings) = sockets::keepalive(self.node.limits()) {
             bound.keep_alive(&settings)?;
         }
-        let id = (self.listeners.len() as u64) << 32 | u64::from(SLOT_LISTENER);
-        let token = token(self.number, id);
+        let token = tokens::of_listener(self.number, self.listeners.len());
         self.listeners
             .push(Listener::register(bound, self.sockets.registry(), token)?);
         Ok(())
@@ -228,14 +206,14 @@ impl<S: Service> Served for Host<S> {
     }
 
     fn event(&mut self, event: &Event) {
-        let Token(token) = event.token();
-        let (slot, upper) = (token as u32 & SLOT_LISTENER, token >> 32);
-        if slot != SLOT_LISTENER {
-            let id = ConnId::from_token((upper << 32) as u64 | u64::from(slot));
-            self.node.ready(id, readiness(event));
-        } else if let Some(listener) = self.listeners.get_mut(upper) {
-            // Listeners are dropped at the end of a run; an event may still be under way.
-            listener.event();
+        match tokens::what(event.token()) {
+            Of::Conn(id) => self.node.ready(id, readiness(event)),
+            Of::Listener(number) => {
+                // Listeners are dropped at the end of a run; an event may still be under way.
+                if let Some(listener) = self.listeners.get_mut(number) {
+                    listener.event();
+                }
+            }
         }
     }
 

@@ -13,6 +13,7 @@ mod signals;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod worker;
 
 #[cfg(not(target_pointer_width = "64"))]

@@ -15,24 +15,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Poll, Waker};
 
 use crate::engine::{Limits, Node, Service, Work};
 
 use super::calls::Caller;
 use super::clock::Clock;
 use super::files;
-use super::host::{Added, CONNS_MAX, Host, SERVICES_MAX, Served, service_of};
+use super::host::{Added, Host, Served};
 use super::listener::{Address, Bound};
 use super::signals::Caught;
+use super::tokens::{self, CONNS_MAX, SERVICES_MAX};
 
 /// Events taken from the kernel at once. Their connections' buffers are touched again when the turn writes; with 256
 /// they are still in the second-level cache then.
 const EVENTS_PER_TURN: usize = 256;
-
-/// Tokens of the loop itself; no service has their number.
-const TOKEN_WAKER: Token = Token(u32::MAX as usize - 1);
-const TOKEN_SIGNALS: Token = Token(u32::MAX as usize - 2);
 
 /// Services on real sockets: one whose type is known, and any that were added.
 pub struct Reactor<S: Service> {
@@ -91,7 +88,7 @@ impl<S: Service> Reactor<S> {
     pub fn new(service: S, limits: Limits) -> io::Result<Reactor<S>> {
         let files = files::conns_max()?.min(CONNS_MAX);
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), TOKEN_WAKER)?);
+        let waker = Arc::new(Waker::new(poll.registry(), tokens::WAKER)?);
         let clock = Clock::start();
         let registry = poll.registry();
         let first = Host::new(0, service, limits, files, clock, registry, waker.clone())?;
@@ -194,7 +191,7 @@ impl<S: Service> Reactor<S> {
     /// the kind [`io::ErrorKind::Interrupted`], and dropping the reactor then waits for no worker. When the last reactor
     /// that listens is gone, they end the process.
     pub fn catch_signals(&mut self) -> io::Result<()> {
-        self.signals = Some(Caught::new(self.poll.registry(), TOKEN_SIGNALS)?);
+        self.signals = Some(Caught::new(self.poll.registry(), tokens::SIGNALS)?);
         Ok(())
     }
 
@@ -270,9 +267,9 @@ impl<S: Service> Reactor<S> {
         let (mut woken, mut signalled) = (self.events.is_empty(), false);
         for event in &self.events {
             match event.token() {
-                TOKEN_WAKER => woken = true,
-                TOKEN_SIGNALS => signalled = true,
-                token => match service_of(token) {
+                tokens::WAKER => woken = true,
+                tokens::SIGNALS => signalled = true,
+                token => match tokens::service(token) {
                     0 => self.first.event(event),
                     number => self.others[number - 1].event(event),
                 },

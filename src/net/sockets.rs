@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::engine::{ConnId, Limits, Ticks, Transport};
 
-use super::host::token;
+use super::tokens;
 
 pub(super) struct Sockets {
     /// The number of the service, for the tokens.
@@ -62,7 +62,7 @@ impl Sockets {
     }
 
     pub(super) fn insert(&mut self, id: ConnId, mut stream: TcpStream) -> io::Result<()> {
-        let token = token(self.service, id.to_token());
+        let token = tokens::of_conn(self.service, id);
         self.registry
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         if self.streams.len() <= id.slot() {
