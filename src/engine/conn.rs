@@ -5,8 +5,7 @@ use std::fmt;
 use super::input::Stash;
 use super::output::Output;
 use super::peers::Peer;
-use super::service::{Deadline, End};
-use super::{Limits, Tick, Ticks, TimerId};
+use super::{Tick, TimerId};
 
 /// Names a connection for ever: the slot it stands in, and the generation that tells it from earlier
 /// and later ones in the same slot. An id whose connection is gone is harmless: whatever is done with it
@@ -59,12 +58,12 @@ pub(super) enum Phase {
     /// All is sent and our side is shut; what still comes is thrown away until the peer closes.
     Lingering,
     /// Waits for the reap of this turn.
-    Doomed,
+    Closed,
 }
 
 /// What the peer owes next, and so which deadline runs. `None` when it is our turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watch {
+pub(super) enum Timeout {
     Dial,
     Idle,
     Message,
@@ -73,27 +72,14 @@ pub(super) enum Watch {
     None,
 }
 
-impl Watch {
-    /// What it means when the deadline passes; `None`: nothing worth telling, just close.
-    pub(super) fn missed(self) -> Option<Deadline> {
-        match self {
-            Watch::Dial => Some(Deadline::Dial),
-            Watch::Idle => Some(Deadline::Idle),
-            Watch::Message => Some(Deadline::Message),
-            Watch::Drain => Some(Deadline::Drain),
-            Watch::Linger | Watch::None => None,
-        }
-    }
-}
-
 /// The engine half of one connection. Kept small: with its timer it is most of what an idle
 /// connection costs.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) peer: Peer,
     pub(super) phase: Phase,
-    pub(super) watch: Watch,
+    pub(super) timeout: Timeout,
     /// The socket may have bytes; false after a read found none.
     pub(super) readable: bool,
     /// The socket may take bytes; false after a write was cut short.
@@ -113,29 +99,29 @@ pub(super) struct Port {
     /// Close by way of [`Phase::Lingering`] even if no input is known to be unread.
     pub(super) lingers: bool,
     /// The service was told that it is over; only then may the slot go.
-    pub(super) told: bool,
+    pub(super) end_told: bool,
     pub(super) on_ready_list: bool,
     pub(super) on_dirty_list: bool,
     /// Leftover input; `None` when there is none.
     pub(super) stash: Option<Box<Stash>>,
     pub(super) output: Output,
-    /// When the watch that runs began, moved on by what was done for it.
+    /// When the timeout that runs began, moved on by what was done for it.
     pub(super) since: Tick,
-    /// Bytes moved for the watch that runs, which have not moved `since` yet.
+    /// Bytes moved for the timeout that runs, which have not moved `since` yet.
     pub(super) moved_bytes: u64,
-    /// The one timer of this connection; `alarm_at` is no later than the true deadline. A deadline that only moves
-    /// later is looked at again when the alarm fires, so serving a message does not touch the wheel.
-    pub(super) alarm: Option<TimerId>,
-    pub(super) alarm_at: Tick,
+    /// The one timer of this connection; `timer_at` is no later than the true deadline. A deadline that only moves
+    /// later is looked at again when the timer fires, so serving a message does not touch the wheel.
+    pub(super) timer: Option<TimerId>,
+    pub(super) timer_at: Tick,
 }
 
-impl Port {
-    pub(super) fn new(generation: u32, peer: Peer, phase: Phase, now: Tick) -> Port {
-        Port {
+impl Connection {
+    pub(super) fn new(generation: u32, peer: Peer, phase: Phase, now: Tick) -> Connection {
+        Connection {
             generation,
             peer,
             phase,
-            watch: Watch::None,
+            timeout: Timeout::None,
             readable: false,
             writable: false,
             hung_up: false,
@@ -145,15 +131,15 @@ impl Port {
             paused: false,
             wrote: false,
             lingers: false,
-            told: false,
+            end_told: false,
             on_ready_list: false,
             on_dirty_list: false,
             stash: None,
             output: Output::default(),
             since: now,
             moved_bytes: 0,
-            alarm: None,
-            alarm_at: Tick(0),
+            timer: None,
+            timer_at: Tick(0),
         }
     }
 
@@ -187,51 +173,8 @@ impl Port {
         let unread = self.readable || self.stash.is_some();
         self.wrote && !self.eof && (self.lingers || unread)
     }
-
-    /// Which deadline should run, seen from the state alone.
-    pub(super) fn due_watch(&self) -> Watch {
-        match self.phase {
-            Phase::Dialling => Watch::Dial,
-            Phase::Lingering => Watch::Linger,
-            Phase::Doomed => Watch::None,
-            Phase::Open | Phase::Closing if !self.output.is_empty() => Watch::Drain,
-            Phase::Closing => Watch::None,
-            Phase::Open if self.waiting => Watch::None,
-            Phase::Open if self.in_message || self.stash.is_some() => Watch::Message,
-            Phase::Open => Watch::Idle,
-        }
-    }
-
-    /// The true deadline of the watch that runs.
-    pub(super) fn deadline(&self, limits: &Limits) -> Option<Tick> {
-        let allowed = match self.watch {
-            Watch::Dial => limits.dial,
-            Watch::Idle => limits.idle,
-            Watch::Message => limits.message,
-            Watch::Drain => limits.drain,
-            Watch::Linger => limits.linger,
-            Watch::None => return None,
-        };
-        (allowed != Ticks::NEVER).then(|| self.since.deadline(allowed))
-    }
-
-    /// Bytes moved in the direction that `watch` looks at. At the least pace they buy time, but never more
-    /// than the whole allowance from now on: who moved much and then stops has no credit.
-    pub(super) fn moved(&mut self, watch: Watch, bytes: usize, now: Tick, limits: &Limits) {
-        if self.watch == watch {
-            self.moved_bytes += bytes as u64;
-            let (bought, paid_bytes) = limits.pace(self.moved_bytes);
-            self.moved_bytes -= paid_bytes;
-            self.since = (self.since + bought).min(now);
-        }
-    }
-
-    /// How the connection ends when that deadline passes.
-    pub(super) fn end_at_deadline(&self) -> End {
-        self.watch.missed().map_or(End::Closed, End::Timeout)
-    }
 }
 
 /// 15,000 idle connections are to cost at most 192 bytes each: this, the protocol half (40 bytes are
 /// fair), a timer of 32 and the driver's socket.
-const _: () = assert!(size_of::<Port>() <= 96);
+const _: () = assert!(size_of::<Connection>() <= 80);

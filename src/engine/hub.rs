@@ -9,25 +9,25 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slab::Slab;
 
-use super::conn::{ConnId, Phase, Port, Watch};
+use super::conn::{ConnId, Connection, Phase};
 use super::input::Stash;
 use super::output::QueuePool;
 use super::peers::Peers;
 use super::{End, Limits, Service, Stats, Tick, Ticks, TimerId, Wheel};
 
-/// What the wheel holds.
+/// What the wheel holds: the deadline of a connection, or a timer that a service armed.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Alarm<T> {
-    /// The timer of the connection in this slot. Disarmed with the connection, so it needs no generation.
-    Port(u32),
+pub(super) enum Timer<T> {
+    /// Of the connection in this slot. Disarmed with the connection, so it needs no generation.
+    Connection(u32),
     Service(T),
 }
 
-/// A dial that a service asked for, until the driver is asked in turn.
+/// A dial that a service asked for; the driver is asked at the end of the turn.
 pub(super) struct Dial<C> {
     pub(super) id: ConnId,
     pub(super) from: Option<SocketAddr>,
-    pub(super) conn: C,
+    pub(super) half: C,
 }
 
 /// The engine's side of a node, as a service sees it.
@@ -36,9 +36,9 @@ pub struct Hub<S: Service> {
     pub(super) rng: StdRng,
     pub(super) limits: Limits,
     pub(super) stats: Stats,
-    pub(super) ports: Slab<Port>,
+    pub(super) conns: Slab<Connection>,
     pub(super) peers: Peers,
-    pub(super) wheel: Wheel<Alarm<S::Timer>>,
+    pub(super) wheel: Wheel<Timer<S::Timer>>,
     /// Connections with work for the next turn, each once.
     pub(super) ready: VecDeque<ConnId>,
     /// Connections with output to flush, each once.
@@ -69,7 +69,7 @@ impl<S: Service> Hub<S> {
             now,
             rng: StdRng::seed_from_u64(seed),
             stats: Stats::default(),
-            ports: Slab::new(),
+            conns: Slab::new(),
             peers: Peers::default(),
             wheel: Wheel::new(now),
             ready: VecDeque::new(),
@@ -110,12 +110,12 @@ impl<S: Service> Hub<S> {
 
     /// Open connections, dialled ones included.
     pub fn conns(&self) -> usize {
-        self.ports.len()
+        self.conns.len()
     }
 
     /// The peer's address, while the connection is there.
     pub fn peer_of(&self, id: ConnId) -> Option<SocketAddr> {
-        self.port(id).map(|port| self.peers.get(port.peer))
+        self.conn(id).map(|conn| self.peers.get(conn.peer))
     }
 
     /// The same, for a service that is [`Service::IPV4_ONLY`].
@@ -126,9 +126,9 @@ impl<S: Service> Hub<S> {
     /// Where to write what connection `id` is to be sent, at the end of what waits already. `None` when the
     /// connection is gone or closing.
     pub fn output_of(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
-        self.writable_port(id)?;
+        self.open_conn(id)?;
         self.mark_dirty(id.slot());
-        Some(self.ports[id.slot()].output.tail(&mut self.queues))
+        Some(self.conns[id.slot()].output.tail(&mut self.queues))
     }
 
     /// Queues `bytes` for connection `id`, by reference when they are many. False when it is gone.
@@ -139,11 +139,11 @@ impl<S: Service> Hub<S> {
                 .map(|out| out.extend_from_slice(bytes))
                 .is_some();
         }
-        if self.writable_port(id).is_none() {
+        if self.open_conn(id).is_none() {
             return false;
         }
         self.mark_dirty(id.slot());
-        self.ports[id.slot()]
+        self.conns[id.slot()]
             .output
             .push(bytes.clone(), &mut self.queues);
         true
@@ -152,22 +152,22 @@ impl<S: Service> Hub<S> {
     /// Takes back the last `bytes` that were written to connection `id`, if none of them is on its way: a service that
     /// has more to say before long saves a send. False when it is too late.
     pub fn take_back(&mut self, id: ConnId, bytes: usize) -> bool {
-        self.writable_port(id).is_some() && self.ports[id.slot()].output.take_back(bytes)
+        self.open_conn(id).is_some() && self.conns[id.slot()].output.take_back(bytes)
     }
 
     /// Bytes that may be queued for connection `id` before its high-water mark.
     pub fn room_of(&self, id: ConnId) -> usize {
-        self.port(id).map_or(0, |port| {
+        self.conn(id).map_or(0, |conn| {
             self.limits
                 .output_bytes_high
-                .saturating_sub(port.output.len())
+                .saturating_sub(conn.output.len())
         })
     }
 
     /// Something is queued for connection `id` that the kernel does not take, because the peer does not read.
     pub fn is_blocked(&self, id: ConnId) -> bool {
-        self.port(id)
-            .is_some_and(|port| !port.writable && !port.output.is_empty())
+        self.conn(id)
+            .is_some_and(|conn| !conn.writable && !conn.output.is_empty())
     }
 
     /// Closes connection `id` once everything that is queued for it is sent.
@@ -178,8 +178,8 @@ impl<S: Service> Hub<S> {
     /// The answer that a [`super::Step::Wait`] waits for is written: input is served again. Also from inside the
     /// [`Service::on_input`] that is about to return that `Wait`, which then does not wait.
     pub fn resume(&mut self, id: ConnId) {
-        if let Some(port) = self.port_mut(id) {
-            port.waiting = false;
+        if let Some(conn) = self.conn_mut(id) {
+            conn.waiting = false;
             self.mark_ready(id.slot());
         }
     }
@@ -204,15 +204,15 @@ impl<S: Service> Hub<S> {
         &mut self,
         to: impl Into<SocketAddr>,
         from: Option<SocketAddr>,
-        conn: S::Conn,
+        half: S::Conn,
     ) -> ConnId {
         let id = self.open(to.into(), Phase::Dialling);
         self.dials_under_way += 1;
         // Also when it is refused: the service half must come back to the service whatever happens.
-        self.dials.push_back(Dial { id, from, conn });
+        self.dials.push_back(Dial { id, from, half });
         if self.dials_under_way > self.limits.dials_max {
             self.end(id, End::Limit("dials_max"));
-        } else if self.ports.len() > self.limits.conns_max {
+        } else if self.conns.len() > self.limits.conns_max {
             self.end(id, End::Limit("conns_max"));
         }
         id
@@ -225,7 +225,7 @@ impl<S: Service> Hub<S> {
             return None;
         }
         let at = self.now.deadline(after);
-        Some(self.wheel.arm(at, Alarm::Service(timer)))
+        Some(self.wheel.arm(at, Timer::Service(timer)))
     }
 
     /// Fires `timer` in the next turn, which comes without sleep: for long work that is done in pieces, so that
@@ -273,20 +273,20 @@ impl<S: Service> Hub<S> {
         self.stopping = true;
     }
 
-    pub(super) fn port(&self, id: ConnId) -> Option<&Port> {
-        self.ports
+    pub(super) fn conn(&self, id: ConnId) -> Option<&Connection> {
+        self.conns
             .get(id.slot())
-            .filter(|port| port.generation == id.generation)
+            .filter(|conn| conn.generation == id.generation)
     }
 
-    pub(super) fn port_mut(&mut self, id: ConnId) -> Option<&mut Port> {
-        self.ports
+    pub(super) fn conn_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.conns
             .get_mut(id.slot())
-            .filter(|port| port.generation == id.generation)
+            .filter(|conn| conn.generation == id.generation)
     }
 
-    fn writable_port(&mut self, id: ConnId) -> Option<()> {
-        let open = self.port(id).is_some_and(|port| port.phase == Phase::Open);
+    fn open_conn(&mut self, id: ConnId) -> Option<()> {
+        let open = self.conn(id).is_some_and(|conn| conn.phase == Phase::Open);
         if !open {
             self.stats.stale += 1;
         }
@@ -304,8 +304,8 @@ impl<S: Service> Hub<S> {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let slot = self
-            .ports
-            .insert(Port::new(generation, peer, phase, self.now));
+            .conns
+            .insert(Connection::new(generation, peer, phase, self.now));
         ConnId {
             slot: slot as u32,
             generation,
@@ -316,23 +316,23 @@ impl<S: Service> Hub<S> {
     /// where `end` allows it. The first end counts.
     pub(super) fn end(&mut self, id: ConnId, end: End) {
         let slot = id.slot();
-        let Some(port) = self.port_mut(id) else {
+        let Some(conn) = self.conn_mut(id) else {
             self.stats.stale += 1;
             return;
         };
-        match port.phase {
+        match conn.phase {
             Phase::Dialling => self.dials_under_way -= 1,
             Phase::Open => {}
-            Phase::Closing | Phase::Lingering | Phase::Doomed => return,
+            Phase::Closing | Phase::Lingering | Phase::Closed => return,
         }
         let sendable = matches!(end, End::Closed | End::Eof | End::Violation(_));
-        let port = &mut self.ports[slot];
-        if sendable && port.phase == Phase::Open {
-            port.phase = Phase::Closing;
-            // Who breaks the protocol is seldom done sending.
-            port.lingers = matches!(end, End::Violation(_));
+        let conn = &mut self.conns[slot];
+        if sendable && conn.phase == Phase::Open {
+            conn.phase = Phase::Closing;
+            // A peer that breaks the protocol is often still sending.
+            conn.lingers = matches!(end, End::Violation(_));
         } else {
-            port.phase = Phase::Doomed;
+            conn.phase = Phase::Closed;
         }
         self.stats.count_end(end);
         self.ended.push_back((id, end));
@@ -340,19 +340,19 @@ impl<S: Service> Hub<S> {
     }
 
     pub(super) fn mark_ready(&mut self, slot: usize) {
-        let port = &mut self.ports[slot];
-        if !port.on_ready_list {
-            port.on_ready_list = true;
-            let id = port.id(slot);
+        let conn = &mut self.conns[slot];
+        if !conn.on_ready_list {
+            conn.on_ready_list = true;
+            let id = conn.id(slot);
             self.ready.push_back(id);
         }
     }
 
     pub(super) fn mark_dirty(&mut self, slot: usize) {
-        let port = &mut self.ports[slot];
-        if !port.on_dirty_list {
-            port.on_dirty_list = true;
-            let id = port.id(slot);
+        let conn = &mut self.conns[slot];
+        if !conn.on_dirty_list {
+            conn.on_dirty_list = true;
+            let id = conn.id(slot);
             self.dirty.push(id);
         }
     }
@@ -362,7 +362,7 @@ impl<S: Service> Hub<S> {
         let mut stash = self.stashes.pop().unwrap_or_default();
         stash.append(rest);
         stash.seen = seen;
-        self.ports[slot].stash = Some(stash);
+        self.conns[slot].stash = Some(stash);
     }
 
     pub(super) fn give_back(&mut self, mut stash: Box<Stash>) {
@@ -372,34 +372,6 @@ impl<S: Service> Hub<S> {
             stash.clear();
             self.stashes.push(stash);
         }
-    }
-
-    /// Starts, restarts or leaves alone the deadline of a connection after something happened to it.
-    pub(super) fn watch(&mut self, slot: usize) {
-        let port = &mut self.ports[slot];
-        let watch = port.due_watch();
-        if watch != port.watch {
-            port.watch = watch;
-            port.since = self.now;
-            port.moved_bytes = 0;
-        }
-        let Some(deadline) = port.deadline(&self.limits) else {
-            // For as long as the connection lasts, and not only while the service works on an answer: the alarm
-            // of an earlier watch would wake the node for nothing.
-            if port.watch == Watch::Idle
-                && let Some(alarm) = port.alarm.take()
-            {
-                self.wheel.cancel(alarm);
-            }
-            return;
-        };
-        match port.alarm {
-            Some(_) if port.alarm_at <= deadline => return,
-            Some(alarm) => _ = self.wheel.cancel(alarm),
-            None => {}
-        }
-        port.alarm = Some(self.wheel.arm(deadline, Alarm::Port(slot as u32)));
-        port.alarm_at = deadline;
     }
 }
 
@@ -425,7 +397,7 @@ impl<S: Service> Cx<'_, S> {
 
     /// The peer's address.
     pub fn peer(&self) -> SocketAddr {
-        self.hub.peers.get(self.hub.ports[self.id.slot()].peer)
+        self.hub.peers.get(self.hub.conns[self.id.slot()].peer)
     }
 
     /// The same, for a service that is [`Service::IPV4_ONLY`].
@@ -437,7 +409,7 @@ impl<S: Service> Cx<'_, S> {
     pub fn out(&mut self) -> &mut Vec<u8> {
         let slot = self.id.slot();
         self.hub.mark_dirty(slot);
-        self.hub.ports[slot].output.tail(&mut self.hub.queues)
+        self.hub.conns[slot].output.tail(&mut self.hub.queues)
     }
 
     /// Queues `bytes`, by reference when they are many.

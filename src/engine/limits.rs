@@ -66,7 +66,7 @@ pub struct Limits {
     /// timer.
     pub idle: Ticks,
     /// For connections that may be silent for ever: the driver has the kernel ask a peer that was silent for this
-    /// long whether it is still there, and end the connection when it is not. [`Ticks::NEVER`]: nobody asks.
+    /// long whether it is still there, and end the connection when it is not. [`Ticks::NEVER`]: the kernel does not ask.
     pub keepalive: Ticks,
     /// A message must be complete within this after its first byte, or else move on at
     /// `pace_bytes_per_sec`, averaged over this long: each byte buys the time that it needs at that pace, but

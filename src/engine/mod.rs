@@ -17,9 +17,11 @@
 //! - a slot is reused only after the reap of the turn in which its connection ended;
 //! - a connection on the ready or dirty list is on it once, and its flag says so;
 //! - an idle connection owns no buffer: output and stash come from a pool and go back to it;
-//! - a connection that the peer can stall has a timer, armed no later than its true deadline.
+//! - a connection that the peer can stall has a timer, armed no later than its true deadline;
+//! - what output queues own is counted once each, and given back with the queue.
 
 mod conn;
+mod deadlines;
 pub mod framing;
 mod hub;
 mod input;
@@ -31,6 +33,7 @@ mod service;
 mod stats;
 pub mod time;
 mod transport;
+mod turn;
 mod validate;
 pub mod wheel;
 

@@ -164,6 +164,11 @@ impl Output {
         owned > before
     }
 
+    /// What [`Output::count`] counted last.
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.counted_bytes)
+    }
+
     /// Gives the queue back when nothing is in it.
     pub(super) fn trim(&mut self, pool: &mut QueuePool) {
         if self.queue.as_ref().is_some_and(|queue| queue.unsent() == 0) {

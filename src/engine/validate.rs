@@ -1,6 +1,6 @@
 //! The invariants of the module, as assertions over the whole state.
 
-use super::conn::{ConnId, Phase, Port, Watch};
+use super::conn::{ConnId, Connection, Phase, Timeout};
 use super::hub::Hub;
 use super::peers::Peer;
 use super::{Service, Ticks};
@@ -12,38 +12,44 @@ impl<S: Service> Hub<S> {
     pub(super) fn validate(&self) {
         self.wheel.validate();
         let listed = |list: &mut dyn Iterator<Item = &ConnId>, slot: usize| {
-            list.filter(|id| self.port(**id).is_some() && id.slot() == slot)
+            list.filter(|id| self.conn(**id).is_some() && id.slot() == slot)
                 .count()
         };
-        for (slot, port) in &self.ports {
+        for (slot, conn) in &self.conns {
             assert_eq!(
                 listed(&mut self.ready.iter(), slot),
-                usize::from(port.on_ready_list)
+                usize::from(conn.on_ready_list)
             );
             assert_eq!(
                 listed(&mut self.dirty.iter(), slot),
-                usize::from(port.on_dirty_list)
+                usize::from(conn.on_dirty_list)
             );
-            assert!(!port.paused || port.output.len() > self.limits.output_bytes_low);
-            assert!(port.stash.as_ref().is_none_or(|stash| stash.len() > 0));
-            let armed = port.alarm.and_then(|alarm| self.wheel.deadline(alarm));
-            match port.deadline(&self.limits) {
+            assert!(!conn.paused || conn.output.len() > self.limits.output_bytes_low);
+            assert!(conn.stash.as_ref().is_none_or(|stash| stash.len() > 0));
+            let armed = conn.timer.and_then(|timer| self.wheel.deadline(timer));
+            match conn.deadline(&self.limits) {
                 Some(deadline) => {
                     assert!(armed.is_some_and(|at| at <= deadline.max(self.now + ONE)))
                 }
                 None => {
-                    let for_ever = port.watch == Watch::Idle && self.limits.idle == Ticks::NEVER;
-                    assert!(for_ever || port.watch == Watch::None);
+                    let for_ever =
+                        conn.timeout == Timeout::Idle && self.limits.idle == Ticks::NEVER;
+                    assert!(for_ever || conn.timeout == Timeout::None);
                 }
             }
         }
-        let v6 = |port: &&Port| matches!(port.peer, Peer::V6(_));
-        let ports = self.ports.iter().map(|(_, port)| port);
-        assert_eq!(ports.filter(v6).count(), self.peers.v6());
-        let dialling = self
-            .ports
+        let v6 = |conn: &&Connection| matches!(conn.peer, Peer::V6(_));
+        let conns = self.conns.iter().map(|(_, conn)| conn);
+        assert_eq!(conns.filter(v6).count(), self.peers.v6());
+        let counted = self
+            .conns
             .iter()
-            .filter(|(_, port)| port.phase == Phase::Dialling)
+            .map(|(_, conn)| conn.output.counted_bytes());
+        assert_eq!(counted.sum::<usize>(), self.queues.owned_bytes());
+        let dialling = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.phase == Phase::Dialling)
             .count();
         assert_eq!(dialling, self.dials_under_way);
     }

@@ -75,7 +75,7 @@ impl<S: Service> Calls<S> {
         }
     }
 
-    /// Runs what waits. Whoever queues one more wakes the loop once more.
+    /// Runs what waits, at most [`CALLS_MAX`] a turn. A call that is queued meanwhile wakes the loop again.
     pub(super) fn run(&self, node: &mut Node<S>) {
         for call in self.queue.try_iter().take(CALLS_MAX) {
             node.with(call);

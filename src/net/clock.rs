@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::engine::Tick;
 use crate::engine::time::TICK_MS;
 
+#[derive(Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,
 }

@@ -256,7 +256,7 @@ mod tests {
         same.shutdown(Shutdown::Both).unwrap();
         reactor.turn(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(reactor.node().stats().accept_pauses, 1);
-        let sleep = reactor.timeout().expect("accepting is tried again");
+        let sleep = reactor.sleep().expect("accepting is tried again");
         assert!(!sleep.is_zero(), "the loop spins");
         reactor.turn(None).unwrap();
         assert_eq!(reactor.node().stats().accept_pauses, 2);

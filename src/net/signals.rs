@@ -53,7 +53,7 @@ impl Drop for Caught {
         let left = listening.unwrap_or(1) - 1;
         *listening = Some(left);
         UNHEARD.store(left == 0, Ordering::SeqCst);
-        // One that came since the last turn, which nobody would hear of.
+        // One that came since the last turn, and that no turn would take.
         if left == 0
             && let Some(signal) = self.0.pending().next()
         {

@@ -8,14 +8,18 @@ use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::engine::{ConnId, Limits, Ticks, Transport};
 
+use super::tokens;
+
 pub(super) struct Sockets {
+    /// The number of the service, for the tokens.
+    service: usize,
     streams: Vec<Option<TcpStream>>,
     registry: Registry,
     /// Of sockets that are dialled; those that are accepted have it from their listener.
@@ -43,8 +47,13 @@ pub(super) fn keepalive(limits: &Limits) -> Option<TcpKeepalive> {
 }
 
 impl Sockets {
-    pub(super) fn new(registry: Registry, keepalive: Option<TcpKeepalive>) -> Sockets {
+    pub(super) fn new(
+        service: usize,
+        registry: Registry,
+        keepalive: Option<TcpKeepalive>,
+    ) -> Sockets {
         Sockets {
+            service,
             streams: Vec::new(),
             registry,
             keepalive,
@@ -53,7 +62,7 @@ impl Sockets {
     }
 
     pub(super) fn insert(&mut self, id: ConnId, mut stream: TcpStream) -> io::Result<()> {
-        let token = Token(id.to_token() as usize);
+        let token = tokens::of_conn(self.service, id);
         self.registry
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         if self.streams.len() <= id.slot() {
@@ -61,6 +70,10 @@ impl Sockets {
         }
         self.streams[id.slot()] = Some(stream);
         Ok(())
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(super) fn take_closed(&mut self) -> bool {
@@ -164,7 +177,7 @@ mod tests {
         let settings = keepalive(&limits).unwrap();
         let poll = Poll::new().unwrap();
         let registry = poll.registry().try_clone().unwrap();
-        let mut sockets = Sockets::new(registry, Some(settings.clone()));
+        let mut sockets = Sockets::new(0, registry, Some(settings.clone()));
         let bound = Bound::bind(any).unwrap();
         bound.keep_alive(&settings).unwrap();
         let addr = bound.addr();

@@ -566,7 +566,7 @@ impl Net {
     }
 }
 
-/// The address in IPv6 of who has this one in IPv4.
+/// The IPv6 address of the host or peer that has this one of IPv4.
 pub(super) fn in_ipv6(ip: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(OF_IPV4 | u128::from(ip.to_bits()))
 }

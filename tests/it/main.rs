@@ -6,6 +6,7 @@
 
 mod dht;
 mod index;
+mod ipv6;
 mod layers;
 mod load;
 #[path = "../../benches/memory/mod.rs"]

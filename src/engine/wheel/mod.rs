@@ -418,7 +418,7 @@ impl List {
     };
 }
 
-/// The table of entries: who is free, and how lists are linked. Indices instead of pointers, so
+/// The table of entries: which are free, and how lists are linked. Indices instead of pointers, so
 /// that a link takes four bytes and growing the table moves nothing that anyone points to.
 struct Entries<T> {
     table: Vec<Entry<T>>,

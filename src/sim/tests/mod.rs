@@ -2,6 +2,7 @@
 
 mod ends;
 mod faulty;
+mod ipv6;
 mod limits;
 mod lines;
 mod regressions;

@@ -1,21 +1,25 @@
-//! The example: it works, it ends, and it is as short as the README says.
+//! The examples: they work, they end, and the first is as short as the README says.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::{DEADLINE, Server, noise};
+use crate::support::{DEADLINE, Peer, Server, noise, wait_until};
+
+fn echo() -> Command {
+    example("echo")
+}
 
 /// `cargo test` builds the examples beside the tests, `cargo test --test it` does not.
-fn echo() -> Command {
+fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("our own path");
     let target: PathBuf = test
         .ancestors()
         .nth(2)
         .expect("target/PROFILE/deps/it")
         .into();
-    let example = target.join("examples").join("echo");
+    let example = target.join("examples").join(name);
     if !example.exists() {
         let profile = target
             .file_name()
@@ -24,14 +28,7 @@ fn echo() -> Command {
             .expect("UTF-8");
         let profile = if profile == "debug" { "dev" } else { profile };
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--example",
-                "echo",
-                "--profile",
-                profile,
-            ])
+            .args(["build", "--quiet", "--example", name, "--profile", profile])
             .args([
                 "--manifest-path",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
@@ -84,6 +81,24 @@ fn the_example_answers_each_line_in_upper_case() {
     server.signal(Signal::TERM);
     assert_eq!(server.wait(DEADLINE), Some(0), "{}", server.log());
     third.expect_closed();
+}
+
+#[test]
+fn two_services_answer_side_by_side() {
+    let mut server = Server::start(&mut example("two_services"));
+    let counting = wait_until(DEADLINE, || server.said().contains("counting "));
+    assert!(counting, "{}", server.log());
+    let said = server.said();
+    let count = said.trim().trim_start_matches("counting ").parse();
+    let count = count.expect("an address");
+    Peer::connect(count).expect("0 lines\n").expect_closed();
+    let mut echo = server.connect();
+    echo.send("one\ntwo\n").expect("one\ntwo\n");
+    Peer::connect(count).expect("2 lines\n").expect_closed();
+    server.signal(Signal::TERM);
+    let ended = server.wait(Duration::from_secs(1));
+    assert_eq!(ended, Some(0), "{}", server.log());
+    echo.expect_closed();
 }
 
 #[test]
