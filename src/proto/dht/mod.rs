@@ -1,5 +1,7 @@
 //! The DHT: a ring of nodes that together hold one hash table, spoken in text lines over TCP.
 //!
+//! A node's id is the hash of its address as text, and peers read that as IPv4: no node has an address of IPv6.
+//!
 //! Where to look:
 //! - [`id`]: positions on the ring of 2^160. SHA-1 of names and addresses, clockwise distance, who
 //!   owns what, and the decimal digits a key is written with.

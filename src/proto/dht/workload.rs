@@ -115,7 +115,7 @@ pub struct Workload<M> {
 }
 
 impl<M: Meter> Workload<M> {
-    /// A load of `clients` with `keys_each`. [`Workload::begin`] starts it.
+    /// A load of `clients` with `keys_each`.
     ///
     /// # Panics
     /// If there are no contacts, clients or keys.

@@ -9,6 +9,9 @@
 //! - [`client`]: a session with the server on a service's connection: calls, and staying online;
 //!   [`batch`]: a service that makes a few calls and nothing else.
 //! - [`sharer`]: a peer that shares files; [`transfer`]: DOWNLOAD, from both sides.
+//!
+//! Addresses are text on this wire, so one of IPv6 stands wherever one of IPv4 does. A peer that has only the other family
+//! cannot reach it, and a program that expects four numbers cannot read it.
 
 pub mod batch;
 pub mod catalog;

@@ -8,6 +8,8 @@
 //! - [`walk`]: visits every peer of an overlay, for a map of it.
 //! - here: the service, which hosts one peer or thousands, one a listener.
 //!
+//! Addresses take four bytes in a packet: no peer has one of IPv6.
+//!
 //! What it does not do: find out whether a peer without a link still lives. To a plain peer every connection is a
 //! join, so nobody is dialled for that; its entry ends by time.
 //!

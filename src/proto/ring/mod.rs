@@ -1,5 +1,7 @@
 //! The tracker and its neighbour ring: Python tuples over TCP, in the three encodings in which they are seen.
 //!
+//! A member has an address of IPv4, which is all that plain peers read and dial: nobody has one of IPv6.
+//!
 //! Where to look:
 //! - [`wire`]: every message of the protocol, read and written; which encoding a peer speaks; where a message ends.
 //! - [`value`]: the values that a message is made of, in bounded memory.

@@ -245,7 +245,6 @@ pub struct IndexServer {
 }
 
 impl IndexServer {
-    /// To be begun ([`IndexServer::begin`]) before it serves.
     pub fn new(config: Config, stored: Stored) -> IndexServer {
         let (catalog, registry, clock_at_start) = stored.into_parts();
         IndexServer {
