@@ -1,5 +1,7 @@
 //! The DHT: a ring of nodes that together hold one hash table, spoken in text lines over TCP.
 //!
+//! A node's id is the hash of its address as text, and peers read that as IPv4: no node has an address of IPv6.
+//!
 //! Values and bytes:
 //! - [`id`]: positions on the ring of 2^160. SHA-1 of names and addresses, clockwise distance, ranges, decimal digits.
 //! - [`wire`]: every line, in both directions; where `INSERT` and the other requests are parsed. Pure functions.

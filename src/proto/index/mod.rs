@@ -12,6 +12,9 @@
 //!   and stops).
 //! - Peers: [`sharer`] (shares files), [`transfer`] (DOWNLOAD, both sides).
 //!
+//! Addresses are text on this wire, so one of IPv6 stands wherever one of IPv4 does. A peer that has only the other family
+//! cannot reach it, and a program that expects four numbers cannot read it.
+//!
 //! Not here: files, disks and hashes, which are jobs of worker threads.
 
 pub mod batch;

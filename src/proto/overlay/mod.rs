@@ -14,6 +14,8 @@
 //! ```
 //! Imports go to the right only; nothing imports the node.
 //!
+//! Addresses take four bytes in a packet: no peer has one of IPv6.
+//!
 //! What it does not do: find out whether a peer without a link still lives. To a plain peer every connection is a
 //! join, so none is dialled for that; its entry ends by time.
 //!

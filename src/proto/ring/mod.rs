@@ -2,6 +2,7 @@
 //!
 //! A tracker hands each registering peer one item of a database and a neighbour. Peers query their neighbour, which is their
 //! predecessor in the ring, for the items they miss, until each has all of them.
+//! A member has an address of IPv4, which is all that plain peers read and dial: nobody has one of IPv6.
 //!
 //! Where to look:
 //! - [`wire`]: every message, read and written; which encoding a peer uses; where a message ends.
