@@ -157,8 +157,15 @@ fn an_owner_that_trickles_is_asked_again() {
 
 #[test]
 fn a_joiner_takes_no_more_than_its_memory_and_its_range() {
-    for fits in [true, false] {
-        let (mut world, node, first, theirs) = joiner(24);
+    for (fits, durable) in [(true, false), (false, false), (true, true), (false, true)] {
+        let mut world = Ring::new(24);
+        let at = places(3);
+        let (node, disk) = if durable {
+            add_durable(&mut world, at[1], Span::us(100, 2000))
+        } else {
+            (add(&mut world, at[1]), Disk::default())
+        };
+        let (first, theirs) = (addr(at[0]), addr(at[2]));
         let (me, id) = (world.addr(node), world.service(node).me().id);
         world.with(node, |node, _| node.config.memory_bytes_max = 100_000);
         let mut owner = Member::at(&mut world, first);
@@ -195,7 +202,11 @@ fn a_joiner_takes_no_more_than_its_memory_and_its_range() {
         assert_eq!(world.service(node).memory_refusals() > 0, !fits);
         if fits {
             assert_eq!(world.service(node).entries().len(), 20);
+        } else {
+            world.until(secs(5), |w| !w.is_up(node));
         }
+        let on_disk = disk.lock().expect("no panic").len();
+        assert_eq!(on_disk, if fits && durable { 20 } else { 0 });
     }
 }
 
