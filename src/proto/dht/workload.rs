@@ -44,7 +44,7 @@ pub struct Finished {
     pub done: bool,
 }
 
-/// Who measures: services read no clock.
+/// The caller's clock: services read none.
 pub trait Meter {
     fn now(&mut self) -> u64;
     fn finished(&mut self, finished: Finished);
@@ -58,7 +58,7 @@ struct Slot {
     versions: u32,
     /// By the last write that was acknowledged.
     acknowledged: Version,
-    /// By a write of which nobody knows whether it took place.
+    /// By a write whose outcome is unknown.
     in_doubt: Option<Version>,
 }
 

@@ -48,7 +48,7 @@ fn entries_of(start: Id, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn a_leaver_that_trickles_holds_the_lock_no_longer_than_the_deadline() {
-    for (bytes_per_sec, least, most) in [(2 << 10, 18, 24), (20 << 10, 95, 105)] {
+    for (bytes_per_sec, least, most) in [(2 << 10, 38, 44), (20 << 10, 95, 105)] {
         let mut world = Ring::new(21);
         let nodes = ring(&mut world, 3);
         let (prev, leaver) = (nodes[0], nodes[1]);
@@ -137,7 +137,7 @@ fn an_owner_that_trickles_is_asked_again() {
         }
         givers.clone()
     };
-    for second in 0..40 {
+    for second in 0..60 {
         let end = world.now() + secs(1);
         let mut all = Vec::new();
         while world.now() < end {
@@ -148,7 +148,7 @@ fn an_owner_that_trickles_is_asked_again() {
             world.peer(*peer).send(&piece);
         }
         if all.len() > 1 {
-            assert!((18..24).contains(&second), "after {second} s");
+            assert!((38..44).contains(&second), "after {second} s");
             return assert!(world.peer(all[0]).is_closed());
         }
     }
