@@ -52,7 +52,11 @@ fn a_durable_member_that_is_killed_comes_back_at_its_address() {
     let member = durable(data, one.addr, None);
     settled(&[one.addr, two.addr, member.addr]);
     check(&[member.addr], &all);
-    assert!(!member.log().contains("to be recovered"), "{}", member.log());
+    assert!(
+        !member.log().contains("to be recovered"),
+        "{}",
+        member.log()
+    );
 }
 
 /// A node that was a ring of its own joins another one, of a plain peer and ours.
