@@ -49,6 +49,45 @@ pub struct Written {
     pub committed: bool,
 }
 
+/// Received entries on their way to the disk.
+#[derive(Debug, Default)]
+pub(super) struct Staging {
+    batch: Vec<(Id, Option<Bytes>)>,
+    under_way: usize,
+    failed: bool,
+}
+
+impl Staging {
+    pub(super) fn is_settled(&self) -> bool {
+        self.under_way == 0 && self.batch.is_empty()
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(super) fn came_back(&mut self, committed: bool) {
+        self.under_way -= 1;
+        self.failed |= !committed;
+    }
+
+    /// True when the batch has `most` entries, so that it is to be submitted.
+    #[must_use]
+    pub(super) fn push(&mut self, key: Id, value: Bytes, most: usize) -> bool {
+        self.batch.push((key, Some(value)));
+        self.batch.len() >= most
+    }
+
+    /// What to submit now.
+    pub(super) fn take(&mut self) -> Option<Vec<(Id, Option<Bytes>)>> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        self.under_way += 1;
+        Some(std::mem::take(&mut self.batch))
+    }
+}
+
 impl DhtNode {
     /// Gives changes to the worker.
     ///

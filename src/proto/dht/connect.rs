@@ -104,6 +104,7 @@ impl DhtNode {
         true
     }
 
+    /// Goes on in the next turn. At most one note is queued.
     fn note_hand_off(&mut self, hub: &mut Hub<Self>) {
         if let LockHolder::HandOff(hand_off) = &mut self.lock_holder
             && !std::mem::replace(&mut hand_off.noted, true)

@@ -63,6 +63,13 @@ impl Entries {
         was_there
     }
 
+    /// Takes an entry out to put it elsewhere: its value is not pinned.
+    pub fn take(&mut self, key: Id) -> Option<Bytes> {
+        let value = self.map.remove(&key)?;
+        self.value_bytes -= value.len() as u64;
+        Some(value)
+    }
+
     /// A value left the map.
     fn pin(&mut self, value: Bytes) {
         self.value_bytes -= value.len() as u64;

@@ -24,7 +24,7 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::address_policy;
 use super::client;
-use super::disconnect::Staging;
+use super::commit::Staging;
 use super::id::Id;
 use super::membership_lock::Deadline;
 use super::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};

@@ -57,8 +57,8 @@ pub struct ParkedRequest {
 #[derive(Debug)]
 pub(super) struct Deadline {
     until: Tick,
-    /// So many when the window of the least pace began.
-    moved_bytes: u64,
+    /// So many when the window of the least pace began; `None`: the peer owed nothing then.
+    moved_bytes: Option<u64>,
     timer: TimerId,
 }
 
@@ -72,7 +72,7 @@ impl Deadline {
     ) -> Option<Deadline> {
         Some(Deadline {
             until: hub.now() + within,
-            moved_bytes: 0,
+            moved_bytes: None,
             timer: hub.arm(within.min(limits.pace_over), timer)?,
         })
     }
@@ -81,8 +81,8 @@ impl Deadline {
         hub.cancel(self.timer);
     }
 
-    /// The timer fired. `moved_bytes`: so many in all, `None` while the peer owes nothing. False when the transfer is too
-    /// late, too slow, or no timer is to be had.
+    /// The timer fired. `moved_bytes`: so many in all, `None` while the peer owes nothing; the pace is judged where the peer
+    /// owed bytes for the whole window. False when the transfer is too late, too slow, or no timer is to be had.
     #[must_use]
     pub(super) fn go_on(
         &mut self,
@@ -94,11 +94,12 @@ impl Deadline {
         let now = hub.now();
         let seconds = limits.pace_over.as_duration().as_secs();
         let owed_bytes = limits.pace_bytes_per_sec.saturating_mul(seconds);
-        let moved = moved_bytes.map(|all| all.saturating_sub(self.moved_bytes));
-        if now >= self.until || moved.is_some_and(|bytes| bytes < owed_bytes) {
+        let window = self.moved_bytes.zip(moved_bytes);
+        let is_slow = window.is_some_and(|(before, all)| all.saturating_sub(before) < owed_bytes);
+        if now >= self.until || is_slow {
             return false;
         }
-        self.moved_bytes = moved_bytes.unwrap_or(self.moved_bytes);
+        self.moved_bytes = moved_bytes;
         let armed = hub.arm((self.until - now).min(limits.pace_over), timer);
         armed.map(|timer| self.timer = timer).is_some()
     }

@@ -9,8 +9,9 @@
 //! ```
 //! Copies in the engine's buffers are not part of it: the engine bounds them for each connection.
 //!
-//! Invariant: with [`super::node::Config::memory_bytes_max`] as the limit, [`DhtNode::held_bytes`] is over it by one read
-//! of a connection at most. What a node finds on its own disk at its start is not refused.
+//! Invariant: [`DhtNode::held_bytes`] is over [`super::node::Config::memory_bytes_max`] by one read of a connection, or
+//! by one value that somebody began to read while its successor was committed, at most. What a node finds on its own disk
+//! at its start is not refused.
 
 use bytes::Bytes;
 
@@ -53,6 +54,12 @@ impl DhtNode {
         .fold(self.entries.memory_bytes(), u64::saturating_add)
     }
 
+    /// Looks at up to `count` values that left the entries, and drops those that nobody reads any more.
+    pub(super) fn release_pinned(&mut self, count: usize) {
+        self.entries.release_pinned(count);
+        self.recovered.release_pinned(count);
+    }
+
     /// Writes, joins and leaves that were refused for want of memory.
     pub fn memory_refusals(&self) -> u64 {
         self.refusals.count
@@ -93,7 +100,7 @@ impl DhtNode {
         if fits(self, 0) || fits(self, freed_bytes(self)) {
             return true;
         }
-        self.entries.release_pinned(PINNED_PER_REFUSAL);
+        self.release_pinned(PINNED_PER_REFUSAL);
         if fits(self, freed_bytes(self)) {
             return true;
         }

@@ -67,6 +67,10 @@ impl RecoveredEntries {
         self.entries.remove(key);
     }
 
+    pub(super) fn release_pinned(&mut self, count: usize) {
+        self.entries.release_pinned(count);
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
         self.entries.memory_bytes()
     }
@@ -136,8 +140,7 @@ impl DhtNode {
 
     /// An entry of our own range, on our disk already.
     fn keep(&mut self, key: Id) {
-        if let Some(value) = self.recovered.entries.get(key).cloned() {
-            self.recovered.entries.remove(key);
+        if let Some(value) = self.recovered.entries.take(key) {
             // If the ring had given us this key, `store_entry` would have dropped it here.
             self.entries.insert(key, value);
         }

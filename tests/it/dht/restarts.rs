@@ -52,7 +52,11 @@ fn a_durable_member_that_is_killed_comes_back_at_its_address() {
     let member = durable(data, one.addr, None);
     settled(&[one.addr, two.addr, member.addr]);
     check(&[member.addr], &all);
-    assert!(!member.log().contains("to be brought"), "{}", member.log());
+    assert!(
+        !member.log().contains("to be recovered"),
+        "{}",
+        member.log()
+    );
 }
 
 /// A node with a ring and a data directory of its own joins the ring of a plain peer and one of ours.
@@ -75,7 +79,7 @@ fn the_entries_of_a_data_directory_go_to_their_owners() {
     let replaced = all.keys().take(10).map(|key| (*key, want[key].clone()));
     store(ours.addr, &replaced.collect());
     let member = durable(data, ours.addr, None);
-    says(&member, "600 entries are to be brought");
+    says(&member, "600 entries are to be recovered");
     says(&member, "all 600 entries are in the ring");
     let members = [plain.addr(), ours.addr, member.addr];
     settled(&members);

@@ -44,6 +44,9 @@ pub(super) use super::commit::Then;
 pub use super::commit::{Changes, Write, Written};
 pub use super::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
 
+/// Pinned values looked at with each timer and each end of a connection.
+const PINNED_PER_EVENT: usize = 2;
+
 /// The node's half of a connection.
 #[derive(Debug)]
 pub enum Conn {
@@ -495,7 +498,7 @@ impl Service for DhtNode {
 
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
         // It may have been the last reader of a value.
-        self.entries.release_pinned(2);
+        self.release_pinned(PINNED_PER_EVENT);
         match conn {
             Conn::Operation(op) => client::ended(self, hub, id, op, end),
             Conn::Join(_) => self.join_ended(hub, id),
@@ -517,6 +520,7 @@ impl Service for DhtNode {
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, timer: Timer) {
+        self.release_pinned(PINNED_PER_EVENT);
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
             Timer::Parked => self.refuse_late_parked(hub),

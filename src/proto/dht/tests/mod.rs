@@ -78,7 +78,7 @@ const SMALL: Quanta = Quanta {
 /// The configuration of node number `n`: small quanta in the worlds of even seeds, those of production in the others.
 fn config(seed: u64, n: usize) -> Config {
     Config {
-        quanta: if seed % 2 == 0 {
+        quanta: if seed.is_multiple_of(2) {
             SMALL
         } else {
             Quanta::default()

@@ -478,11 +478,19 @@ impl Ring {
         let up: Vec<NodeId> = self.up().chain([self.asker]).collect();
         for id in up {
             self.world.until(secs(120), |w| w.node(id).conns() == 0);
+            self.world
+                .with(id, |node, _| node.release_pinned(usize::MAX));
             let node = self.world.service(id);
-            assert_eq!(node.staged_bytes, 0);
             assert!(
                 node.fenced_writes.is_empty() && node.parked.is_empty(),
                 "somebody waits"
+            );
+            let entries = node.entries();
+            assert_eq!(entries.pinned_bytes(), 0, "values that nobody reads");
+            assert_eq!(
+                node.held_bytes(),
+                entries.memory_bytes(),
+                "values under way"
             );
         }
     }
