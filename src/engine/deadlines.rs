@@ -38,7 +38,10 @@ impl<S: Service> Node<S> {
                     self.hub.stats.timers_fired += 1;
                     self.fire_deadline(slot as usize);
                 }
-                Timer::Service(timer) => self.fire(timer),
+                Timer::Service(timer) => {
+                    self.hub.service_timers -= 1;
+                    self.fire(timer);
+                }
             }
         }
         // Those that are put off again wait for the next turn.
@@ -51,7 +54,6 @@ impl<S: Service> Node<S> {
 
     fn fire(&mut self, timer: S::Timer) {
         self.hub.stats.timers_fired += 1;
-        self.hub.service_timers -= 1;
         self.service.on_timer(&mut self.hub, timer);
     }
 

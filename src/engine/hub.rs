@@ -48,7 +48,7 @@ pub struct Hub<S: Service> {
     /// Put off until the service calls of this turn are over.
     pub(super) notes: VecDeque<(ConnId, S::Note)>,
     pub(super) dials: VecDeque<Dial<S::Conn>>,
-    /// Timers for the next turn; they count as armed.
+    /// Timers for the next turn, each once.
     pub(super) soon: VecDeque<S::Timer>,
     pub(super) jobs: VecDeque<S::Job>,
     pub(super) jobs_under_way: usize,
@@ -221,33 +221,22 @@ impl<S: Service> Hub<S> {
     /// Arms a timer that fires once `after` has passed, and at most one tick later. `None` at the limit.
     #[must_use]
     pub fn arm(&mut self, after: Ticks, timer: S::Timer) -> Option<TimerId> {
-        if !self.takes_timer() {
+        if self.service_timers == self.limits.timers_max {
+            self.stats.timers_refused += 1;
             return None;
         }
+        self.service_timers += 1;
         let at = self.now.deadline(after);
         Some(self.wheel.arm(at, Timer::Service(timer)))
     }
 
     /// Fires `timer` in the next turn, which comes without sleep: for long work that is done in pieces, so that
-    /// the connections are served between them. False at the limit, which is that of [`Hub::arm`].
-    #[must_use]
-    pub fn soon(&mut self, timer: S::Timer) -> bool {
-        let taken = self.takes_timer();
-        if taken {
+    /// the connections are served between them. It cannot be refused: a timer that waits already waits once, so the
+    /// queue is as long as the service has kinds of work. O(that length): not for a timer of each connection.
+    pub fn soon(&mut self, timer: S::Timer) {
+        if !self.soon.contains(&timer) {
             self.soon.push_back(timer);
         }
-        taken
-    }
-
-    /// Counts one more timer of the service, or that it was refused.
-    fn takes_timer(&mut self) -> bool {
-        let room = self.service_timers < self.limits.timers_max;
-        if room {
-            self.service_timers += 1;
-        } else {
-            self.stats.timers_refused += 1;
-        }
-        room
     }
 
     /// Disarms a timer; one that fired already is a no-op.

@@ -25,7 +25,7 @@ pub trait Service: Sized {
     /// What one part of the service tells a connection, see [`Hub::notify`].
     type Note;
     /// The service's own timers, see [`Hub::arm`]. At most 8 bytes keeps a timer at 32.
-    type Timer: Copy;
+    type Timer: Copy + PartialEq;
     /// Work for the worker thread: a durable write, a hash.
     type Job: Send + 'static;
     /// What comes back from the worker, once for every job. In the order of the jobs that one worker does; a driver

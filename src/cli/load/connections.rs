@@ -127,7 +127,7 @@ pub(in crate::cli) struct Conn<R> {
     reading: R,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::cli) enum Timer {
     Reopen(u32),
     Retry(u32),
@@ -302,7 +302,9 @@ impl<T: Talker> Service for Connections<T> {
             Heard::Later { used, after } => {
                 if let Some(asked) = asked.pop_front() {
                     let number = self.retries_waiting.insert(asked);
-                    cx.arm(after, Timer::Retry(number as u32));
+                    if cx.arm(after, Timer::Retry(number as u32)).is_none() {
+                        self.driver.give_up();
+                    }
                 }
                 (used, self.driver.now())
             }
@@ -345,8 +347,8 @@ impl<T: Talker> Service for Connections<T> {
             if self.slots_left == 0 {
                 self.driver.give_up();
             }
-        } else {
-            hub.arm(REDIAL_AFTER, Timer::Reopen(conn.slot));
+        } else if hub.arm(REDIAL_AFTER, Timer::Reopen(conn.slot)).is_none() {
+            self.driver.give_up();
         }
     }
 

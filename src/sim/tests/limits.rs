@@ -297,7 +297,8 @@ fn a_million_timers_at_once_take_many_turns_and_keep_their_order() {
         }
         for n in TIMERS..TIMERS + share + 1 {
             let nobody = ConnId::from_token(n << 32 | 0xffff);
-            assert!(hub.soon(nobody));
+            hub.soon(nobody);
+            hub.soon(nobody);
         }
     });
     world.until(secs(1), |w| w.service(id).fired.len() as u64 > share);

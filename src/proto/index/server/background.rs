@@ -31,8 +31,8 @@ impl IndexServer {
     /// Arms [`Timer::Tasks`] if tasks wait: one for all of them, also for those that a task adds.
     pub(super) fn schedule(&mut self, hub: &mut Hub<Self>) {
         if !self.is_running && !self.tasks.is_empty() {
-            // Refused at the limit of timers: the next task or the clock tries again.
-            self.is_running = hub.soon(Timer::Tasks);
+            hub.soon(Timer::Tasks);
+            self.is_running = true;
         }
     }
 

@@ -77,7 +77,6 @@ impl IndexServer {
         self.arm_clock(hub);
         self.store_clock(hub);
         self.check_unwatched(hub);
-        self.schedule(hub);
     }
 
     pub(super) fn arm_clock(&self, hub: &mut Hub<Self>) {

@@ -193,7 +193,7 @@ pub enum Note {
 }
 
 /// The server's timers, with slots of the registry.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     /// Tasks wait. At most one is armed.
     Tasks,

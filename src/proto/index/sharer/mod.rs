@@ -138,7 +138,7 @@ pub enum Note {
     Read(ReadDone),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     Session(SessionTimer),
     /// The files are announced again. At most one.

@@ -86,7 +86,7 @@ pub enum Conn {
     Holder(usize),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     Session(SessionTimer),
     /// The login takes too long. One, before the first login.
