@@ -9,7 +9,7 @@
 //!    ▲                                        │
 //!    └───────────── Hub, seen as Host ◀───────┘
 //! ```
-//! A machine holds no timers. It says when it is due ([`Alarm`] has the rest), and what is due then it sees when it is called.
+//! A machine holds no timers. It says when it is due (`Alarm` has the rest), and what is due then it sees when it is called.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
