@@ -28,5 +28,5 @@ pub mod dht;
 #[cfg(feature = "storage")]
 pub mod files;
 pub mod index;
-pub mod load;
+pub mod load_error;
 pub mod tracker;
