@@ -68,8 +68,8 @@ impl DhtNode {
         }
     }
 
-    /// Others may count on this node, and it does not give its range away. XSTAT answers so.
-    pub(super) fn stands(&self) -> bool {
+    /// This node owns a range and does not give it away. XSTAT is answered with `0` otherwise.
+    pub(super) fn is_settled_member(&self) -> bool {
         match &self.role {
             Role::Member => true,
             Role::Joining(join) => join.is_perhaps_member(),

@@ -209,7 +209,7 @@ impl Peer {
         end: End,
     ) {
         let remembered = match (conn, self.near.table.get(addr)) {
-            (Conn::Asking { .. }, _) => {
+            (Conn::Dialled { .. }, _) => {
                 return self.attempt_failed(host, observer, id, Some(end));
             }
             (Conn::Welcomed { .. }, Some(Link::Welcomed(link))) if link == id => false,

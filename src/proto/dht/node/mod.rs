@@ -357,7 +357,7 @@ impl DhtNode {
                 wire::put_ack(cx.out(), true);
             }
             Request::Stat => {
-                let stat = self.stands().then(|| self.stat());
+                let stat = self.is_settled_member().then(|| self.stat());
                 stat::put(cx.out(), stat.as_ref());
             }
             Request::Connect(_) | Request::Disconnect(_) => {
