@@ -27,7 +27,7 @@ impl Listening {
             let (mut from, mut line) = (BufReader::new(stdout), String::new());
             let _ = from.read_line(&mut line);
             let _ = tell.send(line);
-            // Whatever follows, so that it never waits for a reader.
+            // The rest of its output is read too, so that it never waits for a reader.
             let _ = from.read_to_end(&mut Vec::new());
         });
         let line = told.recv_timeout(DEADLINE).unwrap_or_default();

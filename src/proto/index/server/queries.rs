@@ -6,8 +6,8 @@ use crate::proto::index::fields::{PeerId, Which};
 use crate::proto::index::reply::write_hit;
 use crate::proto::index::wire::{FrameOut, Kind, write_ko};
 
-use super::task::Task;
 use super::IndexServer;
+use super::task::Task;
 
 /// Registrations that are listed at once, in about 10 us. A million take 3 ms.
 const PEERS_AT_ONCE: usize = 4096;
