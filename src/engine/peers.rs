@@ -70,7 +70,7 @@ mod tests {
         let given = addrs.map(|addr| peers.add(addr));
         assert_eq!(given.map(|peer| peers.get(peer)), addrs);
         assert_eq!(peers.v6(), 2);
-        given.map(|peer| peers.remove(peer));
+        given.into_iter().for_each(|peer| peers.remove(peer));
         assert_eq!(peers.v6(), 0);
     }
 

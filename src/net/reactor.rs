@@ -213,6 +213,8 @@ impl<S: Service> Reactor<S> {
     }
 
     pub fn into_service(self) -> S {
+        // As when the reactor is dropped: before the workers, so that a signal ends the process that waits for them.
+        drop(self.signals);
         self.first.into_service()
     }
 

@@ -151,7 +151,7 @@ impl<D> Drop for Results<D> {
     fn drop(&mut self) {
         // First, so that the loop finds the channel closed when it wakes.
         self.done = None;
-        // Without a wake-up the loop learns of it when it looks the next time, see `LOOK_EVERY` of the reactor.
+        // Without a wake-up the loop learns of it when it looks the next time, see `LOOK_EVERY` in `host.rs`.
         let _ = self.waker.wake();
     }
 }

@@ -16,6 +16,8 @@
 //! - an event costs O(log events), whatever the number of nodes.
 //!
 //! ```
+//! use std::net::SocketAddr;
+//!
 //! use peerloop::sim::{check, seeds, World, Faults};
 //! # use peerloop::engine::{Cx, Input, Limits, NoJob, Service, Step, Ticks, Violation};
 //! # struct Echo;
@@ -32,8 +34,9 @@
 //!     check(seed, || {
 //!         let mut world = World::new(seed);
 //!         world.set_faults(Faults::rough());
-//!         world.add("10.0.0.1:4000".parse().unwrap(), Echo, Limits::default());
-//!         let peer = world.connect("10.0.0.1:4000".parse().unwrap());
+//!         let addr: SocketAddr = "10.0.0.1:4000".parse().unwrap();
+//!         world.add(addr, Echo, Limits::default());
+//!         let peer = world.connect(addr);
 //!         world.peer(peer).send(b"hello");
 //!         world.until(Ticks::from_secs(5), |w| w.peer(peer).received() == b"hello");
 //!         world.peer(peer).finish();
