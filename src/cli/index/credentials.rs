@@ -25,7 +25,7 @@ const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
 
 #[derive(Args, Clone)]
 pub(in crate::cli) struct UserArgs {
-    /// The user [default: the one of an earlier run, or $USER]
+    /// The user [default: the one of an earlier run, or $USER; for a download a guest with a random name]
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) user: Option<String>,
     /// Read the password from this file (its first line), instead of PEERLOOP_PASSWORD or a prompt
