@@ -184,7 +184,7 @@ impl<S: Service> World<S> {
         &mut self.net.rng
     }
 
-    /// Ends all faults: the network keeps its latency and loses its malice. Connections that were to be cut stay
+    /// Ends all faults: the network keeps its latency and has no faults any more. Connections that were to be cut stay
     /// whole; dials without an answer are left to their deadline.
     pub fn heal(&mut self) {
         self.net.faults = self.net.faults.healed();

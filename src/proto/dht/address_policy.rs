@@ -1,11 +1,11 @@
 //! Which addresses a peer may announce.
 //!
 //! CONNECT, UPDATE_PREV, DISCONNECT and the answers to LOCATE carry addresses of other nodes. Some of them are dialled, all
-//! are passed on. So a stranger could make a whole ring dial addresses of his choice, or have it list members that
-//! nobody can reach. This policy decides what can be decided without asking anybody. Whether a node is who it claims to be
-//! is settled elsewhere, by its id and by asking it.
+//! are passed on. So a stranger could make a whole ring dial addresses of its choice, or have it list members that
+//! cannot be reached. This policy decides what can be decided without asking another node. Whether a node has the identity that
+//! it claims is settled elsewhere, by its id and by asking it.
 //!
-//! The number of dials that strangers cause is bounded beyond that. Nobody is dialled upon an UPDATE_PREV or a CONNECT.
+//! The number of dials that strangers cause is bounded beyond that. No UPDATE_PREV and no CONNECT causes a dial.
 //! The next of a DISCONNECT is dialled only under the membership lock, so one such dial at most is under way for all
 //! sources together. Loopback needs no exemption, although all nodes of a test share an IP there. A joiner that
 //! claims another's address is listed, and then dialled as a member is: by a finger look-up each second and by clients of

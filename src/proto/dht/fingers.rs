@@ -15,8 +15,8 @@ const FINGER_EVERY: Ticks = Ticks::from_secs(1);
 const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
 
 impl DhtNode {
-    /// Begins to look up fingers, unless that goes on. Called whenever our next changes, so a timer that was not to be had is
-    /// asked for again.
+    /// Begins to look up fingers, unless that goes on. Called whenever our next changes, so a timer that was refused is
+    /// armed then.
     pub(super) fn begin_fingers(&mut self, hub: &mut Hub<Self>) {
         if !self.finger_armed {
             self.finger_round = 0;

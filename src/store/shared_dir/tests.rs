@@ -214,7 +214,7 @@ fn a_file_is_hashed_after_the_tick_of_its_last_change() {
     let (secs, nanos) = stamp.changed;
     let changed = SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nanos as u32);
     assert!(changed.elapsed().unwrap() >= CLOCK_TICK);
-    // A time to come is not waited for, nor one that no clock shows.
+    // There is no wait for a time in the future or out of the clock's range.
     let later = SystemTime::now() + Duration::from_secs(3600);
     let later = later.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let began = std::time::Instant::now();

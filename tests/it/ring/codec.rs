@@ -498,7 +498,7 @@ fn agrees(message: &[u8], ours: &Json, tally: &mut Tally) {
             );
             tally.agreed += 1;
         }
-        // It does not know all escapes of Python's strings, nor a value that is in two places twice.
+        // It lacks some escapes of Python's strings, and values that are referred to from two places.
         Err(serde_pickle::Error::Eval(ErrorCode::InvalidLiteral(_), _))
         | Err(serde_pickle::Error::Syntax(ErrorCode::Recursive)) => {}
         Err(e) => panic!("{e}: {}", message.escape_ascii()),

@@ -20,7 +20,7 @@ fn told(world: &mut Ring, asker: NodeId) -> Result<Outcome, Failure> {
 #[test]
 fn loops_and_garbage_end_in_an_error() {
     let (a, b) = (addr(10), addr(11));
-    // Each sends us to the other, with each other's key and their own; to itself under a wrong name; to nobody.
+    // Each names the other, for the other's key and its own; itself under another address; no node.
     let answers: [(&str, &str); 5] = [
         ("10.1.0.11:5000\n", "10.1.0.10:5000\n"),
         ("10.1.0.11:5000\n", "10.1.0.11:5001\n"),

@@ -6,7 +6,7 @@ use crate::sim::{Ending, PeerId};
 use super::super::packet::parse;
 use super::*;
 
-/// Somebody who connects from `from` and gets a packet, of which this is the kind and the entries.
+/// Connects from `from`; returns the kind and the entries of the packet that comes.
 fn newcomer(world: &mut Sim, from: usize, to: SocketAddrV4) -> (PeerId, Kind, Vec<SocketAddrV4>) {
     let id = world.connect_from(addr(from), to);
     world.until(secs(5), |w| {

@@ -80,7 +80,7 @@ fn a_registration_that_is_not_persisted_is_valid() {
     assert_eq!(tracker(&world, id).ring().len(), 1);
 }
 
-/// A store with a number that no ring gives out is no reason to stop, nor for a number to be given twice.
+/// A stored number out of range does not stop the tracker, and no number is given out twice.
 #[test]
 fn a_recovered_number_out_of_range() {
     let member = |number, handle: &str| PersistedMember {
