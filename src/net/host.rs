@@ -193,7 +193,7 @@ pub(super) trait Served {
     /// Longest time for what is queued when the loop ends.
     fn linger(&self) -> Duration;
     fn stop_accepting(&mut self);
-    /// Nobody waits for its workers any more.
+    /// Its workers are not waited for at the end.
     fn abandon(&mut self);
     fn conns_asked(&self) -> usize;
     /// There are other services: it gets so many descriptors, and a share of the turn.

@@ -329,8 +329,8 @@ impl<S: Service> Reactor<S> {
     }
 }
 
-/// Divides `files` among services that ask for so many each: who asks for less than an equal part gets it, the others
-/// share what is left.
+/// Divides `files` among services that ask for so many each. A service that asks for less than an equal share gets what
+/// it asks for; the others share the rest.
 fn divide(files: usize, asked: &[usize]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..asked.len()).collect();
     order.sort_by_key(|&service| asked[service]);

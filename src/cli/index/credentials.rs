@@ -25,7 +25,7 @@ const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
 
 #[derive(Args, Clone)]
 pub(in crate::cli) struct UserArgs {
-    /// The user [default: the one of an earlier run, or $USER]
+    /// The user [default: the one of an earlier run, or $USER; for a download a guest with a random name]
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) user: Option<String>,
     /// Read the password from this file (its first line), instead of PEERLOOP_PASSWORD or a prompt
@@ -38,7 +38,7 @@ pub(in crate::cli) struct UserArgs {
 
 /// The format of the file.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct Saved {
     server: SocketAddr,
     user: String,
     password: String,
@@ -66,13 +66,13 @@ impl UserArgs {
             Some(path) => path.clone(),
             None => state_dir()?.join(format!("index-{server}-{}.json", file_safe(&user))),
         };
-        let kept = read(&path)?.filter(|kept| kept.server == server && kept.user == user);
-        let (known, id) = match kept {
+        let saved = read(&path)?.filter(|saved| saved.server == server && saved.user == user);
+        let (known, id) = match saved {
             None => (None, None),
-            Some(kept) => {
-                let id = kept.id.as_deref().map(str::parse).transpose();
+            Some(saved) => {
+                let id = saved.id.as_deref().map(str::parse).transpose();
                 let id = id.with_context(|| format!("the id in {}", path.display()))?;
-                (Some(kept.password), id)
+                (Some(saved.password), id)
             }
         };
         let password = match self.given_password()? {
@@ -94,9 +94,9 @@ impl UserArgs {
 
     fn usual_user(&self) -> Result<String> {
         if let Some(path) = &self.credentials
-            && let Some(kept) = read(path)?
+            && let Some(saved) = read(path)?
         {
-            return Ok(kept.user);
+            return Ok(saved.user);
         }
         std::env::var("USER").context("no user: give one with --user NAME")
     }
@@ -123,11 +123,11 @@ impl Identity {
             Some(path) => path,
             None => state_dir()?.join(format!("index-{server}-guest.json")),
         };
-        let kept = read(&path)?.filter(|kept| kept.server == server);
-        let (who, id) = match kept {
-            Some(kept) => {
-                let (user, password) = (kept.user, kept.password);
-                let id = kept.id.as_deref().map(str::parse).transpose();
+        let saved = read(&path)?.filter(|saved| saved.server == server);
+        let (who, id) = match saved {
+            Some(saved) => {
+                let (user, password) = (saved.user, saved.password);
+                let id = saved.id.as_deref().map(str::parse).transpose();
                 let id = id.with_context(|| format!("the id in {}", path.display()))?;
                 (Credentials { user, password }, id)
             }
@@ -151,7 +151,7 @@ impl Identity {
 
     /// Saves the file, readable by its user alone.
     pub(in crate::cli) fn save(&self) -> Result<()> {
-        let kept = Kept {
+        let saved = Saved {
             server: self.server,
             user: self.who.user.clone(),
             password: self.who.password.clone(),
@@ -175,7 +175,7 @@ impl Identity {
                 .create_new(true)
                 .mode(0o600)
                 .open(&part)?;
-            let written = serde_json::to_writer_pretty(&file, &kept)
+            let written = serde_json::to_writer_pretty(&file, &saved)
                 .map_err(io::Error::from)
                 .and_then(|()| file.write_all(b"\n"))
                 .and_then(|()| file.sync_all())
@@ -189,7 +189,7 @@ impl Identity {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Kept>> {
+fn read(path: &Path) -> Result<Option<Saved>> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)

@@ -21,7 +21,7 @@ const ANSWER_TIMEOUTS_MAX: u64 = 2;
 const LIST_TIMEOUTS_MAX: u64 = 10;
 
 #[derive(Args)]
-struct Asking {
+struct AskOptions {
     /// Give up when there is no answer for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -39,7 +39,7 @@ pub(in crate::cli) struct EchoArgs {
     #[arg(long, value_name = "NAME", default_value = "peerloop", value_parser = handle)]
     handle: String,
     #[command(flatten)]
-    asking: Asking,
+    options: AskOptions,
 }
 
 #[derive(Args)]
@@ -51,7 +51,7 @@ pub(in crate::cli) struct QueryArgs {
     #[arg(value_name = "SEQ")]
     seq: u32,
     #[command(flatten)]
-    asking: Asking,
+    options: AskOptions,
 }
 
 #[derive(Args)]
@@ -60,7 +60,7 @@ pub(in crate::cli) struct PingArgs {
     #[arg(value_name = "IP:PORT", value_parser = resolve)]
     to: SocketAddrV4,
     #[command(flatten)]
-    asking: Asking,
+    options: AskOptions,
 }
 
 #[derive(Args)]
@@ -69,36 +69,36 @@ pub(in crate::cli) struct PeersArgs {
     #[arg(long, value_name = "IP:PORT", value_parser = resolve)]
     tracker: SocketAddrV4,
     #[command(flatten)]
-    asking: Asking,
+    options: AskOptions,
 }
 
 impl EchoArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let handle = self.handle;
-        self.asking.ask(self.to, Question::Echo { handle })
+        self.options.ask(self.to, Question::Echo { handle })
     }
 }
 
 impl QueryArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        self.asking.ask(self.to, Question::Query { seq: self.seq })
+        self.options.ask(self.to, Question::Query { seq: self.seq })
     }
 }
 
 impl PingArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let time = unix_secs().to_string();
-        self.asking.ask(self.to, Question::Ping { time })
+        self.options.ask(self.to, Question::Ping { time })
     }
 }
 
 impl PeersArgs {
     pub(super) fn run(self) -> Result<Answer> {
-        self.asking.ask(self.tracker, Question::Peers)
+        self.options.ask(self.tracker, Question::Peers)
     }
 }
 
-impl Asking {
+impl AskOptions {
     fn ask(&self, to: SocketAddrV4, question: Question) -> Result<Answer> {
         let wants_text = matches!(question, Question::Echo { .. });
         let timeout = Ticks::from_secs(self.timeout);
