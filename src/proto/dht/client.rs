@@ -274,12 +274,6 @@ impl Service for Client {
         self.go_on(hub);
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
-        // Nobody is to connect here; the id names no operation, so input ends the connection.
-        cx.close();
-        OpId(u32::MAX)
-    }
-
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, op: &mut OpId) {
         dialled(self, cx, *op);
     }

@@ -1,6 +1,6 @@
 //! A service that makes some calls to the index server and then stops its driver: one-shot commands run it.
 //!
-//! It never stays online, and accepts no connections.
+//! It never stays online.
 
 use std::net::SocketAddr;
 
@@ -70,11 +70,6 @@ impl Service for Batch {
             client::ask(self, hub, number, call);
         }
         self.stop_when_done(hub);
-    }
-
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
-        // It has no listener.
-        cx.close();
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {

@@ -58,11 +58,11 @@ impl Service for Lines {
         self.starts += 1;
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Conn {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Option<Conn> {
         assert_eq!(self.starts, 1, "a service starts first, and once");
         self.opened += 1;
         self.accepted.push(cx.id());
-        Conn::Line
+        Some(Conn::Line)
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Lines>, _conn: &mut Conn) {

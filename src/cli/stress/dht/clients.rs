@@ -173,10 +173,6 @@ impl Service for Clients {
     type Job = NoJob;
     type Done = ();
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
-        unreachable!("the clients listen nowhere")
-    }
-
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, op: &mut OpId) {
         client::dialled(self, cx, *op);
     }

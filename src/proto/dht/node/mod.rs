@@ -411,8 +411,8 @@ impl Service for DhtNode {
     type Job = Write;
     type Done = Written;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        Conn::Peer(Expect::Request)
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {
+        Some(Conn::Peer(Expect::Request))
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {

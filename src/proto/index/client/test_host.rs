@@ -45,8 +45,6 @@ impl Service for TestHost {
     type Job = NoJob;
     type Done = ();
 
-    fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) {}
-
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {
         dialled(self, cx);
     }

@@ -380,8 +380,8 @@ impl Service for IndexServer {
         }
     }
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        Conn::default()
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {
+        Some(Conn::default())
     }
 
     fn on_input(

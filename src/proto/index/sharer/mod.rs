@@ -396,8 +396,8 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
     type Job = Read<F>;
     type Done = ReadDone;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn<F> {
-        Conn::Peer(Serving::Ready)
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn<F>> {
+        Some(Conn::Peer(Serving::Ready))
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, _conn: &mut Conn<F>) {

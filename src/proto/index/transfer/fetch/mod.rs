@@ -381,12 +381,6 @@ impl Service for Fetcher {
         }
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        // It has no listener.
-        cx.close();
-        Conn::Index
-    }
-
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
         match *conn {
             Conn::Index => client::dialled(self, cx),
