@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -133,6 +134,17 @@ pub(super) fn for_people(text: &str) -> String {
 pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{line}");
+}
+
+/// A progress bar on stderr, if that is a terminal.
+pub(super) fn bar(template: &str, total: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template);
+    // The template is a constant, and a good one: the default would only look different.
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
 }
 
 /// An error on one line, escaped: it may quote a peer.

@@ -1,7 +1,6 @@
 //! `peerloop index download`: one file, from all online peers that have it.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
@@ -366,17 +365,8 @@ fn told(report: &Report, path: Option<String>, size_bytes: u64, took: Duration) 
 
 /// A progress bar with rate and time left, on stderr if that is a terminal.
 pub(super) fn byte_bar(what: &str, total_bytes: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-    let style = ProgressStyle::with_template(template);
-    let bar = ProgressBar::new(total_bytes).with_message(escaped(what));
-    // If the template does not parse, the plain bar is shown.
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    print::bar(template, total_bytes).with_message(escaped(what))
 }
 
 /// A progress bar on a thread of its own, until it is dropped.

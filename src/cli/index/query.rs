@@ -102,11 +102,7 @@ impl Query {
                 ]
             },
         )?;
-        Ok(if hits.is_empty() {
-            Answer::No
-        } else {
-            Answer::Yes
-        })
+        Ok(Answer::yes_if(!hits.is_empty()))
     }
 
     pub(super) fn peers(&self, which: Status) -> Result<Answer> {
