@@ -4,10 +4,10 @@
 //! without echo. Never from the command line, which every user of the machine can read.
 
 use std::env::VarError;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::fs::DirBuilder;
+use std::io::{self, BufRead, IsTerminal};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::fields::{PASSWORD_BYTES_MAX, PeerId, check_password, check_user};
 
+use crate::cli::print;
 use crate::cli::prompt::Interrupted;
 
 const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
@@ -45,6 +46,13 @@ struct Kept {
     id: Option<String>,
 }
 
+impl Kept {
+    fn id(&self, path: &Path) -> Result<Option<PeerId>> {
+        let id = self.id.as_deref().map(str::parse).transpose();
+        id.with_context(|| format!("the id in {}", path.display()))
+    }
+}
+
 /// A user of a server.
 pub(in crate::cli) struct Identity {
     path: PathBuf,
@@ -67,21 +75,9 @@ impl UserArgs {
             None => state_dir()?.join(format!("index-{server}-{}.json", file_safe(&user))),
         };
         let kept = read(&path)?.filter(|kept| kept.server == server && kept.user == user);
-        let (known, id) = match kept {
-            None => (None, None),
-            Some(kept) => {
-                let id = kept.id.as_deref().map(str::parse).transpose();
-                let id = id.with_context(|| format!("the id in {}", path.display()))?;
-                (Some(kept.password), id)
-            }
-        };
-        let password = match self.given_password()? {
-            Some(password) => password,
-            None => match known {
-                Some(password) => password,
-                None => prompt(&user)?,
-            },
-        };
+        let id = kept.as_ref().map_or(Ok(None), |kept| kept.id(&path))?;
+        let known = || kept.map_or_else(|| prompt(&user), |kept| Ok(kept.password));
+        let password = self.given_password()?.map_or_else(known, Ok)?;
         check_password(&password)?;
         let who = Arc::new(Credentials { user, password });
         Ok(Identity {
@@ -126,9 +122,8 @@ impl Identity {
         let kept = read(&path)?.filter(|kept| kept.server == server);
         let (who, id) = match kept {
             Some(kept) => {
+                let id = kept.id(&path)?;
                 let (user, password) = (kept.user, kept.password);
-                let id = kept.id.as_deref().map(str::parse).transpose();
-                let id = id.with_context(|| format!("the id in {}", path.display()))?;
                 (Credentials { user, password }, id)
             }
             None => {
@@ -165,25 +160,8 @@ impl Identity {
                     .mode(0o700)
                     .create(folder)?;
             }
-            let part = PathBuf::from(format!(
-                "{}.part-{}",
-                self.path.display(),
-                std::process::id()
-            ));
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&part)?;
-            let written = serde_json::to_writer_pretty(&file, &kept)
-                .map_err(io::Error::from)
-                .and_then(|()| file.write_all(b"\n"))
-                .and_then(|()| file.sync_all())
-                .and_then(|()| std::fs::rename(&part, &self.path));
-            if written.is_err() {
-                let _ = std::fs::remove_file(&part);
-            }
-            written
+            let text = serde_json::to_string_pretty(&kept)? + "\n";
+            print::replace_file(&self.path, 0o600, text.as_bytes())
         };
         write().with_context(|| format!("cannot keep the credentials in {}", self.path.display()))
     }

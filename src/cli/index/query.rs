@@ -80,13 +80,7 @@ impl BrowseArgs {
 impl Query {
     pub(super) fn search(&self, words: &str, limit: usize) -> Result<Answer> {
         ensure!(!words.contains('\n'), "words have no line breaks");
-        let call = Call::Search {
-            words: words.into(),
-            hits_max: limit,
-        };
-        let Told::Hits(hits) = self.server.ask(call)? else {
-            bail!("SEARCH came to something else");
-        };
+        let hits = self.server.search(words, limit)?;
         self.print(
             &hits,
             HitRow::of,
