@@ -164,14 +164,8 @@ fn follow<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId, next: Next) {
         Next::Dial(addr) => running.conn = Some(hub.dial(addr, None, H::conn(op))),
         Next::RetryAfter(pause) => {
             if hub.arm(pause, H::timer(op)).is_none() {
-                finish(
-                    host,
-                    hub,
-                    op,
-                    Err(Failure::Limit {
-                        limit: "timers_max",
-                    }),
-                );
+                let limit = "timers_max";
+                finish(host, hub, op, Err(Failure::Limit { limit }));
             }
         }
         Next::Finished(result) => finish(host, hub, op, result),

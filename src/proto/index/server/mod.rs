@@ -394,11 +394,7 @@ impl Service for IndexServer {
             return Ok(Step::More);
         };
         let later = self.serve(cx, conn, frame)?;
-        Ok(if later {
-            Step::Wait(frame.len())
-        } else {
-            Step::Done(frame.len())
-        })
+        Ok(Step::message(frame.len(), later))
     }
 
     fn on_note(&mut self, _cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {
