@@ -19,9 +19,10 @@
 //! has a share for.
 
 use super::conn::{Connection, Phase, Timeout};
+use super::end::{Deadline, End};
 use super::hub::{Hub, Timer};
 use super::node::Node;
-use super::service::{Deadline, End, Service};
+use super::service::Service;
 use super::{Limits, Tick, Ticks};
 
 impl<S: Service> Node<S> {

@@ -22,6 +22,7 @@
 
 mod conn;
 mod deadlines;
+mod end;
 pub mod framing;
 mod hub;
 mod input;
@@ -38,11 +39,12 @@ mod validate;
 pub mod wheel;
 
 pub use conn::ConnId;
+pub use end::{Blame, Deadline, End, Violation};
 pub use hub::{Cx, Hub};
 pub use input::{Input, Step};
 pub use limits::Limits;
 pub use node::Node;
-pub use service::{Blame, Deadline, End, NoJob, Service, Violation, Work};
+pub use service::{NoJob, Service, Work};
 pub use stats::Stats;
 pub use time::{Tick, Ticks};
 pub use transport::{Readiness, Transport};

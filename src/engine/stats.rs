@@ -1,6 +1,6 @@
 //! Counters of one node: everything that a limit or a peer can cause, so that nothing happens unseen.
 
-use super::service::{Blame, Deadline, End};
+use super::end::{Blame, Deadline, End};
 
 /// Counters since the start, and what there is now where it says so. Plain numbers, written by the engine only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -12,10 +12,11 @@ use std::io::{ErrorKind, IoSlice};
 
 use super::Transport;
 use super::conn::{ConnId, Connection, Phase, Timeout};
+use super::end::{End, Violation};
 use super::hub::{Cx, Dial, Hub};
 use super::input::{Input, Step};
 use super::node::Node;
-use super::service::{End, Service, Violation};
+use super::service::Service;
 
 /// What a connection may still use in this turn.
 struct Share {

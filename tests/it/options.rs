@@ -36,6 +36,9 @@ const NUMBERS: [&str; 11] = [
 
 const NO_ADDRESSES: [&str; 4] = ["", "127.0.0.1", "127.0.0.1:65536", "[::1]:1"];
 
+/// These take addresses of IPv6 too.
+const IPV6_COMMANDS: &str = "index";
+
 /// Values of these names are text; empty text works or is refused.
 const TEXTS: [&str; 4] = ["NAME", "WORDS", "FILE", "DIR"];
 
@@ -198,8 +201,9 @@ fn every_option_refuses_in_words_or_works() {
         let mut faults = Vec::new();
         for (option, name) in &leaf.options {
             let (no, maybe) = match &name[..] {
+                "IP:PORT" if leaf.words[0] == IPV6_COMMANDS => NO_ADDRESSES.split_at(3),
                 "IP:PORT" => (&NO_ADDRESSES[..], &[][..]),
-                "IP" => (&["", "::1"][..], &["0.0.0.0"][..]),
+                "IP" => (&["", "1.2.3"][..], &["0.0.0.0", "::1"][..]),
                 name if TEXTS.contains(&name) => (&[][..], &[""][..]),
                 _ => (&NO_NUMBERS[..], &NUMBERS[..]),
             };
