@@ -48,10 +48,6 @@ impl Host for Batch {
 
     fn conn() {}
 
-    fn timer(timer: SessionTimer) -> SessionTimer {
-        timer
-    }
-
     fn on_answer(&mut self, hub: &mut Hub<Self>, number: usize, result: Result<Answer, Failure>) {
         self.results[number] = Some(result);
         self.stop_when_done(hub);

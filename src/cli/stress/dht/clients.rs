@@ -143,14 +143,6 @@ impl Host for Clients {
         &mut self.operations
     }
 
-    fn conn(op: OpId) -> OpId {
-        op
-    }
-
-    fn timer(op: OpId) -> OpId {
-        op
-    }
-
     fn on_hops(tag: &mut Tag, hops: u32) {
         tag.hops = hops;
     }

@@ -548,19 +548,23 @@ impl Service for DhtNode {
     }
 }
 
+impl From<OpId> for Conn {
+    fn from(op: OpId) -> Conn {
+        Conn::Operation(op)
+    }
+}
+
+impl From<OpId> for Timer {
+    fn from(op: OpId) -> Timer {
+        Timer::Retry(op)
+    }
+}
+
 impl Host for DhtNode {
     type Tag = Tag;
 
     fn operations(&mut self) -> &mut Operations<Tag> {
         &mut self.operations
-    }
-
-    fn conn(op: OpId) -> Conn {
-        Conn::Operation(op)
-    }
-
-    fn timer(op: OpId) -> Timer {
-        Timer::Retry(op)
     }
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {

@@ -25,10 +25,6 @@ impl Host for TestHost {
 
     fn conn() {}
 
-    fn timer(timer: SessionTimer) -> SessionTimer {
-        timer
-    }
-
     fn on_answer(&mut self, _: &mut Hub<Self>, call: usize, result: Result<Answer, Failure>) {
         self.answers.get_mut().push((call, result));
     }

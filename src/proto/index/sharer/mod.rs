@@ -345,6 +345,12 @@ impl<F: Clone + Send + 'static> Sharer<F> {
     }
 }
 
+impl From<SessionTimer> for Timer {
+    fn from(timer: SessionTimer) -> Timer {
+        Timer::Session(timer)
+    }
+}
+
 impl<F: Clone + Send + 'static> Host for Sharer<F> {
     type Tag = Tag;
 
@@ -354,10 +360,6 @@ impl<F: Clone + Send + 'static> Host for Sharer<F> {
 
     fn conn() -> Conn<F> {
         Conn::Index
-    }
-
-    fn timer(timer: SessionTimer) -> Timer {
-        Timer::Session(timer)
     }
 
     fn on_answer(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {

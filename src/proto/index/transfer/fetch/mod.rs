@@ -324,6 +324,12 @@ impl Fetcher {
     }
 }
 
+impl From<SessionTimer> for Timer {
+    fn from(timer: SessionTimer) -> Timer {
+        Timer::Session(timer)
+    }
+}
+
 impl Host for Fetcher {
     type Tag = Asked;
 
@@ -333,10 +339,6 @@ impl Host for Fetcher {
 
     fn conn() -> Conn {
         Conn::Index
-    }
-
-    fn timer(timer: SessionTimer) -> Timer {
-        Timer::Session(timer)
     }
 
     fn on_answer(
