@@ -23,8 +23,9 @@ impl Service for Echo {
     type Job = NoJob;
     type Done = ();
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Option<()> {
         cx.out().extend_from_slice(b"hello\n");
+        Some(())
     }
 
     fn on_input(

@@ -25,7 +25,9 @@ impl Service for Echo {
     type Job = NoJob;
     type Done = ();
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) {}
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<()> {
+        Some(())
+    }
 
     fn on_input(
         &mut self,
@@ -51,10 +53,10 @@ impl Service for Count {
     type Job = NoJob;
     type Done = ();
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Option<()> {
         let told = format!("{} lines\n", self.0.load(Relaxed));
         cx.out().extend_from_slice(told.as_bytes());
-        cx.close();
+        None
     }
 
     fn on_input(

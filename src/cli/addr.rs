@@ -1,8 +1,14 @@
 //! Addresses as a user gives them, and as others can reach them.
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use peerloop::engine::Service;
+use peerloop::net::{Address, Bound, Reactor};
+
+use super::print;
 
 /// `IP:PORT`, or a name that resolves to an IPv4 address.
 pub(super) fn resolve(text: &str) -> Result<SocketAddrV4> {
@@ -23,6 +29,22 @@ pub(super) fn resolve_any(text: &str) -> Result<SocketAddr> {
     found
         .min_by_key(SocketAddr::is_ipv6)
         .context("it has no address")
+}
+
+/// Binds what `--listen` says.
+pub(super) fn bind<A: Address + Display>(listen: A) -> Result<Bound<A>> {
+    Bound::bind(listen).with_context(|| format!("cannot listen on {listen} (--listen)"))
+}
+
+/// Accepts from now on, until a signal; the first line on stdout says where.
+pub(super) fn serve<S: Service, A: Address + Display>(
+    reactor: &mut Reactor<S>,
+    bound: Bound<A>,
+) -> Result<()> {
+    let addr = bound.addr();
+    reactor.accept_from(bound)?;
+    reactor.catch_signals()?;
+    print::stdout(format!("listening {addr}\n").as_bytes())
 }
 
 /// The address that a node's id is made of: `--advertise`, else the listening one; when that is 0.0.0.0, the

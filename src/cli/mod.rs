@@ -87,6 +87,11 @@ impl Answer {
     }
 }
 
+#[cfg(test)]
+fn parses(line: &str) -> bool {
+    Cli::try_parse_from(format!("peerloop {line}").split(' ')).is_ok()
+}
+
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
     let matches = options::negative_values(Cli::command()).get_matches();

@@ -1,11 +1,13 @@
 //! Printing that several commands share.
 
 use std::fmt::{Display, Write as _};
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -84,16 +86,18 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     if path.exists() && !path.is_file() {
         return std::fs::write(path, bytes).with_context(context);
     }
+    replace_file(path, 0o666, bytes).with_context(context)
+}
+
+/// Replaces a file by one of this mode, less what the umask takes away.
+pub(super) fn replace_file(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let part = PathBuf::from(format!("{}.part-{}", path.display(), std::process::id()));
-    let write = || -> io::Result<()> {
-        let mut file = File::create_new(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    write()
+    let mut new = OpenOptions::new();
+    let mut file = new.write(true).create_new(true).mode(mode).open(&part)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&part, path))
         .inspect_err(|_| _ = std::fs::remove_file(&part))
-        .with_context(context)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -133,6 +137,17 @@ pub(super) fn for_people(text: &str) -> String {
 pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{line}");
+}
+
+/// A progress bar on stderr, if that is a terminal.
+pub(super) fn bar(template: &str, total: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template);
+    // The template is a constant, and a good one: the default would only look different.
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
 }
 
 /// An error on one line, escaped: it may quote a peer.

@@ -26,6 +26,14 @@ pub enum Step {
     Wait(usize),
 }
 
+impl Step {
+    /// The rest of a message, of `used` bytes; `waits`: its answer is not there yet.
+    pub fn message(used: usize, waits: bool) -> Step {
+        let step = if waits { Step::Wait } else { Step::Done };
+        step(used)
+    }
+}
+
 /// Leftover input of one connection, while there is any.
 ///
 /// ```text

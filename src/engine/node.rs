@@ -15,7 +15,8 @@ use super::{End, Limits, Readiness, Stats, Tick};
 /// A service on its engine.
 pub struct Node<S: Service> {
     pub(super) service: S,
-    /// The services' halves of the connections, by slot. `None` once [`Service::on_end`] has it.
+    /// The services' halves of the connections, by slot. `None` once [`Service::on_end`] has it, and of
+    /// connections that were refused.
     pub(super) halves: Vec<Option<S::Conn>>,
     pub(super) hub: Hub<S>,
     started: bool,
@@ -154,6 +155,9 @@ impl<S: Service> Node<S> {
         self.hub.stats.accepted += 1;
         self.hub.conns[id.slot()].writable = true;
         let half = self.service.on_accept(&mut self.hub.cx(id), listener);
+        if half.is_none() {
+            self.hub.end(id, End::Closed);
+        }
         self.place(id, half);
         // As in `settle`: what an acceptor writes first is mostly sent by this turn's flush.
         if !self.hub.conns[id.slot()].on_dirty_list {
@@ -200,7 +204,7 @@ impl<S: Service> Node<S> {
         self.service.on_shutdown(&mut self.hub);
     }
 
-    pub(super) fn place(&mut self, id: ConnId, half: S::Conn) {
+    pub(super) fn place(&mut self, id: ConnId, half: Option<S::Conn>) {
         let slot = id.slot();
         if self.halves.len() <= slot {
             self.halves.resize_with(slot + 1, || None);
@@ -209,7 +213,7 @@ impl<S: Service> Node<S> {
             self.halves[slot].is_none(),
             "a slot is reused only after the reap"
         );
-        self.halves[slot] = Some(half);
+        self.halves[slot] = half;
     }
 
     /// Asserts the invariants of the module docs. O(connections); for tests and the simulator.

@@ -34,8 +34,10 @@ pub trait Service: Sized {
     fn on_start(&mut self, _hub: &mut Hub<Self>) {}
 
     /// A peer connected to the driver's listener number `listener`. Protocols in which the acceptor
-    /// speaks first write here.
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Self::Conn;
+    /// speaks first write here. `None` refuses it: the engine sends what was written and closes.
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Self::Conn> {
+        None
+    }
 
     /// A connection that [`Hub::dial`] asked for is there. When it fails, [`Service::on_end`] comes
     /// instead, with [`End::Unreachable`] or [`End::Timeout`].

@@ -225,7 +225,7 @@ impl<S: Service> Node<S> {
 
     fn start_dials(&mut self, io: &mut impl Transport) {
         while let Some(Dial { id, from, half }) = self.hub.dials.pop_front() {
-            self.place(id, half);
+            self.place(id, Some(half));
             let slot = id.slot();
             let conn = &self.hub.conns[slot];
             if conn.phase != Phase::Dialling {
@@ -250,10 +250,9 @@ impl<S: Service> Node<S> {
             let conn = &mut self.hub.conns[slot];
             conn.end_told = true;
             log::debug!("{id} {} ended: {end:?}", self.hub.peers.get(conn.peer));
-            let half = self.halves[slot]
-                .take()
-                .expect("a connection ends once, after it was placed");
-            self.service.on_end(&mut self.hub, id, half, end);
+            if let Some(half) = self.halves[slot].take() {
+                self.service.on_end(&mut self.hub, id, half, end);
+            }
             self.hub.mark_dirty(slot);
         }
     }

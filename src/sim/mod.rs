@@ -23,7 +23,7 @@
 //! # struct Echo;
 //! # impl Service for Echo {
 //! #     type Conn = (); type Note = (); type Timer = (); type Job = NoJob; type Done = NoJob;
-//! #     fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) {}
+//! #     fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) -> Option<()> { Some(()) }
 //! #     fn on_input(&mut self, cx: &mut Cx<'_, Self>, (): &mut (), input: Input<'_>)
 //! #         -> Result<Step, Violation> {
 //! #         cx.out().extend_from_slice(input.bytes);

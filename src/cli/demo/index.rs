@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
-use peerloop::proto::index::call::{Answer as Told, Call, Credentials};
+use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::client::Stay;
 use peerloop::proto::index::persisted::Job;
 use peerloop::proto::index::reply::Hit;
@@ -65,7 +65,7 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
                 .collect::<Result<Vec<_>>>()
         },
     )?;
-    let hits = table.time("search", format!("{ALL:?}"), || search(&at, ALL))?;
+    let hits = table.time("search", format!("{ALL:?}"), || at.search(ALL, 100))?;
     ensure!(hits.len() == SHARERS, "{} of {SHARERS} found", hits.len());
     let mib = content.len() as f64 / f64::from(1 << 20);
     let into = root.path().join("downloaded");
@@ -79,7 +79,7 @@ pub(super) fn run(table: &mut Table, files: &[(String, Bytes)]) -> Result<()> {
     for sharer in sharers {
         sharer.stop()?;
     }
-    ensure!(search(&at, ALL)?.is_empty(), "a sharer did not log out");
+    ensure!(at.search(ALL, 100)?.is_empty(), "a sharer did not log out");
     server.stop()
 }
 
@@ -169,27 +169,10 @@ fn wait_online(news: &Receiver<News>) -> Result<()> {
     }
 }
 
-fn search(at: &ServerAt, words: &str) -> Result<Vec<Hit>> {
-    let call = Call::Search {
-        words: words.into(),
-        hits_max: 100,
-    };
-    match at.ask(call)? {
-        Told::Hits(hits) => Ok(hits),
-        other => bail!("SEARCH came to {other:?}"),
-    }
-}
-
 /// Registers, logs in, downloads what was found into a folder, and logs out.
 fn download(at: &ServerAt, hits: &[Hit], into: &Path) -> Result<()> {
     let who = credentials("demo-downloads");
-    let call = Call::Register {
-        who: who.clone(),
-        files: [].into(),
-    };
-    let Told::Registered(id) = at.ask(call)? else {
-        bail!("REGISTER came to something else");
-    };
+    let id = at.register(who.clone())?;
     let file = &hits.first().context("nothing was found")?.file;
     let source = |hit: &Hit| Source {
         addr: SocketAddr::new(hit.ip, hit.port),

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use peerloop::engine::{Limits, Ticks};
-use peerloop::net::{Bound, Reactor};
+use peerloop::net::Reactor;
 use peerloop::proto::dht::client::{Client, Task};
 use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::id::Id;
@@ -25,7 +25,7 @@ use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
 use peerloop::workers::commit::Committer;
 
-use super::addr::{advertised, resolve};
+use super::addr::{advertised, bind, resolve, serve};
 use super::options::{LONG_SECS, patience_secs, within};
 use super::prompt::{self, NodePrompt};
 use super::{Answer, print};
@@ -184,8 +184,7 @@ impl NodeArgs {
             }
             None => (None, Entries::default()),
         };
-        let bound = Bound::bind(self.listen)
-            .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
+        let bound = bind(self.listen)?;
         let advertise = advertised(self.advertise, bound.addr())?;
         let own_ip = Some(*bound.addr().ip()).filter(|ip| !ip.is_unspecified());
         let config = Config {
@@ -212,9 +211,7 @@ impl NodeArgs {
             Some(committer) => reactor.start_worker(committer)?,
             None => log::warn!("entries are kept in memory only; --data DIR keeps them on disk"),
         }
-        reactor.accept_from(bound)?;
-        reactor.catch_signals()?;
-        print::stdout(format!("listening {listening}\n").as_bytes())?;
+        serve(&mut reactor, bound)?;
         if !contacts.is_empty() {
             reactor.node().with(|node, hub| node.join(hub, contacts));
         }

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use peerloop::proto::index::call::{Answer as Told, Call};
+use peerloop::proto::index::call::Call;
 use peerloop::proto::index::fields::PeerId;
 
 use super::ServerAt;
@@ -49,11 +49,7 @@ struct Report {
 
 /// Registers a user without files and saves the id.
 pub(super) fn register(server: &ServerAt, identity: &mut Identity) -> Result<()> {
-    let (who, files) = (identity.who(), [].into());
-    let Told::Registered(id) = server.ask(Call::Register { who, files })? else {
-        bail!("REGISTER came to something else");
-    };
-    identity.id = Some(id);
+    identity.id = Some(server.register(identity.who())?);
     identity.save()
 }
 

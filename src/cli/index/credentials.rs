@@ -4,10 +4,10 @@
 //! without echo. Never from the command line, which every user of the machine can read.
 
 use std::env::VarError;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::fs::DirBuilder;
+use std::io::{self, BufRead, IsTerminal};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use peerloop::proto::index::call::Credentials;
 use peerloop::proto::index::fields::{PASSWORD_BYTES_MAX, PeerId, check_password, check_user};
 
+use crate::cli::print;
 use crate::cli::prompt::Interrupted;
 
 const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
@@ -31,7 +32,7 @@ pub(in crate::cli) struct UserArgs {
     /// Read the password from this file (its first line), instead of PEERLOOP_PASSWORD or a prompt
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) password_file: Option<PathBuf>,
-    /// Where name, password and id are kept [default: under $XDG_STATE_HOME/peerloop, by server and user]
+    /// Where name, password and id are saved [default: under $XDG_STATE_HOME/peerloop, by server and user]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) credentials: Option<PathBuf>,
 }
@@ -43,6 +44,13 @@ struct Saved {
     user: String,
     password: String,
     id: Option<String>,
+}
+
+impl Saved {
+    fn id(&self, path: &Path) -> Result<Option<PeerId>> {
+        let id = self.id.as_deref().map(str::parse).transpose();
+        id.with_context(|| format!("the id in {}", path.display()))
+    }
 }
 
 /// A user of a server.
@@ -67,21 +75,9 @@ impl UserArgs {
             None => state_dir()?.join(format!("index-{server}-{}.json", file_safe(&user))),
         };
         let saved = read(&path)?.filter(|saved| saved.server == server && saved.user == user);
-        let (known, id) = match saved {
-            None => (None, None),
-            Some(saved) => {
-                let id = saved.id.as_deref().map(str::parse).transpose();
-                let id = id.with_context(|| format!("the id in {}", path.display()))?;
-                (Some(saved.password), id)
-            }
-        };
-        let password = match self.given_password()? {
-            Some(password) => password,
-            None => match known {
-                Some(password) => password,
-                None => prompt(&user)?,
-            },
-        };
+        let id = saved.as_ref().map_or(Ok(None), |saved| saved.id(&path))?;
+        let known = || saved.map_or_else(|| prompt(&user), |saved| Ok(saved.password));
+        let password = self.given_password()?.map_or_else(known, Ok)?;
         check_password(&password)?;
         let who = Arc::new(Credentials { user, password });
         Ok(Identity {
@@ -126,9 +122,8 @@ impl Identity {
         let saved = read(&path)?.filter(|saved| saved.server == server);
         let (who, id) = match saved {
             Some(saved) => {
+                let id = saved.id(&path)?;
                 let (user, password) = (saved.user, saved.password);
-                let id = saved.id.as_deref().map(str::parse).transpose();
-                let id = id.with_context(|| format!("the id in {}", path.display()))?;
                 (Credentials { user, password }, id)
             }
             None => {
@@ -165,25 +160,8 @@ impl Identity {
                     .mode(0o700)
                     .create(folder)?;
             }
-            let part = PathBuf::from(format!(
-                "{}.part-{}",
-                self.path.display(),
-                std::process::id()
-            ));
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&part)?;
-            let written = serde_json::to_writer_pretty(&file, &saved)
-                .map_err(io::Error::from)
-                .and_then(|()| file.write_all(b"\n"))
-                .and_then(|()| file.sync_all())
-                .and_then(|()| std::fs::rename(&part, &self.path));
-            if written.is_err() {
-                let _ = std::fs::remove_file(&part);
-            }
-            written
+            let text = serde_json::to_string_pretty(&saved)? + "\n";
+            print::replace_file(&self.path, 0o600, text.as_bytes())
         };
         write().with_context(|| format!("cannot keep the credentials in {}", self.path.display()))
     }

@@ -1,7 +1,6 @@
 //! `peerloop index download`: one file, from all online peers that have it.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
@@ -151,28 +150,17 @@ impl DownloadArgs {
         self.tell(report, &found.name, found.sha1, size_bytes, start.elapsed())
     }
 
-    fn search(&self, words: &str, hits_max: usize) -> Result<Vec<Hit>> {
-        let call = Call::Search {
-            words: words.into(),
-            hits_max,
-        };
-        match self.server.ask(call)? {
-            Told::Hits(hits) => Ok(hits),
-            _ => bail!("SEARCH came to something else"),
-        }
-    }
-
     /// Finds the file and its holders.
     fn find(&self) -> Result<Option<Found>> {
         ensure!(!self.wanted.contains('\n'), "a name has no line breaks");
         let by_sha1 = self.wanted.parse::<Sha1>().ok();
-        let mut hits = self.search(&self.wanted, HITS_MAX)?;
+        let mut hits = self.server.search(&self.wanted, HITS_MAX)?;
         let is_meant = |hit: &&Hit| match by_sha1 {
             Some(sha1) => hit.file.sha1 == sha1,
             None => hit.file.name == self.wanted,
         };
         if hits.len() == HITS_MAX && !hits.iter().any(|hit| is_meant(&hit)) {
-            hits = self.search(&self.wanted, NAMESAKES_MAX)?;
+            hits = self.server.search(&self.wanted, NAMESAKES_MAX)?;
         }
         let meant: Vec<&Hit> = hits.iter().filter(is_meant).collect();
         let Some(first) = meant.first() else {
@@ -196,7 +184,10 @@ impl DownloadArgs {
             );
         }
         // Peers may have it under another name.
-        let more = self.search(&sha1.to_string(), HITS_MAX).unwrap_or_default();
+        let more = self
+            .server
+            .search(&sha1.to_string(), HITS_MAX)
+            .unwrap_or_default();
         // Announced sizes that are too large for a plan are ignored.
         let is_possible =
             |hit: &&Hit| hit.file.size_bytes.div_ceil(RANGE_BYTES) <= ranges::RANGES_MAX;
@@ -366,17 +357,8 @@ fn told(report: &Report, path: Option<String>, size_bytes: u64, took: Duration) 
 
 /// A progress bar with rate and time left, on stderr if that is a terminal.
 pub(super) fn byte_bar(what: &str, total_bytes: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-    let style = ProgressStyle::with_template(template);
-    let bar = ProgressBar::new(total_bytes).with_message(escaped(what));
-    // If the template does not parse, the plain bar is shown.
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    print::bar(template, total_bytes).with_message(escaped(what))
 }
 
 /// A progress bar on a thread of its own, until it is dropped.

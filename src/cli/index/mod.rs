@@ -10,15 +10,18 @@ mod shell;
 pub(super) mod table;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
 use peerloop::proto::index::batch::Batch;
-use peerloop::proto::index::call::{Answer as Told, Call};
+use peerloop::proto::index::call::{Answer as Told, Call, Credentials};
 use peerloop::proto::index::client::{Failure, Patience};
+use peerloop::proto::index::fields::PeerId;
+use peerloop::proto::index::reply::Hit;
 use peerloop::proto::index::wire::FRAME_BYTES_MAX;
 
 use super::Answer;
@@ -88,6 +91,24 @@ impl ServerAt {
     /// Makes one call.
     pub(super) fn ask(&self, call: Call) -> Result<Told> {
         Ok(self.try_ask(call)??)
+    }
+
+    /// Files whose names have all of the words.
+    pub(super) fn search(&self, words: &str, hits_max: usize) -> Result<Vec<Hit>> {
+        let words = words.into();
+        match self.ask(Call::Search { words, hits_max })? {
+            Told::Hits(hits) => Ok(hits),
+            other => bail!("SEARCH came to {other:?}"),
+        }
+    }
+
+    /// Registers a user without files.
+    pub(super) fn register(&self, who: Arc<Credentials>) -> Result<PeerId> {
+        let files = [].into();
+        match self.ask(Call::Register { who, files })? {
+            Told::Registered(id) => Ok(id),
+            other => bail!("REGISTER came to {other:?}"),
+        }
     }
 
     /// Makes one call. The inner error is the server's refusal or silence.

@@ -82,13 +82,7 @@ impl BrowseArgs {
 impl Query {
     pub(super) fn search(&self, words: &str, limit: usize) -> Result<Answer> {
         ensure!(!words.contains('\n'), "words have no line breaks");
-        let call = Call::Search {
-            words: words.into(),
-            hits_max: limit,
-        };
-        let Told::Hits(hits) = self.server.ask(call)? else {
-            bail!("SEARCH came to something else");
-        };
+        let hits = self.server.search(words, limit)?;
         self.print(
             &hits,
             HitRow::of,
@@ -104,11 +98,7 @@ impl Query {
                 ]
             },
         )?;
-        Ok(if hits.is_empty() {
-            Answer::No
-        } else {
-            Answer::Yes
-        })
+        Ok(Answer::yes_if(!hits.is_empty()))
     }
 
     pub(super) fn peers(&self, which: Status) -> Result<Answer> {

@@ -1,15 +1,13 @@
 //! `peerloop index server`.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::builder::RangedI64ValueParser;
 use clap::{Args, ValueEnum};
 
 use peerloop::engine::{Limits, Ticks};
-use peerloop::net::{Bound, Reactor};
+use peerloop::net::Reactor;
 use peerloop::proto::index::catalog::Match;
 use peerloop::proto::index::persisted::{Cost, Job};
 use peerloop::proto::index::server::{COST, Config, IndexServer};
@@ -19,7 +17,9 @@ use peerloop::store::redb::Redb;
 use peerloop::workers::index::{Jobs, argon2id, load};
 
 use super::credentials::user_dir;
-use crate::cli::{Answer, print};
+use crate::cli::Answer;
+use crate::cli::addr::{bind, serve};
+use crate::cli::options::{LONG_SECS, within};
 
 #[derive(Args)]
 pub(in crate::cli) struct ServerArgs {
@@ -33,19 +33,19 @@ pub(in crate::cli) struct ServerArgs {
     #[arg(long, conflicts_with = "data")]
     memory: bool,
     /// A registration without a login for this long goes; counted while the server runs
-    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600, value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600, value_parser = within(1..=LONG_SECS))]
     ttl: u64,
     /// Peers keep alive this often
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = within(1..=LONG_SECS))]
     keep_alive: u64,
     /// A keep-alive may be this late
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=LONG_SECS))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = within(0..=LONG_SECS))]
     grace: u64,
     /// Wrong passwords for an id, within the time of --lock, after which it is locked
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    lock_after: u32,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = within::<usize>(1..=u32::MAX as usize))]
+    lock_after: usize,
     /// For how long
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = within(1..=LONG_SECS))]
     lock: u64,
     /// What a search finds: names with every word, or with any
     #[arg(long = "match", value_name = "WORDS", default_value = "all")]
@@ -66,32 +66,20 @@ pub(in crate::cli) struct ServerArgs {
     #[arg(long)]
     trust_claimed_ip: bool,
     /// Memory of a password's hash (Argon2id), for new registrations
-    #[arg(long, value_name = "KIB", default_value_t = COST.memory_kib, value_parser = from_to(Cost::MEMORY_KIB))]
+    #[arg(long, value_name = "KIB", default_value_t = COST.memory_kib, value_parser = within(Cost::MEMORY_KIB))]
     hash_memory: u32,
     /// Passes over it
-    #[arg(long, value_name = "N", default_value_t = COST.passes, value_parser = from_to(Cost::PASSES))]
+    #[arg(long, value_name = "N", default_value_t = COST.passes, value_parser = within(Cost::PASSES))]
     hash_passes: u32,
     /// Threads that hash [default: one less than there are cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    hash_threads: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = within::<usize>(1..=64))]
+    hash_threads: Option<usize>,
     /// Logins and registrations that wait for a hash; more are told when to come back
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = from_to(1..=65_536))]
-    hashes_waiting_max: u32,
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = within::<usize>(1..=65_536))]
+    hashes_waiting_max: usize,
     /// Most connections at once; the file limit less 32 when that is lower
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = from_to(1..=1_000_000))]
-    connections_max: u32,
-}
-
-fn seconds() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=LONG_SECS)
-}
-
-/// A century: as good as for ever, and far from overflow in ticks.
-const LONG_SECS: u64 = 100 * 365 * 24 * 3600;
-
-/// A parser of numbers in a range.
-fn from_to(range: RangeInclusive<u32>) -> RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(i64::from(*range.start())..=i64::from(*range.end()))
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = within::<usize>(1..=1_000_000))]
+    connections_max: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -118,27 +106,23 @@ impl ServerArgs {
     }
 
     fn serve(self, mut store: impl Store + 'static) -> Result<Answer> {
-        let bound = Bound::bind(self.listen)
-            .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
+        let bound = bind(self.listen)?;
         let stored = load(&mut store)?;
         let config = self.config();
         let lanes = config.hash_lanes;
         let limits = config.fit(Limits {
-            conns_max: self.connections_max as usize,
+            conns_max: self.connections_max,
             ..Limits::default()
         });
         let server = IndexServer::new(config, stored);
         log::info!("{} peers, {} files", server.peers(), server.files());
-        let listening = bound.addr();
         let mut reactor = Reactor::new(server, limits)?;
         reactor.start_worker_for(Job::is_write, Jobs::new(Some(store), argon2id))?;
         for _ in 0..lanes {
             let hashes = Jobs::<Memory, _>::new(None, argon2id);
             reactor.start_worker_for(Job::is_hash, hashes)?;
         }
-        reactor.accept_from(bound)?;
-        reactor.catch_signals()?;
-        print::stdout(format!("listening {listening}\n").as_bytes())?;
+        serve(&mut reactor, bound)?;
         reactor.run()?;
         Ok(Answer::Yes)
     }
@@ -150,7 +134,7 @@ impl ServerArgs {
             time_to_live: Ticks::from_secs(self.ttl),
             keep_alive: Ticks::from_secs(self.keep_alive),
             grace: Ticks::from_secs(self.grace),
-            tries_max: self.lock_after as usize,
+            tries_max: self.lock_after,
             tries_window: lock,
             lock,
             registrations_per_hour_max: self.registrations_max,
@@ -166,12 +150,9 @@ impl ServerArgs {
                 memory_kib: self.hash_memory,
                 passes: self.hash_passes,
             },
-            hash_lanes: match self.hash_threads {
-                Some(threads) => threads as usize,
-                // One core is for the loop.
-                None => cores.saturating_sub(1).max(1),
-            },
-            hashes_waiting_max: self.hashes_waiting_max as usize,
+            // One core is for the loop.
+            hash_lanes: self.hash_threads.unwrap_or(cores.saturating_sub(1).max(1)),
+            hashes_waiting_max: self.hashes_waiting_max,
             ..Config::default()
         }
     }

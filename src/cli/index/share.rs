@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
-use peerloop::net::{Bound, Caller, Reactor};
+use peerloop::net::{Caller, Reactor};
 use peerloop::proto::index::fields::{Sha1, check_name};
 use peerloop::proto::index::reply::Listed;
 use peerloop::proto::index::sharer::{Config, Files, NEWS_MAX, News, Shared, Sharer};
@@ -27,6 +27,7 @@ use peerloop::workers::files::Reader;
 use super::ServerAt;
 use super::credentials::{Identity, UserArgs};
 use super::download::byte_bar;
+use crate::cli::addr::{bind, serve};
 use crate::cli::options::within;
 use crate::cli::print::escaped;
 use crate::cli::{Answer, print};
@@ -88,8 +89,7 @@ impl ShareArgs {
         let shown = self.dir.display().to_string();
         let context = || format!("cannot share {shown}");
         let dir = Arc::new(SharedDir::open(&self.dir).with_context(context)?);
-        let bound = Bound::bind(self.listen)
-            .with_context(|| format!("cannot listen on {} (--listen)", self.listen))?;
+        let bound = bind(self.listen)?;
         let scan = first_scan(&dir).with_context(context)?;
         let (tell, news) = sync_channel(NEWS_MAX);
         let config = Config {
@@ -106,12 +106,9 @@ impl ShareArgs {
             conns_max: self.connections_max,
             ..Limits::default()
         });
-        let listening = bound.addr();
         let mut reactor = Reactor::new(Sharer::new(config, tell), limits)?;
         reactor.start_worker(Reader::new(dir.clone()))?;
-        reactor.accept_from(bound)?;
-        reactor.catch_signals()?;
-        print::stdout(format!("listening {listening}\n").as_bytes())?;
+        serve(&mut reactor, bound)?;
         let files = shared(&scan.files);
         reactor.node().with(|sharer, hub| sharer.share(hub, files));
         let keeper = Keeper {

@@ -249,15 +249,6 @@ impl<T: Talker> Service for Connections<T> {
     type Job = NoJob;
     type Done = NoJob;
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Self::Conn {
-        // There is no listener.
-        cx.close();
-        Conn {
-            slot: 0,
-            reading: T::Reading::default(),
-        }
-    }
-
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Self::Conn) {
         self.dialling -= 1;
         self.open += 1;

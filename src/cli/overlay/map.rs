@@ -60,12 +60,9 @@ impl MapArgs {
     pub(super) fn run(self) -> Result<Answer> {
         let timeout = Duration::from_secs(self.timeout);
         let map = walk(self.peer, timeout, Reactor::catch_signals)?;
-        if self.json {
-            print::json(&map)?;
-        } else if self.dot {
-            print::stdout(map.dot().as_bytes())?;
-        } else {
-            print::stdout(map.to_string().as_bytes())?;
+        match self.dot {
+            true => print::stdout(map.dot().as_bytes())?,
+            false => print::result(self.json, &map)?,
         }
         Ok(Answer::Yes)
     }

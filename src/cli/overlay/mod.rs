@@ -135,19 +135,7 @@ impl PeerArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(subcommand)]
-        _command: Command,
-    }
-
-    fn parses(line: &str) -> bool {
-        Cli::try_parse_from(line.split(' ')).is_ok()
-    }
+    use crate::cli::parses;
 
     #[test]
     fn numbers_have_their_ranges() {

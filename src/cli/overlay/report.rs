@@ -75,7 +75,7 @@ enum Line<'a> {
     },
     Failed {
         peer: SocketAddrV4,
-        why: String,
+        why: &'a str,
         again: bool,
     },
     OtherPort {
@@ -116,14 +116,11 @@ impl Printer {
     /// The first lines.
     pub(super) fn begin(&self, listening: SocketAddrV4, config: &Config) {
         let (addr, name) = (config.addr, &config.name);
-        if self.json {
-            self.object(&Line::Listening { addr: listening });
-            self.object(&Line::Address { addr, name });
-        } else {
-            self.text(format_args!(
-                "listening {listening}\nThis peer address is {addr} located at {name}\n"
-            ));
-        }
+        self.object(&Line::Listening { addr: listening });
+        self.object(&Line::Address { addr, name });
+        self.text(format_args!(
+            "listening {listening}\nThis peer address is {addr} located at {name}\n"
+        ));
     }
 
     pub(super) fn lines(&mut self) -> &mut Lines {
@@ -140,13 +137,21 @@ impl Printer {
         Tick(0) + Ticks::from_duration(self.started.elapsed())
     }
 
+    /// A text, unless objects are wanted.
     fn text(&self, text: std::fmt::Arguments<'_>) {
         use std::io::Write as _;
+        if self.json {
+            return;
+        }
         // Writing to memory does not fail.
         self.lines.push(|lines| _ = lines.write_fmt(text));
     }
 
+    /// An object, if objects are wanted.
     fn object(&self, line: &Line<'_>) {
+        if !self.json {
+            return;
+        }
         self.lines.push(|lines| {
             // Nor does this: no map has keys that are no strings.
             let _ = serde_json::to_writer(&mut *lines, line);
@@ -195,7 +200,7 @@ impl Printer {
             failures,
             ..
         } = report;
-        if report.welcomes > 0 || self.json {
+        if report.welcomes > 0 {
             return;
         }
         let why = match (end, dials) {
@@ -214,12 +219,12 @@ impl Printer {
 impl Observer for Printer {
     fn on_event(&mut self, _peer: usize, event: Event<'_>) {
         match event {
-            Event::ConnectedFrom(peer) if self.json => self.object(&Line::ConnectedFrom { peer }),
             Event::ConnectedFrom(peer) => {
+                self.object(&Line::ConnectedFrom { peer });
                 self.text(format_args!("Connected from peer {peer}\n"));
             }
-            Event::Redirected(peer) if self.json => self.object(&Line::Redirected { peer }),
             Event::Redirected(peer) => {
+                self.object(&Line::Redirected { peer });
                 self.text(format_args!("Peer table full: {peer} redirected\n"));
             }
             Event::Answered {
@@ -232,11 +237,9 @@ impl Observer for Printer {
                 let later = if again { "; again later" } else { "" };
                 let line = format_args!("{peer}: {why}{later}");
                 self.log_failed.info(self.now(), line);
-                if self.json {
-                    let why = why.clone();
-                    self.object(&Line::Failed { peer, why, again });
-                }
                 self.last_failure = why;
+                let why = &self.last_failure;
+                self.object(&Line::Failed { peer, why, again });
             }
             Event::OtherPort(peer) => {
                 let line = format_args!(
@@ -244,38 +247,30 @@ impl Observer for Printer {
                      lately: the peers that it names us to will not reach us"
                 );
                 self.log_other_port.warn(self.now(), line);
-                if self.json {
-                    self.object(&Line::OtherPort { peer });
-                }
+                self.object(&Line::OtherPort { peer });
             }
             Event::Gone { peer, remembered } => {
                 self.log_gone
                     .info(self.now(), format_args!("{peer} has gone"));
-                if self.json {
-                    self.object(&Line::Gone { peer, remembered });
-                }
+                self.object(&Line::Gone { peer, remembered });
             }
             Event::Forgotten(peer) => {
                 let line = format_args!("{peer} had no link for too long");
                 self.log_gone.info(self.now(), line);
-                if self.json {
-                    self.object(&Line::Forgotten { peer });
-                }
+                self.object(&Line::Forgotten { peer });
             }
         }
     }
 
     fn on_join_end(&mut self, _peer: usize, report: &Report) -> Then {
         log::info!("the join is over: {report:?}");
-        if self.json {
-            self.object(&Line::JoinEnded {
-                satisfied: report.end == JoinEnd::Satisfied,
-                welcomes: report.welcomes,
-                redirects: report.redirects,
-                failures: report.failures,
-                milliseconds: report.took.as_duration().as_millis(),
-            });
-        }
+        self.object(&Line::JoinEnded {
+            satisfied: report.end == JoinEnd::Satisfied,
+            welcomes: report.welcomes,
+            redirects: report.redirects,
+            failures: report.failures,
+            milliseconds: report.took.as_duration().as_millis(),
+        });
         let Some(contact) = self.starting.take() else {
             self.say_why_nobody(report);
             return Then::GoOn;

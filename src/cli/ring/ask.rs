@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
@@ -21,7 +21,7 @@ const ANSWER_TIMEOUTS_MAX: u64 = 2;
 const LIST_TIMEOUTS_MAX: u64 = 10;
 
 #[derive(Args)]
-struct AskOptions {
+pub(in crate::cli) struct AskOptions {
     /// Give up when there is no answer for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -30,71 +30,63 @@ struct AskOptions {
     json: bool,
 }
 
-#[derive(Args)]
-pub(in crate::cli) struct EchoArgs {
-    /// A tracker or a peer
-    #[arg(value_name = "IP:PORT", value_parser = resolve)]
-    to: SocketAddrV4,
-    /// Who says hello
-    #[arg(long, value_name = "NAME", default_value = "peerloop", value_parser = handle)]
-    handle: String,
-    #[command(flatten)]
-    options: AskOptions,
+#[derive(Subcommand)]
+pub(in crate::cli) enum Ask {
+    /// Say hello to a tracker or a peer and print the answer
+    Echo {
+        /// A tracker or a peer
+        #[arg(value_name = "IP:PORT", value_parser = resolve)]
+        to: SocketAddrV4,
+        /// Who says hello
+        #[arg(long, value_name = "NAME", default_value = "peerloop", value_parser = handle)]
+        handle: String,
+        #[command(flatten)]
+        options: AskOptions,
+    },
+    /// Ask a peer for an item; exits 1 when it does not have it
+    Query {
+        /// The peer
+        #[arg(value_name = "IP:PORT", value_parser = resolve)]
+        to: SocketAddrV4,
+        /// The number of the item, from 0
+        #[arg(value_name = "SEQ")]
+        seq: u32,
+        #[command(flatten)]
+        options: AskOptions,
+    },
+    /// Ask a peer for its handle; exits 1 when the answer is none
+    Ping {
+        /// The peer
+        #[arg(value_name = "IP:PORT", value_parser = resolve)]
+        to: SocketAddrV4,
+        #[command(flatten)]
+        options: AskOptions,
+    },
+    /// Print the ring of a tracker of ours, in order
+    Peers {
+        /// The tracker
+        #[arg(long, value_name = "IP:PORT", value_parser = resolve)]
+        tracker: SocketAddrV4,
+        #[command(flatten)]
+        options: AskOptions,
+    },
 }
 
-#[derive(Args)]
-pub(in crate::cli) struct QueryArgs {
-    /// The peer
-    #[arg(value_name = "IP:PORT", value_parser = resolve)]
-    to: SocketAddrV4,
-    /// The number of the item, from 0
-    #[arg(value_name = "SEQ")]
-    seq: u32,
-    #[command(flatten)]
-    options: AskOptions,
-}
-
-#[derive(Args)]
-pub(in crate::cli) struct PingArgs {
-    /// The peer
-    #[arg(value_name = "IP:PORT", value_parser = resolve)]
-    to: SocketAddrV4,
-    #[command(flatten)]
-    options: AskOptions,
-}
-
-#[derive(Args)]
-pub(in crate::cli) struct PeersArgs {
-    /// The tracker
-    #[arg(long, value_name = "IP:PORT", value_parser = resolve)]
-    tracker: SocketAddrV4,
-    #[command(flatten)]
-    options: AskOptions,
-}
-
-impl EchoArgs {
+impl Ask {
     pub(super) fn run(self) -> Result<Answer> {
-        let handle = self.handle;
-        self.options.ask(self.to, Question::Echo { handle })
-    }
-}
-
-impl QueryArgs {
-    pub(super) fn run(self) -> Result<Answer> {
-        self.options.ask(self.to, Question::Query { seq: self.seq })
-    }
-}
-
-impl PingArgs {
-    pub(super) fn run(self) -> Result<Answer> {
-        let time = unix_secs().to_string();
-        self.options.ask(self.to, Question::Ping { time })
-    }
-}
-
-impl PeersArgs {
-    pub(super) fn run(self) -> Result<Answer> {
-        self.options.ask(self.tracker, Question::Peers)
+        match self {
+            Ask::Echo {
+                to,
+                handle,
+                options,
+            } => options.ask(to, Question::Echo { handle }),
+            Ask::Query { to, seq, options } => options.ask(to, Question::Query { seq }),
+            Ask::Ping { to, options } => {
+                let time = unix_secs().to_string();
+                options.ask(to, Question::Ping { time })
+            }
+            Ask::Peers { tracker, options } => options.ask(tracker, Question::Peers),
+        }
     }
 }
 

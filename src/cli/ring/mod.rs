@@ -20,14 +20,8 @@ pub(super) enum Command {
     /// Run a peer, which prints the assembled message when it has all items and goes on serving. Its first line on stdout is
     /// `listening IP:PORT`
     Peer(peer::PeerArgs),
-    /// Say hello to a tracker or a peer and print the answer
-    Echo(ask::EchoArgs),
-    /// Ask a peer for an item; exits 1 when it does not have it
-    Query(ask::QueryArgs),
-    /// Ask a peer for its handle; exits 1 when the answer is none
-    Ping(ask::PingArgs),
-    /// Print the ring of a tracker of ours, in order
-    Peers(ask::PeersArgs),
+    #[command(flatten)]
+    Ask(ask::Ask),
 }
 
 impl Command {
@@ -35,29 +29,14 @@ impl Command {
         match self {
             Command::Tracker(args) => args.run(),
             Command::Peer(args) => args.run(),
-            Command::Echo(args) => args.run(),
-            Command::Query(args) => args.run(),
-            Command::Ping(args) => args.run(),
-            Command::Peers(args) => args.run(),
+            Command::Ask(ask) => ask.run(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(subcommand)]
-        _command: Command,
-    }
-
-    fn parses(line: &str) -> bool {
-        Cli::try_parse_from(line.split(' ')).is_ok()
-    }
+    use crate::cli::parses;
 
     #[test]
     fn numbers_have_their_ranges() {

@@ -1,12 +1,10 @@
 //! `peerloop ring peer`.
 
-use std::io::IsTerminal;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use peerloop::engine::Limits;
@@ -14,8 +12,8 @@ use peerloop::net::Reactor;
 use peerloop::proto::ring::node::RingNode;
 use peerloop::proto::ring::peer::{self, Peer, Peers};
 
-use super::values::{bind, dial_from, handle};
-use crate::cli::addr::resolve;
+use super::values::{dial_from, handle};
+use crate::cli::addr::{bind, resolve, serve};
 use crate::cli::{Answer, print};
 
 #[derive(Args)]
@@ -57,9 +55,7 @@ impl PeerArgs {
         };
         let service = RingNode::Peers(Peers::new());
         let mut reactor = Reactor::new(service, Peers::fit(Limits::default()))?;
-        reactor.accept_from(bound)?;
-        reactor.catch_signals()?;
-        print::stdout(format!("listening {listening}\n").as_bytes())?;
+        serve(&mut reactor, bound)?;
         reactor.node().with(|node, hub| {
             if let RingNode::Peers(peers) = node {
                 peers.add(hub, config);
@@ -89,7 +85,8 @@ impl PeerArgs {
             }
             let items = peer.items();
             if let (Some(total), false) = (items.total(), printed) {
-                let bar = bar.get_or_insert_with(progress_bar);
+                let template = "{bar:40} {pos}/{len} items {elapsed}";
+                let bar = bar.get_or_insert_with(|| print::bar(template, 0));
                 bar.set_length(total.into());
                 bar.set_position(items.count() as u64);
             }
@@ -137,17 +134,6 @@ struct Message<'a> {
     handle: &'a str,
     items: &'a [&'a str],
     message: &'a str,
-}
-
-/// A bar on stderr, if that is a terminal.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} items {elapsed}");
-    // The template is a constant, and a good one: the default would only look different.
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style)
 }
 
 fn items_complete(reactor: &mut Reactor<RingNode>) -> bool {

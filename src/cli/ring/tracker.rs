@@ -15,7 +15,8 @@ use peerloop::store::redb::Redb;
 use peerloop::workers::commit::Committer;
 
 use super::database;
-use super::values::{bind, dial_from, unix_secs};
+use super::values::{dial_from, unix_secs};
+use crate::cli::addr::bind;
 use crate::cli::{Answer, print};
 
 #[derive(Args)]

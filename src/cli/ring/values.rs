@@ -3,14 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
-
-use peerloop::net::Bound;
 use peerloop::proto::ring::wire::HANDLE_BYTES_MAX;
-
-pub(super) fn bind(listen: SocketAddrV4) -> Result<Bound<SocketAddrV4>> {
-    Bound::bind(listen).with_context(|| format!("cannot listen on {listen} (--listen)"))
-}
 
 /// Own connections come from the address that is listened on, since that is what others know; by default the system
 /// sees to it.

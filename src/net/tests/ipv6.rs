@@ -43,12 +43,11 @@ impl<const IPV4: bool> Service for Mirror<IPV4> {
         }
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> bool {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Option<bool> {
         let peer = cx.peer();
         self.accepted.push(peer);
         cx.out().extend(peer.to_string().bytes());
-        cx.close();
-        false
+        None
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, _: &mut bool) {

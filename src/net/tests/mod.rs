@@ -37,7 +37,9 @@ impl Service for Quiet {
     type Job = u32;
     type Done = u32;
 
-    fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) {}
+    fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) -> Option<()> {
+        Some(())
+    }
 
     fn on_input(
         &mut self,

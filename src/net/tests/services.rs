@@ -38,7 +38,9 @@ impl Service for Echo {
         self.starts += 1;
     }
 
-    fn on_accept(&mut self, _: &mut Cx<'_, Echo>, _: usize) {}
+    fn on_accept(&mut self, _: &mut Cx<'_, Echo>, _: usize) -> Option<()> {
+        Some(())
+    }
 
     fn on_input(
         &mut self,

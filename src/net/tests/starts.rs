@@ -31,8 +31,9 @@ impl Service for Diary {
         self.note(hub, "start");
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Diary>, _listener: usize) {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Diary>, _listener: usize) -> Option<()> {
         self.note(cx, "accept");
+        Some(())
     }
 
     fn on_input(

@@ -16,16 +16,12 @@ use super::operation::{Bounds, Failure, Next, Operation, Outcome, Verb};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OpId(u32);
 
-/// A service that runs operations.
-pub trait Host: Service {
+/// A service that runs operations: each has its connection, and the timer that ends the pause between two tries.
+pub trait Host: Service<Conn: From<OpId>, Timer: From<OpId>> {
     /// What the host remembers with an operation.
     type Tag;
 
     fn operations(&mut self) -> &mut Operations<Self::Tag>;
-    /// The service half of an operation's connection.
-    fn conn(op: OpId) -> Self::Conn;
-    /// The timer that ends the pause between two tries.
-    fn timer(op: OpId) -> Self::Timer;
     /// An operation is over after so many hops in its last try; [`Host::on_outcome`] follows. For measurements.
     fn on_hops(_tag: &mut Self::Tag, _hops: u32) {}
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Self::Tag, result: Result<Outcome, Failure>);
@@ -161,17 +157,11 @@ fn follow<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId, next: Next) {
         hub.close_conn(conn);
     }
     match next {
-        Next::Dial(addr) => running.conn = Some(hub.dial(addr, None, H::conn(op))),
+        Next::Dial(addr) => running.conn = Some(hub.dial(addr, None, op.into())),
         Next::RetryAfter(pause) => {
-            if hub.arm(pause, H::timer(op)).is_none() {
-                finish(
-                    host,
-                    hub,
-                    op,
-                    Err(Failure::Limit {
-                        limit: "timers_max",
-                    }),
-                );
+            if hub.arm(pause, op.into()).is_none() {
+                let limit = "timers_max";
+                finish(host, hub, op, Err(Failure::Limit { limit }));
             }
         }
         Next::Finished(result) => finish(host, hub, op, result),
@@ -249,14 +239,6 @@ impl Host for Client {
         &mut self.operations
     }
 
-    fn conn(op: OpId) -> OpId {
-        op
-    }
-
-    fn timer(op: OpId) -> OpId {
-        op
-    }
-
     fn on_outcome(&mut self, hub: &mut Hub<Self>, number: usize, result: Result<Outcome, Failure>) {
         self.results[number] = Some(result);
         self.go_on(hub);
@@ -272,12 +254,6 @@ impl Service for Client {
 
     fn on_start(&mut self, hub: &mut Hub<Self>) {
         self.go_on(hub);
-    }
-
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
-        // Nobody is to connect here; the id names no operation, so input ends the connection.
-        cx.close();
-        OpId(u32::MAX)
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, op: &mut OpId) {

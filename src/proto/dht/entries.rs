@@ -81,6 +81,9 @@ impl Entries {
 
     /// Looks at up to `count` pinned values and drops those without another handle.
     pub fn release_pinned(&mut self, count: usize) {
+        if self.pinned.is_empty() {
+            return;
+        }
         for _ in 0..count.min(self.pinned.len()) {
             let Some(value) = self.pinned.pop_front() else {
                 return;

@@ -251,20 +251,6 @@ impl Receiving {
         value_bytes_max: u64,
         wants: impl Fn(Id) -> bool,
     ) -> Result<Option<(Received, usize)>, Malformed> {
-        let step = self.read_piece(input, seen, value_bytes_max, wants)?;
-        if let Some((_, used)) = &step {
-            self.moved_bytes = self.moved_bytes.saturating_add(*used as u64);
-        }
-        Ok(step)
-    }
-
-    fn read_piece(
-        &mut self,
-        input: &[u8],
-        seen: usize,
-        value_bytes_max: u64,
-        wants: impl Fn(Id) -> bool,
-    ) -> Result<Option<(Received, usize)>, Malformed> {
         let entry = |kept: bool, key: Id, value: Bytes| {
             if kept {
                 Received::Entry(key, value)
@@ -283,13 +269,13 @@ impl Receiving {
                 } else {
                     Received::Part
                 };
-                (Expect::Key, received, used)
+                (Some(Expect::Key), received, used)
             }
             Expect::Key => {
                 let Some((key, used)) = wire::key(input, seen)? else {
                     return Ok(None);
                 };
-                (Expect::Length { key }, Received::Part, used)
+                (Some(Expect::Length { key }), Received::Part, used)
             }
             Expect::Length { key } => {
                 let Some((length, used)) = wire::number(input, seen)? else {
@@ -300,24 +286,26 @@ impl Receiving {
                 }
                 if length == 0 {
                     self.left -= 1;
-                    (Expect::Key, entry(wants(*key), *key, Bytes::new()), used)
+                    let received = entry(wants(*key), *key, Bytes::new());
+                    (Some(Expect::Key), received, used)
                 } else {
                     let mut value = Incoming::new(*key, length);
                     value.kept = wants(*key);
-                    (Expect::Value(value), Received::Part, used)
+                    (Some(Expect::Value(value)), Received::Part, used)
                 }
             }
             Expect::Value(incoming) => {
                 let (used, value) = incoming.take(input);
-                let Some(value) = value else {
-                    return Ok(Some((Received::Part, used)));
-                };
-                self.left -= 1;
-                let received = entry(incoming.kept, incoming.key, value);
-                (Expect::Key, received, used)
+                let whole = value.map(|value| entry(incoming.kept, incoming.key, value));
+                self.left -= u64::from(whole.is_some());
+                let next = whole.is_some().then_some(Expect::Key);
+                (next, whole.unwrap_or(Received::Part), used)
             }
         };
-        self.expect = next;
+        if let Some(next) = next {
+            self.expect = next;
+        }
+        self.moved_bytes = self.moved_bytes.saturating_add(used as u64);
         Ok(Some((received, used)))
     }
 }

@@ -1,6 +1,6 @@
 //! A service that makes some calls to the index server and then stops its driver: one-shot commands run it.
 //!
-//! It never stays online, and accepts no connections.
+//! It never stays online.
 
 use std::net::SocketAddr;
 
@@ -48,10 +48,6 @@ impl Host for Batch {
 
     fn conn() {}
 
-    fn timer(timer: SessionTimer) -> SessionTimer {
-        timer
-    }
-
     fn on_answer(&mut self, hub: &mut Hub<Self>, number: usize, result: Result<Answer, Failure>) {
         self.results[number] = Some(result);
         self.stop_when_done(hub);
@@ -70,11 +66,6 @@ impl Service for Batch {
             client::ask(self, hub, number, call);
         }
         self.stop_when_done(hub);
-    }
-
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) {
-        // It has no listener.
-        cx.close();
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {

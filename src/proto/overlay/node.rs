@@ -104,17 +104,11 @@ impl<O: Observer> Service for Overlay<O> {
     type Job = NoJob;
     type Done = ();
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Conn {
-        let (id, from) = (cx.id(), cx.peer_v4());
-        let accepted = u32::try_from(listener).ok().and_then(|number| {
-            self.call(&mut **cx, number, |peer, hub, observer| {
-                peer.accept(hub, observer, id, from)
-            })
-        });
-        accepted.unwrap_or_else(|| {
-            cx.close();
-            Conn::Closing
-        })
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, listener: usize) -> Option<Conn> {
+        let (id, from, number) = (cx.id(), cx.peer_v4(), u32::try_from(listener).ok()?);
+        self.call(&mut **cx, number, |peer, hub, observer| {
+            peer.accept(hub, observer, id, from)
+        })?
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {

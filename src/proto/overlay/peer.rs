@@ -88,31 +88,28 @@ impl Peer {
         self.first.wrapping_add(now.since(self.started).0 as u32)
     }
 
-    /// Admission of a newcomer that connected from `from`: Welcome, Redirect, or a close without a packet.
+    /// Admission of a newcomer that connected from `from`: Welcome, or a close with a Redirect or without a packet.
     pub(super) fn accept(
         &mut self,
         host: &mut dyn Host,
         observer: &mut dyn Observer,
         id: ConnId,
         from: SocketAddrV4,
-    ) -> Conn {
+    ) -> Option<Conn> {
         if self.near.config.is_own(from) {
-            host.close_conn(id);
-            return Conn::Closing;
+            return None;
         }
         self.expire(host, observer);
         let before = self.near.table.get(from);
         let ours_counts = self.near.config.addr < from;
         if ours_counts && matches!(before, Some(Link::Dialling(_) | Link::Joined(_))) {
-            host.close_conn(id);
-            return Conn::Closing;
+            return None;
         }
         let has_room = self.speak_first(host, id, from);
         if !has_room {
             self.counters.redirected += 1;
-            host.close_conn(id);
             self.tell(observer, Event::Redirected(from));
-            return Conn::Closing;
+            return None;
         }
         self.counters.welcomed += 1;
         self.tell(observer, Event::ConnectedFrom(from));
@@ -127,7 +124,7 @@ impl Peer {
             }
             Some(Link::Linkless(_)) | None => {}
         }
-        Conn::welcomed(self.near.number)
+        Some(Conn::welcomed(self.near.number))
     }
 
     /// Tells a newcomer of the table as it is, and gives it a place there if one is free; whether there was.

@@ -90,46 +90,26 @@ impl Walk {
             && let Some(peer) = self.queue.pop_front()
         {
             self.under_way += 1;
-            let visiting = Conn::Visiting { peer, timer: None };
-            hub.dial(peer, Some(self.listening.into()), visiting);
+            let conn = Conn {
+                peer,
+                timer: None,
+                visit: None,
+            };
+            hub.dial(peer, Some(self.listening.into()), conn);
         }
         if self.under_way == 0 {
             hub.stop();
         }
     }
-
-    fn end_visit(
-        &mut self,
-        hub: &mut Hub<Self>,
-        conn: &mut Conn,
-        mut result: Result<Visit, Failure>,
-    ) {
-        if let Conn::Visiting { peer, timer } = std::mem::replace(conn, Conn::Over) {
-            if let Some(timer) = timer {
-                hub.cancel(timer);
-            }
-            self.under_way -= 1;
-            if let Ok(visit) = &mut result {
-                visit.peers.iter().for_each(|peer| self.note(*peer));
-                // A peer beyond the limit is nowhere on the map; otherwise there would be no end of peers that are only named.
-                visit.peers.retain(|peer| self.found.contains_key(peer));
-            }
-            self.found.insert(peer, Some(result));
-            self.go_on(hub);
-        }
-    }
 }
 
-/// What is expected next.
+/// A visit under way.
 #[derive(Debug)]
-pub enum Conn {
-    /// A packet of this peer, before the timer.
-    Visiting {
-        peer: SocketAddrV4,
-        timer: Option<TimerId>,
-    },
-    /// Nothing.
-    Over,
+pub struct Conn {
+    peer: SocketAddrV4,
+    /// The packet has to come before it.
+    timer: Option<TimerId>,
+    visit: Option<Visit>,
 }
 
 impl Service for Walk {
@@ -145,20 +125,17 @@ impl Service for Walk {
         self.go_on(hub);
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {
         put_packet(cx.out(), Kind::Redirect, b"map", []);
-        cx.close();
-        Conn::Over
+        None
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
-        if let Conn::Visiting { timer, .. } = conn {
-            let id = cx.id();
-            *timer = cx.arm(self.answer, id);
-            // At the engine's limit of timers there is no deadline, and so no visit.
-            if timer.is_none() {
-                cx.close();
-            }
+        let id = cx.id();
+        conn.timer = cx.arm(self.answer, id);
+        // At the engine's limit of timers there is no deadline, and so no visit.
+        if conn.timer.is_none() {
+            cx.close();
         }
     }
 
@@ -168,28 +145,35 @@ impl Service for Walk {
         conn: &mut Conn,
         input: Input<'_>,
     ) -> Result<Step, Violation> {
-        if matches!(conn, Conn::Over) {
-            return Ok(Step::Done(input.bytes.len()));
-        }
         let Some((packet, used)) = parse(input.bytes)? else {
             return Ok(Step::More);
         };
         let named = packet.entries.iter();
         let others = named.filter(|peer| *peer != self.own && is_usable(*peer));
-        let visit = Visit {
+        conn.visit = Some(Visit {
             name: packet.sender.to_vec(),
             has_room: packet.kind == Kind::Welcome,
             peers: others.take(ENTRIES_MAX).collect(),
-        };
-        self.end_visit(cx, conn, Ok(visit));
+        });
         cx.close();
         Ok(Step::Done(used))
     }
 
-    fn on_end(&mut self, hub: &mut Hub<Self>, _id: ConnId, mut conn: Conn, end: End) {
-        // Closed by us, while it was silent.
-        let end = (end != End::Closed).then_some(end);
-        self.end_visit(hub, &mut conn, Err(Failure(end)));
+    fn on_end(&mut self, hub: &mut Hub<Self>, _id: ConnId, conn: Conn, end: End) {
+        if let Some(timer) = conn.timer {
+            hub.cancel(timer);
+        }
+        self.under_way -= 1;
+        // Closed by us without a visit, while it was silent.
+        let failure = Failure((end != End::Closed).then_some(end));
+        let mut result = conn.visit.ok_or(failure);
+        if let Ok(visit) = &mut result {
+            visit.peers.iter().for_each(|peer| self.note(*peer));
+            // A peer beyond the limit is nowhere on the map; otherwise there would be no end of peers that are only named.
+            visit.peers.retain(|peer| self.found.contains_key(peer));
+        }
+        self.found.insert(conn.peer, Some(result));
+        self.go_on(hub);
     }
 
     fn on_timer(&mut self, hub: &mut Hub<Self>, id: ConnId) {

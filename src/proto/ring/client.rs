@@ -157,11 +157,6 @@ impl Service for Client {
         }
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Client>, _listener: usize) -> Reader {
-        cx.close();
-        Reader::default()
-    }
-
     fn on_dialled(&mut self, cx: &mut Cx<'_, Client>, _reader: &mut Reader) {
         self.ask(cx.out());
     }

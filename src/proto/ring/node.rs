@@ -22,8 +22,6 @@ pub enum Conn {
     FromTracker(tracker::Outbound),
     ToPeer(peer::Inbound),
     FromPeer(peer::Outbound),
-    /// Nothing: it was accepted for a peer that is dead, and is being closed.
-    Refused,
 }
 
 impl From<tracker::Outbound> for Conn {
@@ -78,16 +76,10 @@ impl Service for RingNode {
         }
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, RingNode>, listener: usize) -> Conn {
+    fn on_accept(&mut self, _cx: &mut Cx<'_, RingNode>, listener: usize) -> Option<Conn> {
         match self {
-            RingNode::Tracker(_) => Conn::ToTracker(tracker::Inbound::default()),
-            RingNode::Peers(peers) => match peers.accept(listener) {
-                Some(inbound) => Conn::ToPeer(inbound),
-                None => {
-                    cx.close();
-                    Conn::Refused
-                }
-            },
+            RingNode::Tracker(_) => Some(Conn::ToTracker(tracker::Inbound::default())),
+            RingNode::Peers(peers) => peers.accept(listener).map(Conn::ToPeer),
         }
     }
 
@@ -125,7 +117,7 @@ impl Service for RingNode {
             (RingNode::Peers(peers), Conn::FromPeer(outbound)) => {
                 peers.answered(hub, id, outbound, input)
             }
-            _ => Err(Violation::us("a connection that is being closed")),
+            _ => Err(Violation::us("a connection of the other kind of node")),
         }
     }
 

@@ -377,3 +377,17 @@ fn a_dial_that_is_closed_before_it_is_there() {
         assert_nothing_left(&world, id);
     }
 }
+
+/// A refused peer is told what was written, and no half ends.
+#[test]
+fn a_refusal() {
+    let (mut world, id) = one_server(1, Limits::default());
+    world.with(id, |service, _| service.refuses = true);
+    let peer = world.connect(addr(1));
+    world.peer(peer).send(b"echo one\n");
+    world.until(secs(1), |w| w.peer(peer).is_closed());
+    assert_eq!(world.peer(peer).received(), b"no\n");
+    world.run_for(secs(1));
+    assert_eq!(world.service(id).ends, []);
+    assert_nothing_left(&world, id);
+}

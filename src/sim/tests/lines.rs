@@ -13,6 +13,8 @@ pub(super) struct Lines {
     /// Halves handed to the engine, and the ends of those that came back.
     pub(super) opened: usize,
     pub(super) ends: Vec<End>,
+    /// Peers are turned away.
+    pub(super) refuses: bool,
     pub(super) dialled: Vec<ConnId>,
     pub(super) accepted: Vec<ConnId>,
     pub(super) produced: usize,
@@ -58,11 +60,15 @@ impl Service for Lines {
         self.starts += 1;
     }
 
-    fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Conn {
+    fn on_accept(&mut self, cx: &mut Cx<'_, Lines>, _listener: usize) -> Option<Conn> {
         assert_eq!(self.starts, 1, "a service starts first, and once");
+        if self.refuses {
+            cx.out().extend_from_slice(b"no\n");
+            return None;
+        }
         self.opened += 1;
         self.accepted.push(cx.id());
-        Conn::Line
+        Some(Conn::Line)
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Lines>, _conn: &mut Conn) {

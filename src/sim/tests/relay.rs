@@ -92,9 +92,9 @@ impl Service for Relay {
     type Job = Task;
     type Done = Task;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Relay>, _listener: usize) -> Conn {
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Relay>, _listener: usize) -> Option<Conn> {
         self.opened += 1;
-        Conn::Server { asked: None }
+        Some(Conn::Server { asked: None })
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Relay>, conn: &mut Conn) {

@@ -143,14 +143,6 @@ impl Host for Clients {
         &mut self.operations
     }
 
-    fn conn(op: OpId) -> OpId {
-        op
-    }
-
-    fn timer(op: OpId) -> OpId {
-        op
-    }
-
     fn on_hops(tag: &mut Tag, hops: u32) {
         tag.hops = hops;
     }
@@ -172,10 +164,6 @@ impl Service for Clients {
     type Timer = OpId;
     type Job = NoJob;
     type Done = ();
-
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> OpId {
-        unreachable!("the clients listen nowhere")
-    }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, op: &mut OpId) {
         client::dialled(self, cx, *op);

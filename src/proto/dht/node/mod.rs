@@ -411,8 +411,8 @@ impl Service for DhtNode {
     type Job = Write;
     type Done = Written;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        Conn::Peer(Expect::Request)
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {
+        Some(Conn::Peer(Expect::Request))
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
@@ -548,19 +548,23 @@ impl Service for DhtNode {
     }
 }
 
+impl From<OpId> for Conn {
+    fn from(op: OpId) -> Conn {
+        Conn::Operation(op)
+    }
+}
+
+impl From<OpId> for Timer {
+    fn from(op: OpId) -> Timer {
+        Timer::Retry(op)
+    }
+}
+
 impl Host for DhtNode {
     type Tag = Tag;
 
     fn operations(&mut self) -> &mut Operations<Tag> {
         &mut self.operations
-    }
-
-    fn conn(op: OpId) -> Conn {
-        Conn::Operation(op)
-    }
-
-    fn timer(op: OpId) -> Timer {
-        Timer::Retry(op)
     }
 
     fn on_outcome(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Outcome, Failure>) {

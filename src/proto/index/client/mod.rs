@@ -54,14 +54,13 @@ const CALL_MAX: Ticks = Ticks::from_secs(3600);
 const CHECK_SPREAD: Ticks = Ticks::from_secs(8);
 
 /// A service that has a session.
-pub trait Host: Service {
+pub trait Host: Service<Timer: From<SessionTimer>> {
     /// The host's name for a call.
     type Tag;
 
     fn session(&mut self) -> &mut Session<Self::Tag>;
     /// The service half of the session's connection.
     fn conn() -> Self::Conn;
-    fn timer(timer: SessionTimer) -> Self::Timer;
     fn on_answer(&mut self, hub: &mut Hub<Self>, tag: Self::Tag, result: Result<Answer, Failure>);
     /// News of staying online.
     fn on_presence(&mut self, _hub: &mut Hub<Self>, _presence: Presence) {}
@@ -440,7 +439,7 @@ fn go<H: Host>(host: &mut H, hub: &mut Hub<H>) {
 fn await_answer<H: Host>(host: &mut H, hub: &mut Hub<H>) {
     stop_timer(host, hub);
     let answer = host.session().patience.answer;
-    match hub.arm(answer, H::timer(SessionTimer::Answer)) {
+    match hub.arm(answer, SessionTimer::Answer.into()) {
         Some(timer) => host.session().state = State::Asked(timer),
         None => {
             close(host, hub);
@@ -524,7 +523,7 @@ const BUSY_SECS_MAX: u64 = 600;
 /// Pauses for `pause` and a jitter.
 fn pause_for<H: Host>(host: &mut H, hub: &mut Hub<H>, pause: Ticks) {
     let pause = Ticks(pause.0 + jitter(hub, pause).0);
-    match hub.arm(pause, H::timer(SessionTimer::Pause)) {
+    match hub.arm(pause, SessionTimer::Pause.into()) {
         Some(timer) => host.session().state = State::Paused(timer),
         None => finish(host, hub, Err(NO_TIMER)),
     }
@@ -576,7 +575,7 @@ fn kept<H: Host>(host: &mut H, hub: &mut Hub<H>, number: u32, result: Result<Ans
 }
 
 fn arm_keep_alive<H: Host>(host: &mut H, hub: &mut Hub<H>, after: Ticks) {
-    let timer = hub.arm(after, H::timer(SessionTimer::KeepAlive));
+    let timer = hub.arm(after, SessionTimer::KeepAlive.into());
     if timer.is_none() {
         lose(host, hub, NO_TIMER);
     }

@@ -25,10 +25,6 @@ impl Host for TestHost {
 
     fn conn() {}
 
-    fn timer(timer: SessionTimer) -> SessionTimer {
-        timer
-    }
-
     fn on_answer(&mut self, _: &mut Hub<Self>, call: usize, result: Result<Answer, Failure>) {
         self.answers.get_mut().push((call, result));
     }
@@ -44,8 +40,6 @@ impl Service for TestHost {
     type Timer = SessionTimer;
     type Job = NoJob;
     type Done = ();
-
-    fn on_accept(&mut self, _: &mut Cx<'_, Self>, _: usize) {}
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, (): &mut ()) {
         dialled(self, cx);

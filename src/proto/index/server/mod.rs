@@ -381,8 +381,8 @@ impl Service for IndexServer {
         }
     }
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        Conn::default()
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {
+        Some(Conn::default())
     }
 
     fn on_input(
@@ -395,11 +395,7 @@ impl Service for IndexServer {
             return Ok(Step::More);
         };
         let later = self.serve(cx, conn, frame)?;
-        Ok(if later {
-            Step::Wait(frame.len())
-        } else {
-            Step::Done(frame.len())
-        })
+        Ok(Step::message(frame.len(), later))
     }
 
     fn on_note(&mut self, _cx: &mut Cx<'_, Self>, conn: &mut Conn, note: Note) {

@@ -345,6 +345,12 @@ impl<F: Clone + Send + 'static> Sharer<F> {
     }
 }
 
+impl From<SessionTimer> for Timer {
+    fn from(timer: SessionTimer) -> Timer {
+        Timer::Session(timer)
+    }
+}
+
 impl<F: Clone + Send + 'static> Host for Sharer<F> {
     type Tag = Tag;
 
@@ -354,10 +360,6 @@ impl<F: Clone + Send + 'static> Host for Sharer<F> {
 
     fn conn() -> Conn<F> {
         Conn::Index
-    }
-
-    fn timer(timer: SessionTimer) -> Timer {
-        Timer::Session(timer)
     }
 
     fn on_answer(&mut self, hub: &mut Hub<Self>, tag: Tag, result: Result<Answer, Failure>) {
@@ -396,8 +398,8 @@ impl<F: Clone + Send + 'static> Service for Sharer<F> {
     type Job = Read<F>;
     type Done = ReadDone;
 
-    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Conn<F> {
-        Conn::Peer(Serving::Ready)
+    fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn<F>> {
+        Some(Conn::Peer(Serving::Ready))
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, _conn: &mut Conn<F>) {

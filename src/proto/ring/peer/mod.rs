@@ -182,11 +182,7 @@ impl Peers {
             Request::Query { seq } => {
                 let parked = peer.query(host, inbound, id, seq, encoding)?;
                 self.watch(host, index);
-                return Ok(if parked {
-                    Step::Wait(used)
-                } else {
-                    Step::Done(used)
-                });
+                return Ok(Step::message(used, parked));
             }
             Request::Register { .. } | Request::Peers { .. } => {
                 return Err(Violation::peer("a request that is for trackers"));

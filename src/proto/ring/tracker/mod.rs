@@ -131,11 +131,7 @@ impl Tracker {
                         waits,
                     } => {
                         inbound.registered = Some((slot, number));
-                        if waits {
-                            Step::Wait(used)
-                        } else {
-                            Step::Done(used)
-                        }
+                        Step::message(used, waits)
                     }
                 });
             }

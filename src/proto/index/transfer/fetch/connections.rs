@@ -266,11 +266,9 @@ impl Fetcher {
             return Ok(Step::Took(taken));
         }
         self.range(cx, holder);
-        if self.stores >= STORES_MAX {
-            self.holders[holder].rests = true;
-            return Ok(Step::Wait(taken));
-        }
-        Ok(Step::Done(taken))
+        let rests = self.stores >= STORES_MAX;
+        self.holders[holder].rests |= rests;
+        Ok(Step::message(taken, rests))
     }
 }
 

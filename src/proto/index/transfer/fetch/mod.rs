@@ -324,6 +324,12 @@ impl Fetcher {
     }
 }
 
+impl From<SessionTimer> for Timer {
+    fn from(timer: SessionTimer) -> Timer {
+        Timer::Session(timer)
+    }
+}
+
 impl Host for Fetcher {
     type Tag = Asked;
 
@@ -333,10 +339,6 @@ impl Host for Fetcher {
 
     fn conn() -> Conn {
         Conn::Index
-    }
-
-    fn timer(timer: SessionTimer) -> Timer {
-        Timer::Session(timer)
     }
 
     fn on_answer(
@@ -379,12 +381,6 @@ impl Service for Fetcher {
             }
             None => self.go(hub),
         }
-    }
-
-    fn on_accept(&mut self, cx: &mut Cx<'_, Self>, _listener: usize) -> Conn {
-        // It has no listener.
-        cx.close();
-        Conn::Index
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
