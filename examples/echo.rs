@@ -3,8 +3,6 @@
 //! What the engine does for it: any number of connections, backpressure (a peer that does not read is not read from),
 //! an idle timeout, a deadline per line, and a clean end on Ctrl-C.
 
-use std::net::SocketAddrV4;
-
 use peerloop::engine::framing::{Cr, Lines};
 use peerloop::engine::{Cx, Input, Limits, NoJob, Service, Step, Ticks, Violation};
 use peerloop::net::Reactor;
@@ -46,7 +44,7 @@ impl Service for Echo {
 
 fn main() -> std::io::Result<()> {
     let listen = std::env::args().nth(1).unwrap_or("127.0.0.1:0".into());
-    let listen: SocketAddrV4 = listen.parse().map_err(std::io::Error::other)?;
+    let listen: std::net::SocketAddr = listen.parse().map_err(std::io::Error::other)?;
     let limits = Limits {
         conns_max: 10_000,
         idle: Ticks::from_secs(30),

@@ -32,7 +32,7 @@ pub(in crate::cli) struct UserArgs {
     /// Read the password from this file (its first line), instead of PEERLOOP_PASSWORD or a prompt
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) password_file: Option<PathBuf>,
-    /// Where name, password and id are saved [default: under $XDG_STATE_HOME/peerloop, by server and user]
+    /// Where name, password and id are kept [default: under $XDG_STATE_HOME/peerloop, by server and user]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) credentials: Option<PathBuf>,
 }
