@@ -1,6 +1,6 @@
 //! A whole server on the reactor: sends back every line, upper-cased. `cargo run --example echo [IP:PORT]`
 //!
-//! What the engine does for it: any number of connections, backpressure (who does not read is not read from),
+//! What the engine does for it: any number of connections, backpressure (a peer that does not read is not read from),
 //! an idle timeout, a deadline per line, and a clean end on Ctrl-C.
 
 use std::net::SocketAddrV4;

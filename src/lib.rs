@@ -9,8 +9,8 @@
 //!   sim         drives the engine in memory                virtual clock, injected faults
 //!   store       where entries outlive the process          files
 //! ```
-//! Imports go downwards only: `engine` knows nobody, `proto` knows `engine`, `net` and `sim` know `engine`, `workers`
-//! knows `proto` and `store`; a test walks the imports. Features, all on by default:
+//! `engine` imports no other folder; `proto`, `net` and `sim` import `engine`; `workers` imports `engine`, `proto` and
+//! `store`; a test walks the imports. Features, all on by default:
 //!
 //! | feature     | adds                                          | dependencies                              |
 //! |-------------|-----------------------------------------------|-------------------------------------------|
@@ -20,7 +20,7 @@
 //! | `storage`   | the embedded database, files, password hashes | redb, rustix, argon2                      |
 //! | `cli`       | the program                                   | clap and others                           |
 //!
-//! Somebody's own protocol is an [`engine::Service`] given to a `net::Reactor`, with
+//! A protocol of your own is an [`engine::Service`] given to a `net::Reactor`, with
 //! `default-features = false, features = ["net"]`: `examples/echo.rs` is a whole server in under 60 lines, and
 //! `examples/two_services.rs` two services on one loop. [`engine::framing`] finds the messages in a stream.
 //! Addresses are `SocketAddr`; a protocol whose wire has room for IPv4 only says so ([`engine::Service::IPV4_ONLY`]).

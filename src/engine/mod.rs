@@ -13,6 +13,12 @@
 //! stale tokens, fairness, backpressure, deadlines, orderly closing. It does not open sockets, read a clock,
 //! start threads or know any protocol. A driver lends it a [`Transport`] and tells it the time.
 //!
+//! Where to look:
+//! - `node`: what a driver tells a node. `turn`: one turn of the loop. `deadlines`: timeouts of connections, due timers.
+//! - `service`: what a protocol implements. `hub`: what it may do. `input`: what it reads. `end`: why a connection ended.
+//! - `conn`, `output`, `peers`: a connection, its queue, its address. [`wheel`]: timers. [`framing`]: lines and frames.
+//! - `limits`: every bound. `stats`: every counter. `validate`: the invariants below, as assertions.
+//!
 //! Invariants (asserted by [`Node::validate`]):
 //! - a slot is reused only after the reap of the turn in which its connection ended;
 //! - a connection on the ready or dirty list is on it once, and its flag says so;

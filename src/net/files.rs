@@ -29,7 +29,7 @@ pub fn raise_file_limit() -> u64 {
 /// From now on a write beyond the limit of a file's size (`ulimit -f`) is an error like that of a full disk, which its
 /// writer reports. As the kernel has it by default, the write ends the process without a word.
 pub fn survive_file_size_limit() -> io::Result<()> {
-    // A handler that sets a flag which nobody reads: ignoring the signal itself takes `unsafe`.
+    // A handler that sets a flag without a reader: ignoring the signal itself takes `unsafe`.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     Ok(())
 }

@@ -193,7 +193,7 @@ pub(super) trait Served {
     /// Longest time for what is queued when the loop ends.
     fn linger(&self) -> Duration;
     fn stop_accepting(&mut self);
-    /// Nobody waits for its workers any more.
+    /// Its workers are not waited for at the end.
     fn abandon(&mut self);
     fn conns_asked(&self) -> usize;
     /// There are other services: it gets so many descriptors, and a share of the turn.
@@ -256,18 +256,12 @@ impl<S: Service> Served for Host<S> {
         if self.node.has_work() || accepts || self.has_done() {
             return Some(Duration::ZERO);
         }
-        let resumes = self.listeners.iter().filter_map(Listener::resumes_at);
         let closes_at = self.closes_at.filter(|_| self.node.conns() > 0);
-        let deadline = resumes
-            .chain(self.node.next_deadline())
-            .chain(closes_at)
-            .min();
+        let resumes = self.listeners.iter().map(Listener::resumes_at);
+        let deadline = resumes.fold(soonest(self.node.next_deadline(), closes_at), soonest);
         let working = self.workers.iter().any(|lane| lane.worker.under_way() > 0);
         let deadline = deadline.map(|at| self.clock.until(at));
-        deadline
-            .into_iter()
-            .chain(working.then_some(LOOK_EVERY))
-            .min()
+        soonest(deadline, working.then_some(LOOK_EVERY))
     }
 
     fn is_stopping(&self) -> bool {
@@ -306,6 +300,14 @@ impl<S: Service> Served for Host<S> {
 pub(super) trait Added: Served + Any + Send {}
 
 impl<T: Served + Any + Send> Added for T {}
+
+/// The earlier of two times, of which each may be never (`None`).
+pub(super) fn soonest<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
 
 fn readiness(event: &Event) -> Readiness {
     let broken = event.is_error();

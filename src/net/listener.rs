@@ -34,7 +34,7 @@ const LOG_EVERY: Ticks = Ticks::from_secs(10);
 /// An address that is bound and listened on; a reactor accepts from it. Binding first gives the port when any was
 /// asked for, which a service may need to know before it exists.
 ///
-/// Its address is of the type that was asked for: who has to have IPv4 binds a [`SocketAddrV4`].
+/// Its address has the type that was bound: bind a [`SocketAddrV4`] where it has to be IPv4.
 pub struct Bound<A = SocketAddr> {
     socket: Socket,
     addr: A,

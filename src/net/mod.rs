@@ -1,7 +1,11 @@
 //! Drives the engine with real sockets: the only place of the library that opens sockets, reads a clock, catches signals
 //! or starts a thread. It knows no protocol, and leaves buffers, fairness, deadlines and closing to the engine.
 //!
-//! [`Reactor`] is the loop. A [`Host`] is what belongs to one of its services; most programs have one and never see it.
+//! [`Reactor`] is the loop. A [`Host`] is what belongs to one of its services (node, sockets, listeners, worker threads);
+//! most programs have one and never see it.
+//!
+//! `listener` binds and accepts; `sockets` dials, reads and writes; `worker` is a thread for jobs; `calls` are closures from
+//! other threads; `signals` are SIGINT and SIGTERM; `files` are limits of descriptors; `tokens` name what an event is of.
 
 mod calls;
 mod clock;

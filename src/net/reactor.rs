@@ -22,7 +22,7 @@ use crate::engine::{Limits, Node, Service, Work};
 use super::calls::Caller;
 use super::clock::Clock;
 use super::files;
-use super::host::{Added, Host, Served};
+use super::host::{Added, Host, Served, soonest};
 use super::listener::{Address, Bound};
 use super::signals::Caught;
 use super::tokens::{self, CONNS_MAX, SERVICES_MAX};
@@ -254,7 +254,7 @@ impl<S: Service> Reactor<S> {
     }
 
     fn take_turn(&mut self, wait_max: Option<Duration>) -> io::Result<()> {
-        let sleep = self.sleep().into_iter().chain(wait_max).min();
+        let sleep = soonest(self.sleep(), wait_max);
         match self.poll.poll(&mut self.events, sleep) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
@@ -295,11 +295,7 @@ impl<S: Service> Reactor<S> {
     /// How long the poll may sleep; `None` until an event.
     pub(super) fn sleep(&self) -> Option<Duration> {
         let others = self.others.iter().map(|host| host.sleep());
-        [self.first.sleep()]
-            .into_iter()
-            .chain(others)
-            .flatten()
-            .min()
+        others.fold(self.first.sleep(), soonest)
     }
 
     fn take_signals(&mut self) -> io::Result<()> {
@@ -333,8 +329,8 @@ impl<S: Service> Reactor<S> {
     }
 }
 
-/// Divides `files` among services that ask for so many each: who asks for less than an equal part gets it, the others
-/// share what is left.
+/// Divides `files` among services that ask for so many each. A service that asks for less than an equal share gets what
+/// it asks for; the others share the rest.
 fn divide(files: usize, asked: &[usize]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..asked.len()).collect();
     order.sort_by_key(|&service| asked[service]);

@@ -29,7 +29,7 @@ pub(super) struct Worker<J, D> {
     /// The last share was used up: there may be more.
     has_done: bool,
     under_way: usize,
-    /// `None` once nobody is to wait for it.
+    /// `None` once it is abandoned.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -106,7 +106,7 @@ impl<J, D> Worker<J, D> {
         Ok(())
     }
 
-    /// From now on nobody waits for the thread: it ends with the process, or when it has done its jobs.
+    /// The thread is not joined: it ends with the process, or when it has done its jobs.
     pub(super) fn abandon(&mut self) {
         self.thread = None;
     }

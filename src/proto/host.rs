@@ -9,7 +9,7 @@
 //!    ▲                                        │
 //!    └───────────── Hub, seen as Host ◀───────┘
 //! ```
-//! A machine holds no timers. It says when it is due ([`Alarm`] has the rest), and what is due then it sees when it is called.
+//! A machine holds no timers. It says when it is due (`Alarm` has the rest), and what is due then it sees when it is called.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
@@ -99,7 +99,7 @@ impl Alarm {
     ) {
         match (self.armed, due) {
             (Some((_, at)), Some(due)) if at <= due => return,
-            // Its firing hands the room on.
+            // When it fires, the next unarmed timer gets its place.
             (Some(_), None) if !unarmed.timers.is_empty() => return,
             (Some((timer, _)), _) => host.cancel(timer),
             (None, _) => {}
@@ -125,13 +125,13 @@ impl Alarm {
 
 /// Timers that the engine refused to arm, at its limit; each once.
 ///
-/// A timer that fires or is disarmed makes room. Before the machine of the one that fired is called, which would take the
-/// room again itself, [`Unarmed::next`] has its turn: its machine's [`Alarm`] follows again. One without a deadline leaves the
-/// room to the next.
+/// A timer that fires or is disarmed frees a place. [`Unarmed::next`] is called before the machine of the timer that fired,
+/// which would take the place again itself; the [`Alarm`] of that next machine follows again. A machine without a deadline
+/// leaves the place to the next one.
 #[derive(Debug)]
 pub(super) struct Unarmed<T> {
     timers: BTreeSet<T>,
-    /// The last that was returned: their turns go round.
+    /// The last that was returned: they are served round robin.
     last: Option<T>,
 }
 

@@ -36,7 +36,7 @@ impl EndRef {
     }
 }
 
-/// Who holds an end.
+/// The owner of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
     /// Connection `1` of host `0`.
@@ -47,7 +47,7 @@ pub(super) enum Owner {
     Kernel,
     /// Closed: what arrives is answered with a reset.
     Closed,
-    /// The machine is gone: what arrives is answered by nobody.
+    /// The machine is gone: bytes that arrive have no answer.
     Gone,
 }
 

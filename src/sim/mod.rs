@@ -185,7 +185,7 @@ impl<S: Service> World<S> {
     }
 
     /// Ends all faults: the network keeps its latency and loses its malice. Connections that were to be cut stay
-    /// whole; dials that nobody answers are left to their deadline.
+    /// whole; dials without an answer are left to their deadline.
     pub fn heal(&mut self) {
         self.net.faults = self.net.faults.healed();
         for (_, link) in &mut self.net.links {
@@ -358,7 +358,7 @@ impl<S: Service> World<S> {
         self.net.accept_script(id)
     }
 
-    /// Connections of which somebody still holds an end.
+    /// Connections of which an end still has an owner.
     pub fn links(&self) -> usize {
         self.net.links.len()
     }

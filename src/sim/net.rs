@@ -31,7 +31,7 @@ const BACKLOG_MAX: usize = 4096;
 /// When a SYN that found the backlog full is sent again.
 const SYN_RETRY_US: u64 = 1_000_000;
 
-/// When a kernel gives up a dial that nobody answers: Linux with its default of six retries.
+/// When a kernel gives up a dial without an answer: Linux with its default of six retries.
 const SYN_TIMEOUT_US: u64 = 127_000_000;
 
 /// What the network knows of a host.
@@ -39,7 +39,7 @@ const SYN_TIMEOUT_US: u64 = 127_000_000;
 pub(super) struct Door {
     pub(super) addr: SocketAddr,
     pub(super) up: bool,
-    /// Down, and answers nobody.
+    /// Down: no dial is answered.
     pub(super) silent: bool,
     pub(super) epoch: u32,
     pub(super) slots: Vec<Option<(ConnId, EndRef)>>,
@@ -68,7 +68,7 @@ pub(super) struct Net {
     pub(super) peers: Vec<Peer>,
     pub(super) scripts: Vec<Script>,
     pub(super) links: Slab<Link>,
-    /// Scripted peers to whom something happened; the world lets them act before the next event.
+    /// Scripted peers with news (bytes, an end, window); the world lets them act before the next event.
     pub(super) stirred: VecDeque<usize>,
     heap: BinaryHeap<Reverse<Event>>,
     order: u64,
@@ -505,7 +505,7 @@ impl Net {
         self.collect(end);
     }
 
-    /// Takes the link away once nobody holds an end.
+    /// Takes the link away once no end has an owner.
     pub(super) fn collect(&mut self, end: EndRef) {
         let Some(link) = self.link(end) else { return };
         if link

@@ -37,7 +37,7 @@ impl Net {
         None
     }
 
-    /// Lets the peers act to whom something happened.
+    /// Lets the peers with news act.
     pub(super) fn pump_stirred(&mut self) {
         while let Some(index) = self.stirred.pop_front() {
             self.pump(index);

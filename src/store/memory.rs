@@ -37,8 +37,8 @@ pub enum Fault {
     Full,
     /// [`StoreError::Failed`] before the group landed; stays until [`Memory::crash`].
     Failed,
-    /// [`StoreError::Failed`] after the group landed: the restart finds it although nobody was
-    /// told. Stays until [`Memory::crash`].
+    /// [`StoreError::Failed`] after the group landed: the restart finds it although it was not
+    /// acknowledged. Stays until [`Memory::crash`].
     FailedLate,
 }
 

@@ -1,7 +1,7 @@
 //! Durable writes: every write that waits when a commit begins is part of that commit.
 //!
 //! A commit costs two fsyncs however many changes it has, so the rate of writes grows with the number of clients that
-//! wait. Nobody waits for a larger group: the next commit takes what came in during the last one.
+//! wait. No commit is delayed for a larger group: the next one takes the writes that came in during the last.
 
 use std::marker::PhantomData;
 
@@ -10,10 +10,10 @@ use crate::store::{Change, Outcome, Store, StoreError};
 
 /// A write of a protocol that is acknowledged once it is on disk.
 pub trait Durable: Send + 'static {
-    /// What the protocol is told of it.
+    /// The result, for the protocol.
     type Written: Send + 'static;
 
-    /// For the log: what a failing disk means to those who ask for writes.
+    /// For the log: the effect of a failing disk on clients.
     const WHILE_FAILING: &'static str = "writes are refused";
 
     /// Appends what it changes in the store.

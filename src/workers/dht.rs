@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::commit::{Committer, Durable};
-use super::load::LoadError;
+use super::load_error::LoadError;
 use crate::proto::dht::entries::Entries;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, Write, Written};

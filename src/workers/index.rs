@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::commit::{Committer, Durable};
-use super::load::LoadError;
+use super::load_error::LoadError;
 use crate::engine::Work;
 use crate::proto::index::fields::PeerId;
 use crate::proto::index::persisted::{self as record, Done, Job};

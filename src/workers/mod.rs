@@ -17,7 +17,7 @@
 //!
 //! What they do not do: start threads (`net` does), order jobs beyond the group they are given, retry.
 //!
-//! Invariants: every job has exactly one result, in the order of the jobs; a write is reported as committed only after
+//! Invariants: every job has exactly one result, and a thread gives them in the order of its jobs; a write is reported as committed only after
 //! [`Store::commit`] returned `Ok` for it; a stored entry that cannot be read ends the start with an error, it is never
 //! left out.
 //!
@@ -28,5 +28,5 @@ pub mod dht;
 #[cfg(feature = "storage")]
 pub mod files;
 pub mod index;
-pub mod load;
+pub mod load_error;
 pub mod tracker;

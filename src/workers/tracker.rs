@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use bytes::Bytes;
 
 use super::commit::{Committer, Durable};
-use super::load::LoadError;
+use super::load_error::LoadError;
 use crate::proto::ring::tracker::{self, PersistedMember};
 use crate::proto::ring::wire::{Encoding, Strings};
 use crate::store::{Change, Store, Table};

@@ -27,7 +27,7 @@ impl Listening {
             let (mut from, mut line) = (BufReader::new(stdout), String::new());
             let _ = from.read_line(&mut line);
             let _ = tell.send(line);
-            // Whatever follows, so that it never waits for a reader.
+            // The rest of its output is read too, so that it never waits for a reader.
             let _ = from.read_to_end(&mut Vec::new());
         });
         let line = told.recv_timeout(DEADLINE).unwrap_or_default();
@@ -89,8 +89,11 @@ fn the_index_over_ipv6() {
     let found = until(|| ask(&["search", "song", "--json"]), "::1");
     let port = sharer.at.trim_start_matches("[::1]:");
     assert!(found.contains(port), "{found}");
-    let peers = ask(&["peers", "--json"]);
-    assert!(String::from_utf8_lossy(&peers.stdout).contains("::1"));
+    for list in [&["peers", "--json"][..], &["peers"], &["search", "song"]] {
+        let said = ask(list).stdout;
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains(&sharer.at), "{list:?}: {said}");
+    }
     let got = ask(&["download", "song.bin", "--out", "out", "--user", "bob"]);
     assert_eq!(got.code, Some(0), "{}", got.stderr);
     assert!(std::fs::read(root.join("out/song.bin")).expect("downloaded") == content);

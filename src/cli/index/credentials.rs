@@ -26,27 +26,27 @@ const PASSWORD_VARIABLE: &str = "PEERLOOP_PASSWORD";
 
 #[derive(Args, Clone)]
 pub(in crate::cli) struct UserArgs {
-    /// The user [default: the one of an earlier run, or $USER]
+    /// The user [default: the one of an earlier run, or $USER; for a download a guest with a random name]
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) user: Option<String>,
     /// Read the password from this file (its first line), instead of PEERLOOP_PASSWORD or a prompt
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) password_file: Option<PathBuf>,
-    /// Where name, password and id are kept [default: under $XDG_STATE_HOME/peerloop, by server and user]
+    /// Where name, password and id are saved [default: under $XDG_STATE_HOME/peerloop, by server and user]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) credentials: Option<PathBuf>,
 }
 
 /// The format of the file.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct Saved {
     server: SocketAddr,
     user: String,
     password: String,
     id: Option<String>,
 }
 
-impl Kept {
+impl Saved {
     fn id(&self, path: &Path) -> Result<Option<PeerId>> {
         let id = self.id.as_deref().map(str::parse).transpose();
         id.with_context(|| format!("the id in {}", path.display()))
@@ -74,9 +74,9 @@ impl UserArgs {
             Some(path) => path.clone(),
             None => state_dir()?.join(format!("index-{server}-{}.json", file_safe(&user))),
         };
-        let kept = read(&path)?.filter(|kept| kept.server == server && kept.user == user);
-        let id = kept.as_ref().map_or(Ok(None), |kept| kept.id(&path))?;
-        let known = || kept.map_or_else(|| prompt(&user), |kept| Ok(kept.password));
+        let saved = read(&path)?.filter(|saved| saved.server == server && saved.user == user);
+        let id = saved.as_ref().map_or(Ok(None), |saved| saved.id(&path))?;
+        let known = || saved.map_or_else(|| prompt(&user), |saved| Ok(saved.password));
         let password = self.given_password()?.map_or_else(known, Ok)?;
         check_password(&password)?;
         let who = Arc::new(Credentials { user, password });
@@ -90,9 +90,9 @@ impl UserArgs {
 
     fn usual_user(&self) -> Result<String> {
         if let Some(path) = &self.credentials
-            && let Some(kept) = read(path)?
+            && let Some(saved) = read(path)?
         {
-            return Ok(kept.user);
+            return Ok(saved.user);
         }
         std::env::var("USER").context("no user: give one with --user NAME")
     }
@@ -119,11 +119,11 @@ impl Identity {
             Some(path) => path,
             None => state_dir()?.join(format!("index-{server}-guest.json")),
         };
-        let kept = read(&path)?.filter(|kept| kept.server == server);
-        let (who, id) = match kept {
-            Some(kept) => {
-                let id = kept.id(&path)?;
-                let (user, password) = (kept.user, kept.password);
+        let saved = read(&path)?.filter(|saved| saved.server == server);
+        let (who, id) = match saved {
+            Some(saved) => {
+                let id = saved.id(&path)?;
+                let (user, password) = (saved.user, saved.password);
                 (Credentials { user, password }, id)
             }
             None => {
@@ -146,7 +146,7 @@ impl Identity {
 
     /// Saves the file, readable by its user alone.
     pub(in crate::cli) fn save(&self) -> Result<()> {
-        let kept = Kept {
+        let saved = Saved {
             server: self.server,
             user: self.who.user.clone(),
             password: self.who.password.clone(),
@@ -160,14 +160,14 @@ impl Identity {
                     .mode(0o700)
                     .create(folder)?;
             }
-            let text = serde_json::to_string_pretty(&kept)? + "\n";
+            let text = serde_json::to_string_pretty(&saved)? + "\n";
             print::replace_file(&self.path, 0o600, text.as_bytes())
         };
         write().with_context(|| format!("cannot keep the credentials in {}", self.path.display()))
     }
 }
 
-fn read(path: &Path) -> Result<Option<Kept>> {
+fn read(path: &Path) -> Result<Option<Saved>> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)

@@ -1,5 +1,7 @@
 //! `peerloop index search`, `peers`, `browse`.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -91,7 +93,7 @@ impl Query {
                     size(hit.file.size_bytes),
                     escaped(&hit.user),
                     hit.id.to_string(),
-                    format!("{}:{}", hit.ip, hit.port),
+                    SocketAddr::new(hit.ip, hit.port).to_string(),
                     hit.file.sha1.to_string(),
                 ]
             },
@@ -114,7 +116,7 @@ impl Query {
             ["id", "user", "files", "status"],
             |peer| {
                 let status = if peer.online {
-                    format!("online at {}:{}", peer.ip, peer.port)
+                    format!("online at {}", SocketAddr::new(peer.ip, peer.port))
                 } else {
                     "offline".into()
                 };
@@ -208,7 +210,9 @@ impl<'a> PeerRow<'a> {
             id: peer.id.to_string(),
             user: &peer.user,
             online: peer.online,
-            at: peer.online.then(|| format!("{}:{}", peer.ip, peer.port)),
+            at: peer
+                .online
+                .then(|| SocketAddr::new(peer.ip, peer.port).to_string()),
             files: peer.files,
         }
     }

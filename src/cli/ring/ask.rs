@@ -21,7 +21,7 @@ const ANSWER_TIMEOUTS_MAX: u64 = 2;
 const LIST_TIMEOUTS_MAX: u64 = 10;
 
 #[derive(Args)]
-pub(in crate::cli) struct Asking {
+pub(in crate::cli) struct AskOptions {
     /// Give up when there is no answer for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -41,7 +41,7 @@ pub(in crate::cli) enum Ask {
         #[arg(long, value_name = "NAME", default_value = "peerloop", value_parser = handle)]
         handle: String,
         #[command(flatten)]
-        asking: Asking,
+        options: AskOptions,
     },
     /// Ask a peer for an item; exits 1 when it does not have it
     Query {
@@ -52,7 +52,7 @@ pub(in crate::cli) enum Ask {
         #[arg(value_name = "SEQ")]
         seq: u32,
         #[command(flatten)]
-        asking: Asking,
+        options: AskOptions,
     },
     /// Ask a peer for its handle; exits 1 when the answer is none
     Ping {
@@ -60,7 +60,7 @@ pub(in crate::cli) enum Ask {
         #[arg(value_name = "IP:PORT", value_parser = resolve)]
         to: SocketAddrV4,
         #[command(flatten)]
-        asking: Asking,
+        options: AskOptions,
     },
     /// Print the ring of a tracker of ours, in order
     Peers {
@@ -68,25 +68,29 @@ pub(in crate::cli) enum Ask {
         #[arg(long, value_name = "IP:PORT", value_parser = resolve)]
         tracker: SocketAddrV4,
         #[command(flatten)]
-        asking: Asking,
+        options: AskOptions,
     },
 }
 
 impl Ask {
     pub(super) fn run(self) -> Result<Answer> {
         match self {
-            Ask::Echo { to, handle, asking } => asking.ask(to, Question::Echo { handle }),
-            Ask::Query { to, seq, asking } => asking.ask(to, Question::Query { seq }),
-            Ask::Ping { to, asking } => {
+            Ask::Echo {
+                to,
+                handle,
+                options,
+            } => options.ask(to, Question::Echo { handle }),
+            Ask::Query { to, seq, options } => options.ask(to, Question::Query { seq }),
+            Ask::Ping { to, options } => {
                 let time = unix_secs().to_string();
-                asking.ask(to, Question::Ping { time })
+                options.ask(to, Question::Ping { time })
             }
-            Ask::Peers { tracker, asking } => asking.ask(tracker, Question::Peers),
+            Ask::Peers { tracker, options } => options.ask(tracker, Question::Peers),
         }
     }
 }
 
-impl Asking {
+impl AskOptions {
     fn ask(&self, to: SocketAddrV4, question: Question) -> Result<Answer> {
         let wants_text = matches!(question, Question::Echo { .. });
         let timeout = Ticks::from_secs(self.timeout);

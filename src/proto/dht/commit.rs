@@ -38,7 +38,7 @@ pub(super) enum Then {
     Staged(ConnId),
     /// Entries of a sweep are gone from the disk.
     Swept,
-    /// Nobody waits.
+    /// No connection waits.
     Nothing,
 }
 

@@ -16,7 +16,7 @@ pub struct Config {
     pub dial_from: Option<SocketAddrV4>,
     /// Writes are acknowledged once the worker has committed them.
     pub durable: bool,
-    /// Longest value that is stored. 64 MiB as the specification has it.
+    /// Longest value that is stored.
     pub value_bytes_max: u64,
     /// Bytes of values that are being received and not complete, over all connections. They count towards
     /// `memory_bytes_max` as well; this keeps unfinished values from filling all of it.
@@ -28,8 +28,7 @@ pub struct Config {
     pub quanta: Quanta,
 }
 
-/// How long one membership change with its transfer of entries may take. While it goes on nobody else can join or leave at
-/// this node.
+/// How long one membership change with its transfer of entries may take. No other node can join or leave here meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub struct TransferLimits {
     /// A transfer as a whole. A range that takes longer is too large, or the path too slow, to be moved.
@@ -53,7 +52,7 @@ impl Default for TransferLimits {
     }
 }
 
-/// How much of a long piece of work is done in one turn: what everybody else then waits. Each is at least 1.
+/// How much of a long piece of work is done in one turn: all connections wait that long. Each is at least 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Quanta {
     /// Entries counted before they are sent: about 30 us.
@@ -82,7 +81,7 @@ impl Default for Quanta {
     }
 }
 
-/// Default of [`Config::value_bytes_max`], from "Bad input" of the specification.
+/// Default of [`Config::value_bytes_max`]: the protocol's own limit.
 pub const VALUE_BYTES_MAX: u64 = 64 << 20;
 
 impl Config {

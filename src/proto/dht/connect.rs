@@ -22,7 +22,7 @@ pub(super) struct HandOff {
     /// The joiner's connection.
     conn: ConnId,
     joiner: Id,
-    /// Our next, or who follows it when the joiner is our next; it will be the joiner's.
+    /// Our next, or the node after it when the joiner is our next; the joiner's next to be.
     next: Member,
     phase: Phase,
     sending: Sending,
@@ -200,8 +200,8 @@ impl DhtNode {
         Ok(Step::Done(used))
     }
 
-    /// Our next wants to leave. A joiner that does not know it yet can come again afterwards, and the leaver serves nobody
-    /// while it waits.
+    /// Our next wants to leave, and serves no requests while it waits: a joiner that has not been told our next yet gives
+    /// way, and can come again.
     pub(super) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
         if let LockHolder::HandOff(HandOff {
             conn, next, phase, ..

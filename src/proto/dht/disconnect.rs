@@ -5,7 +5,7 @@
 //! ```
 //! DISCONNECT names no leaver. The leaver is the node before the announced next, as the ring says:
 //! - It is our next. The DISCONNECT must come from our next's own IP, or our next must not say that it stays (see
-//!   [`super::failure_detector`]). The protocol has no better proof of who speaks.
+//!   [`super::failure_detector`]). The protocol has no better proof of a sender's identity.
 //! - It is the next of another member: [`super::relay`] passes the DISCONNECT on.
 //! - Neither: the answer is `0`, and nothing changes.
 //!
@@ -43,9 +43,9 @@ pub(super) struct Disconnect {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Who has the announced id?
+    /// The owner of the announced id is looked up.
     Name,
-    /// Who is before it?
+    /// The node before it is looked up.
     Verify,
     Receive,
     /// The announced next is told, and the worker commits.
@@ -138,7 +138,7 @@ impl DhtNode {
         }
     }
 
-    /// The ring's answer to who has the announced id, or who is before it.
+    /// The ring's answer: the owner of the announced id, or the node before it.
     pub(super) fn leaver_found(
         &mut self,
         hub: &mut Hub<Self>,
@@ -165,7 +165,7 @@ impl DhtNode {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
                 }
             }
-            // A plain leaver may answer nobody while it leaves.
+            // A plain leaver may answer no request while it leaves.
             (
                 Phase::Verify,
                 Ok(Outcome::Located(addr))

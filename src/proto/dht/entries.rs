@@ -29,7 +29,7 @@ const PINNED_PER_CHANGE: usize = 2;
 pub struct Entries {
     map: BTreeMap<Id, Bytes>,
     value_bytes: u64,
-    /// Values that left the map while somebody else had a handle of them.
+    /// Values that left the map while an output queue had a handle of them.
     pinned: VecDeque<Bytes>,
     pinned_bytes: u64,
 }
@@ -79,8 +79,11 @@ impl Entries {
         }
     }
 
-    /// Looks at up to `count` pinned values and drops those that nobody else has.
+    /// Looks at up to `count` pinned values and drops those without another handle.
     pub fn release_pinned(&mut self, count: usize) {
+        if self.pinned.is_empty() {
+            return;
+        }
         for _ in 0..count.min(self.pinned.len()) {
             let Some(value) = self.pinned.pop_front() else {
                 return;

@@ -6,11 +6,10 @@
 //! | our prev | a look-up, or a farther claim (`predecessor`) | it is dropped; the closest other claimant takes its place |
 //! | our next | its CONNECT, when it comes back | until then its range is out of reach, as there are no replicas (`rejoin`) |
 //!
-//! Our next is probed before its range is taken from it on somebody else's word. That is asked in two cases: a DISCONNECT that
-//! does not come from our next's own IP, and a CONNECT with our next's id. A stranger's word does not decide: our next is
-//! asked itself, at the address whose hash is its id. First by XSTAT, which a node of ours answers with `0` while it is
-//! no member or gives its range away. A plain peer closes upon XSTAT; it is then asked LOCATE of its own id, which a member
-//! answers with itself.
+//! Our next is probed before its range is taken from it because of another connection: a DISCONNECT that does not come from
+//! our next's own IP, or a CONNECT with our next's id. The probe goes to the address whose hash is the id. XSTAT is sent
+//! first, which a node of ours answers with `0` while it is no member or gives its range away. A plain peer closes upon XSTAT;
+//! it is then sent LOCATE of its own id, which a member answers with itself.
 //!
 //! At most one probe runs at a time, as one change of membership does.
 
@@ -29,7 +28,7 @@ const MISSES_MAX: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Probe {
-    /// Who waits for what comes of it.
+    /// The connection that waits for the verdict.
     conn: ConnId,
     of: Member,
     /// XSTAT ended without a word.
@@ -68,8 +67,8 @@ impl DhtNode {
         }
     }
 
-    /// Others may count on this node, and it does not give its range away. XSTAT answers so.
-    pub(super) fn stands(&self) -> bool {
+    /// This node owns a range and does not give it away. XSTAT is answered with `0` otherwise.
+    pub(super) fn is_settled_member(&self) -> bool {
         match &self.role {
             Role::Member => true,
             Role::Joining(join) => join.is_perhaps_member(),
@@ -174,7 +173,7 @@ impl DhtNode {
         }
     }
 
-    /// Nobody waits for it any more.
+    /// The connection that waited is gone.
     pub(super) fn end_probe(&mut self, hub: &mut Hub<Self>) {
         if let Some(probe) = self.probe.take() {
             if let Some(op) = probe.op {

@@ -17,7 +17,7 @@ use crate::engine::{ConnId, Hub, Tick, Ticks};
 use super::id::Id;
 use super::node::{DhtNode, LockHolder, Role, Timer, acknowledge};
 
-/// Invariant 3 of the specification.
+/// A transfer that stalls must not fill the memory with fenced writes, nor keep their clients waiting.
 const FENCED_BYTES_MAX: u64 = 64 << 20;
 const FENCED_FOR: Ticks = Ticks::from_secs(30);
 

@@ -31,10 +31,10 @@ impl Id {
     /// Bits of a position, hence the number of fingers of a node.
     pub const BITS: usize = U160::BITS;
 
-    /// Decimal digits of [`Id::MAX`]: the longest HashedKey ("Primitives" in the specification).
+    /// Decimal digits of [`Id::MAX`]: the longest HashedKey.
     pub const DIGITS_MAX: usize = 49;
 
-    /// Where a name lies: SHA-1 of its bytes as a big-endian integer ("Identity and ownership").
+    /// Where a name lies: SHA-1 of its bytes as a big-endian integer.
     pub fn of(text: &[u8]) -> Id {
         Id::from_be_bytes(Sha1::digest(text).into())
     }

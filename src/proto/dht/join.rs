@@ -38,14 +38,14 @@ const TRIES_MAX: u32 = 20;
 
 /// The same as a time for a node that the ring lists, or may list: without it a range of the ring is out of reach, and
 /// what prevents the join is temporary. The node before us may be about to leave, which takes this long at most (see
-/// [`super::leave`]), or may not know yet who follows us.
+/// [`super::leave`]), or may not know our next yet.
 const LISTED_WITHIN: Ticks = Ticks::from_secs(120);
 
-/// Invariant 8 of the specification.
+/// The ring is asked so often for our id, with this pause in between: the owner may not have read our address yet.
 const CONFIRM_TRIES_MAX: u32 = 3;
 const CONFIRM_PAUSE: Ticks = Ticks::from_millis(200);
 
-/// The pause before another try is drawn below this, so that joiners which hinder each other part.
+/// The pause before another try is drawn below this, so that joiners which hinder each other do not go on in step.
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(500).0;
 
 /// The same after [`TRIES_MAX`] tries: in each the node before us dials several others.
@@ -57,11 +57,10 @@ pub(super) struct Join {
     phase: Phase,
     tries: u32,
     begun: Tick,
-    /// The ring names us as the owner of our range before we gave anybody our address: this node was killed, and comes
-    /// back.
+    /// The ring named us as the owner of our range before we sent our address: this node was killed and joins again.
     listed: bool,
     given_up: bool,
-    /// Who owns our range; the first contact while that is not known.
+    /// The owner of our range; the first contact while it is not known.
     owner: Member,
     /// Our next, from the moment our address was sent until it is certain that it did not arrive.
     given: Option<Member>,
@@ -76,7 +75,7 @@ pub(super) struct Join {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Who owns our id?
+    /// The owner of our id is looked up.
     Locate,
     /// CONNECT goes on.
     Receive,
@@ -84,7 +83,7 @@ enum Phase {
     Commit,
     /// Our next is told.
     Update,
-    /// Our address is sent: does the owner list us?
+    /// Our address is sent; the ring is asked whether the owner lists us.
     Confirm { tries: u32 },
     /// Before the next try.
     Pause,
@@ -495,9 +494,8 @@ impl DhtNode {
         self.set_next(hub, next);
         log::info!("joined between {} and {}", owner.addr, next.addr);
         if next != owner {
-            // Our next was told before the owner listed us. If it asked the ring who is before it in that moment, it took
-            // the owner for its prev again, so it is told once more. Should our next have to say later who follows a dead
-            // node (see `rejoin`), its prev has to be right.
+            // Our next was told before the owner listed us. If it looked up its prev in that moment, the ring named the
+            // owner, so it is told once more. `rejoin` relies on a prev that is right.
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
             client::start(self, hub, operation, Tag::TellNext);
         }
@@ -519,8 +517,8 @@ impl DhtNode {
         }
     }
 
-    /// The process ends, and nobody counts on this node. It still has turns until all connections are drained; in none of
-    /// them may it go on to join.
+    /// Gives the join up and ends the process; no other node relies on this one. The join must not go on in the turns
+    /// until all connections are drained.
     fn drop_join(&mut self, hub: &mut Hub<Self>) {
         let Some(join) = self.joining() else { return };
         join.reset_transfer(hub);

@@ -52,7 +52,7 @@ pub(super) struct Leave {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Who is before us?
+    /// The node before us is looked up.
     Find,
     /// Writes that the worker had before come back.
     Settle {
@@ -340,9 +340,9 @@ impl DhtNode {
         self.sweep(hub, all, all);
     }
 
-    /// Stops the driver of a node that has left, once nothing is owed to anybody.
+    /// Stops the driver of a node that has left, once every answer that it owes is sent.
     pub(super) fn swept(&mut self, hub: &mut Hub<Self>) {
-        // Peers wait for these; a finger look-up serves nobody any more.
+        // Peers wait for these. A finger look-up has no use any more.
         let awaited = self
             .operations
             .tags()

@@ -10,8 +10,8 @@
 //! Copies in the engine's buffers are not part of it: the engine bounds them for each connection.
 //!
 //! Invariant: [`DhtNode::held_bytes`] is over [`super::node::Config::memory_bytes_max`] by one read of a connection, or
-//! by one value that somebody began to read while its successor was committed, at most. What a node finds on its own disk
-//! at its start is not refused.
+//! by one value that a peer began to read while its successor was committed, at most. Entries that a node finds on its own
+//! disk at its start are not refused.
 
 use bytes::Bytes;
 
@@ -54,7 +54,7 @@ impl DhtNode {
         .fold(self.entries.memory_bytes(), u64::saturating_add)
     }
 
-    /// Looks at up to `count` values that left the entries, and drops those that nobody reads any more.
+    /// Looks at up to `count` values that left the entries, and drops those that are not read any more.
     pub(super) fn release_pinned(&mut self, count: usize) {
         self.entries.release_pinned(count);
         self.recovered.release_pinned(count);

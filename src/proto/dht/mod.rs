@@ -9,18 +9,19 @@
 //! - [`routing`]: next, prev and fingers; who owns a key.
 //!
 //! The node:
-//! - [`node`]: the service. It dispatches; what is expected next of a connection is one enum.
+//! - [`node`]: the service. It dispatches; what is expected next of a connection is one enum. `config`: what it is told at
+//!   its start. `memory`: what counts towards its memory limit.
 //! - `commands`: GET, INSERT and REMOVE. `commit`: the worker of a durable node.
 //! - `membership_lock`: one change of membership at a time; the other requests wait.
 //! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next.
 //! - `disconnect`: serves DISCONNECT, takes the range of a leaver. `relay`: a DISCONNECT for another member.
-//! - `join`, `leave`: the same from the asking side.
+//! - `join`, `leave`: our own join and leave.
 //! - `fenced_writes`: writes into a range that moves. `range_sweep`: removes a range that is not ours.
 //! - `recovered_entries`: what a durable node had on its disk before it joined.
-//! - `failure_detector`: is our next a member? And what follows when a member is found dead.
+//! - `failure_detector`: what follows when a member is found dead; probes our next before its range is taken from it.
 //! - `fingers`, `predecessor`: keep the routing fresh. `address_policy`: which addresses a peer may announce.
 //!
-//! The asking side:
+//! Requests to other nodes:
 //! - [`operation`]: one GET, INSERT, ... through all its hops; pure. [`client`]: operations on the connections of a service.
 //! - [`stat`]: XSTAT, an extension of ours by which a node tells what it holds.
 

@@ -1,6 +1,6 @@
 //! Our prev: claims by UPDATE_PREV, and what the ring says of them.
 //!
-//! UPDATE_PREV is acknowledged first and verified afterwards, if at all: a plain joiner answers nobody while it joins, so a
+//! UPDATE_PREV is acknowledged first and verified afterwards, if at all: a plain joiner serves no requests while it joins, so a
 //! node that dialled back before it acknowledged would wait for ever. A closer claimant is believed. A farther one is right
 //! only when the closer node is gone or never joined; the closest of these is remembered, and the old prev and the
 //! ring are asked.
@@ -34,7 +34,7 @@ impl DhtNode {
         }
     }
 
-    /// A claim had its time.
+    /// [`PREV_AFTER`] has passed since a claim.
     pub(super) fn claim_late(&mut self, hub: &mut Hub<Self>) {
         self.prev_armed = false;
         self.look_up_prev(hub);

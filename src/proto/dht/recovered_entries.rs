@@ -5,7 +5,7 @@
 //!                       └───────of other ranges───▶ CONTAINS at the owner; INSERT if absent; then removed here
 //! ```
 //! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged, and
-//! nobody else has them: the ring keeps no replicas. So the node joins as every other does, with its entries set
+//! it alone: the ring keeps no replicas. So the node joins as every other does, with its entries set
 //! aside. What the ring gives it of a key, by a hand-off or a write, is newer and wins: the recovered entry is dropped
 //! ([`DhtNode::store_entry`]). From the moment that the node is a member, reads of its range see recovered entries too.
 //!

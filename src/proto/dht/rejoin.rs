@@ -7,8 +7,8 @@
 //! ```
 //! There are no replicas: the entries of the range were in the killed node alone, and it recovers them from its own
 //! disk (see [`super::recovered_entries`]). If this node took the range meanwhile, readers would hear that
-//! acknowledged entries do not exist. So the joiner is treated as if this node owned the range, and for everybody else
-//! the range stays out of reach until the joiner has given its address.
+//! acknowledged entries do not exist. So the joiner is treated as if this node owned the range, and for all other nodes
+//! the range stays out of reach until the joiner has sent its address.
 //!
 //! A forged CONNECT takes nothing from a living member, because our next itself is asked (see
 //! [`super::failure_detector`]). The joiner may listen at that address already: a node of ours says that it is no member
@@ -18,7 +18,7 @@
 //! The node that follows a dead one is found backwards. The first node that we know beyond the dead one names the node
 //! before itself, that one names its own, and so on up to one that names the dead node. It is asked by XSTAT; a
 //! plain peer is asked LOCATE of its id less one, to which it answers its prev. Any other answer ends in `0`: a joiner
-//! that is told a wrong next would serve the range of a living node, whose entries nobody would find. So this does
+//! that is told a wrong next would serve the range of a living node, whose entries could not be found any more. So this does
 //! not get over two dead nodes in a row, or over a dead node before a plain peer that does not count its prev among the
 //! nodes that it knows.
 
@@ -57,7 +57,7 @@ pub(super) struct Rejoin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Probe,
-    /// Is somebody before this one?
+    /// This one is asked for the node before it.
     After {
         candidate: Member,
         /// Asked by LOCATE, as it does not know XSTAT.
@@ -203,7 +203,7 @@ impl DhtNode {
         }
     }
 
-    /// The candidate says who is before it.
+    /// The candidate's answer: the node before it.
     fn candidate_named(&mut self, hub: &mut Hub<Self>, before: Option<Member>) {
         let dead = self.routing.next();
         let Some(Rejoin {

@@ -3,9 +3,9 @@
 //! ```text
 //! Find ──the member before the leaver──▶ Pass ──all entries──▶ its ack, passed back
 //! ```
-//! A leaver of ours looks for the right member itself when it is told `0`. A plain one repeats its DISCONNECT at once and
-//! for ever (invariant 10 of the specification). Nothing changes at this node, and no value is held: bytes go through
-//! as they come, no faster than the other side takes them. A relay holds the membership lock.
+//! A leaver of ours looks for the right member itself when it is told `0`. A plain one would repeat its DISCONNECT at
+//! once and for ever. Nothing changes at this node, and no value is stored: bytes go through as they come, no faster
+//! than the other side takes them. A relay holds the membership lock.
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
@@ -64,7 +64,7 @@ impl DhtNode {
         }
     }
 
-    /// Who is before the leaver.
+    /// The ring's answer: the member before the leaver.
     pub(super) fn heir_found(
         &mut self,
         hub: &mut Hub<Self>,

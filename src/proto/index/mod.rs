@@ -6,7 +6,7 @@
 //!     └───────────────────────── DOWNLOAD ───────────────────────────┘
 //! ```
 //! - Wire format: [`wire`] (frames, requests), [`reply`] (answers), [`fields`] (values), `lines` (payloads).
-//! - The server: [`server`] (operations, lock-out, registrations), [`catalog`] (search and its ranking), [`persisted`] (the
+//! - The server: [`server`] (operations, lock-out, who is online, registrations), [`catalog`] (search and its ranking), [`persisted`] (the
 //!   persisted format and the jobs of the workers).
 //! - Clients of the server: [`call`] (one call, as requests), [`client`] (a session), [`batch`] (a service that makes calls
 //!   and stops).

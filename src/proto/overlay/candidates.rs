@@ -1,4 +1,4 @@
-//! Whom a joiner tries next, and how often. Pure: no dialling, and time is an argument.
+//! Which address a joiner dials next, and how often. Pure: no dialling, and time is an argument.
 //!
 //! The addresses of the latest packet come first: they are the furthest from the full middle of the overlay, so that a chain
 //! of redirects is about as long as the overlay is deep. Among them chance decides; otherwise every joiner would go the

@@ -11,7 +11,7 @@ pub enum Conn {
     /// A newcomer in our table: nothing; so many bytes more are ignored.
     Welcomed { peer: u32, spare_bytes: u16 },
     /// We dialled: a packet.
-    Asking { peer: u32 },
+    Dialled { peer: u32 },
     /// It welcomed us: nothing, and what comes is padding.
     Joined { peer: u32 },
     /// Nothing; it is about to end.

@@ -173,8 +173,8 @@ impl Join {
             from.set_port(0);
         }
         self.report.dials += 1;
-        let asking = Conn::Asking { peer: near.number };
-        let id = host.dial(candidate.addr, Some(from), asking);
+        let dialled = Conn::Dialled { peer: near.number };
+        let id = host.dial(candidate.addr, Some(from), dialled);
         let reserved = near.table.set(candidate.addr, Link::Dialling(id));
         assert!(reserved, "a full table dials nobody");
         self.attempt = Some((id, candidate));

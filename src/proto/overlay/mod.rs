@@ -4,7 +4,8 @@
 //! - [`packet`]: the bytes of a Welcome and a Redirect, both ways; pure.
 //! - [`peer`]: one peer: admission of newcomers, ends of links, its time. [`config`]: how it is to behave.
 //! - [`join`]: a join under way. `candidates`: which address is next; pure.
-//! - [`table`]: the peers that a peer has, of which it tells a random sample; and the memory of refusals.
+//! - [`table`]: the peers that a peer has, of which it tells a random sample; and the memory of refusals. `neighbourhood`:
+//!   both together. [`connection`]: what a connection is for.
 //! - [`event`]: what an observer is told.
 //! - [`node`]: the service, which hosts one peer or thousands, one a listener; dispatch only.
 //! - [`walk`]: visits every peer of an overlay, for a map of it.

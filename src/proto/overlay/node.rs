@@ -112,7 +112,7 @@ impl<O: Observer> Service for Overlay<O> {
     }
 
     fn on_dialled(&mut self, cx: &mut Cx<'_, Self>, conn: &mut Conn) {
-        if let Conn::Asking { peer } = *conn {
+        if let Conn::Dialled { peer } = *conn {
             let id = cx.id();
             self.call(&mut **cx, peer, |peer, hub, _| peer.dialled(hub.now(), id));
         }
@@ -134,7 +134,7 @@ impl<O: Observer> Service for Overlay<O> {
                 Ok(Step::Done(all))
             }
             Conn::Joined { .. } | Conn::Closing => Ok(Step::Done(all)),
-            Conn::Asking { peer } => {
+            Conn::Dialled { peer } => {
                 let Some((packet, used)) = parse(input.bytes)? else {
                     return Ok(Step::More);
                 };
@@ -149,7 +149,7 @@ impl<O: Observer> Service for Overlay<O> {
     }
 
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
-        let (Conn::Welcomed { peer, .. } | Conn::Asking { peer } | Conn::Joined { peer }) = conn
+        let (Conn::Welcomed { peer, .. } | Conn::Dialled { peer } | Conn::Joined { peer }) = conn
         else {
             return;
         };

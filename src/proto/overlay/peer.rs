@@ -7,7 +7,7 @@
 //! address counts: the higher one drops its own dial and welcomes; the lower one closes the other's connection without a
 //! packet, and the other tries again in case its own view was the right one.
 //!
-//! For: admission (`accept`), and composing the table with a [`Join`]. Not for: how a join goes on (`join.rs`).
+//! For: admission (`accept`), and composing the table with a `join::Join`. Not for: how a join goes on (`join.rs`).
 //!
 //! Invariant: one timer, which follows the earlier of the join's deadline and the table's next expiry.
 
@@ -206,7 +206,7 @@ impl Peer {
         end: End,
     ) {
         let remembered = match (conn, self.near.table.get(addr)) {
-            (Conn::Asking { .. }, _) => {
+            (Conn::Dialled { .. }, _) => {
                 return self.attempt_failed(host, observer, id, Some(end));
             }
             (Conn::Welcomed { .. }, Some(Link::Welcomed(link))) if link == id => false,

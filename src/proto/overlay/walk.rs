@@ -6,7 +6,7 @@
 //!
 //! For: a map. It sees what a newcomer sees: 64 random entries of a larger table. Not for: printing.
 //!
-//! Invariants: at most [`PEERS_MAX`] peers, [`VISITS_AT_ONCE`] visits at once, one visit a peer; every visit has a deadline.
+//! Invariants: at most [`PEERS_MAX`] peers, `VISITS_AT_ONCE` visits at once, one visit a peer; every visit has a deadline.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;

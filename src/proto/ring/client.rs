@@ -2,7 +2,7 @@
 //!
 //! For: asking and understanding the answer, which for a list of peers comes in pages. Not for: printing.
 //!
-//! Invariants: the whole ends by its deadline, whatever the other side sends; a list has at most [`PEERS_MAX`] peers.
+//! Invariants: the whole ends by its deadline, whatever the other side sends; a list has at most `PEERS_MAX` peers.
 
 use std::io::ErrorKind;
 use std::net::SocketAddrV4;

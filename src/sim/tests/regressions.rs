@@ -108,7 +108,7 @@ fn a_peer_that_sends_and_never_reads_is_closed() {
     assert_eq!(world.service(id).ends, [End::Timeout(Deadline::Drain)]);
 }
 
-/// Output that another connection or a timer wrote did not pause a connection, so that whoever relayed to it was never
+/// Output that another connection or a timer wrote did not pause a connection, so that a relaying connection was never
 /// told of room.
 #[test]
 fn output_written_from_elsewhere_pauses_too() {

@@ -15,7 +15,7 @@
 //! its path, so a directory that took the place of the former one is scanned.
 //!
 //! Invariants: a file is read only if its stamp is the one that was hashed, before and after the read; at most
-//! [`FILES_MAX`] files, [`SKIPPED_MAX`] reasons and [`DEPTH_MAX`] levels; sums of sizes saturate.
+//! [`FILES_MAX`] files, [`SKIPPED_MAX`] reasons and `DEPTH_MAX` levels; sums of sizes saturate.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -217,7 +217,7 @@ impl SharedDir {
     }
 
     /// Walks the directory and hashes the files that are new or changed since `before`, which is in the order of paths.
-    /// `progress` is called for every [`HASH_STEP_BYTES`]; if it returns false, the scan ends with
+    /// `progress` is called for every `HASH_STEP_BYTES`; if it returns false, the scan ends with
     /// [`io::ErrorKind::Interrupted`].
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What is shared, what is not, and what somebody achieves who swaps things between the scan and the open.
+//! Which files are shared and which are not, also when a file or folder is swapped between the scan and the open.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -299,7 +299,7 @@ fn the_file_of_hashes_is_no_trap() {
     place.write("x", "x");
     let scan = place.scan(&[]);
     let part = format!("{HASHES}-{}", std::process::id());
-    // A pipe that nobody reads, and a second name of somebody's file.
+    // A pipe without a reader, and a second name of another file.
     mkfifoat(place.dir.dir(), part.as_str(), Mode::RUSR | Mode::WUSR).unwrap();
     place.dir.save(&scan.files).unwrap();
     fs::hard_link(&place.secret, place.share.join(&part)).unwrap();

@@ -64,7 +64,7 @@ fn impatient() -> Limits {
     }
 }
 
-/// A deadline of a second: not early. How late it may be is [`DEADLINE`] of whoever waits for the close.
+/// A deadline of a second does not pass early. How late it may be is bounded by the [`DEADLINE`] of the wait for the close.
 #[track_caller]
 fn expect_a_second(took: Duration) {
     assert!(took > Duration::from_millis(900), "{took:?}");

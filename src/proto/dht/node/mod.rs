@@ -1,11 +1,11 @@
-//! A DHT node: serves the commands of the specification, as a member of a ring.
+//! A DHT node: serves the commands of the protocol, as a member of a ring.
 //!
 //! This file dispatches: what comes from a connection, a timer, the worker or an operation goes to the file that serves it
 //! (see the list in [`super`]).
 //!
 //! Reads are answered from memory at once. A write of a durable node is a job for the worker. Memory changes, and the peer
-//! is acknowledged, when the job is committed, in the order of the commits; so nobody reads what a crash could still
-//! take back. A write into a range that is being handed over is fenced.
+//! is acknowledged, when the job is committed, in the order of the commits; so no read sees a value that
+//! a crash could still take back. A write into a range that is being handed over is fenced.
 //!
 //! Invariants:
 //! - nothing changes before the last byte of a value is there;
@@ -173,9 +173,9 @@ pub enum Tag {
     Finger,
     /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
     Prev(u64),
-    /// Whether this one, our prev, is gone, as a farther node claims to be our prev.
+    /// Whether our prev, this one, is gone: a farther node claims its place.
     PrevGone(Member),
-    /// The program's that the node is part of, by the number that it gave.
+    /// An operation of the program that the node is part of, by the program's number.
     Program(usize),
 }
 
@@ -357,7 +357,7 @@ impl DhtNode {
                 wire::put_ack(cx.out(), true);
             }
             Request::Stat => {
-                let stat = self.stands().then(|| self.stat());
+                let stat = self.is_settled_member().then(|| self.stat());
                 stat::put(cx.out(), stat.as_ref());
             }
             Request::Connect(_) | Request::Disconnect(_) => {

@@ -27,8 +27,8 @@ pub enum Verb {
     Locate,
     /// One node's answer to LOCATE; it is not followed.
     Closest,
-    /// Who owns the position after the key, as the owner of the key says. For a node's own id less one this is the ring's
-    /// view of the node, independent of fingers to it.
+    /// The owner of the position after the key, as the owner of the key names it. For a node's own id less one this is the
+    /// ring's view of the node, independent of fingers to it.
     After,
     Contains,
     Get,
@@ -223,7 +223,7 @@ pub struct Operation {
     attempts: u32,
     /// Clockwise distance to the key of the node that the last LOCATE named.
     distance: Option<Id>,
-    /// Who named the node that is asked, and its own distance.
+    /// The node that named the one that is asked, and its own distance.
     via: Option<(SocketAddrV4, Option<Id>)>,
     /// Why a detour is made: what is said if there is none.
     detour: Option<Failure>,
@@ -405,7 +405,7 @@ impl Operation {
             if (addr == self.at || addr == dead)
                 && let Some(failure) = self.detour.take()
             {
-                // Nobody between the two, so there is no way round.
+                // There is no node between the two, so there is no way round.
                 return self.fail(failure);
             }
         }

@@ -458,7 +458,7 @@ fn an_owner_that_ends_at_any_byte_is_asked_again() {
     let mut owner = Member::at(&mut s.world, s.owner);
     let (me, first) = (s.me, s.owner);
     let id = Id::of_addr(me);
-    // A ring of two: the address comes first, and nobody else has to be told.
+    // A ring of two: the address comes first, and no other node has to be told.
     let all = format!("1\n1\n{id}\n3\nabc{first}\n");
     for cut in (0..all.len()).step_by(7) {
         let mut cuts = vec![cut, cut + 1, cut + 2, cut + 3, cut + 4, cut + 5, cut + 6];
@@ -492,8 +492,8 @@ fn an_owner_that_ends_at_any_byte_is_asked_again() {
     }
 }
 
-/// The last step has no ack: we serve only once the ring names us, and keep what we were given until an owner proves
-/// that it does not count on us.
+/// The last step has no ack. The node serves only once the ring names it, and keeps the entries until an owner proves that
+/// it does not list the node.
 #[test]
 fn a_join_is_confirmed_before_it_counts_and_given_up_only_with_proof() {
     for committed in [true, false] {

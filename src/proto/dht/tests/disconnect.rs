@@ -303,7 +303,7 @@ fn an_heir_that_ends_at_any_byte_is_tried_again_and_nothing_is_served_meanwhile(
                 }
                 let lost = ended && cut == full && answered == 0;
                 let owns = w.service(node).owns(Id::of_addr(me));
-                // All was read by the heir, which has not said what came of it.
+                // The heir has read all of it and has not acknowledged it.
                 assert!(!(lost && owns), "served while the heir may have taken it");
                 !w.is_up(node)
             });

@@ -86,7 +86,7 @@ fn the_range_of_a_killed_node_waits_for_it() {
     let nodes = ring(&mut world, 2);
     let (stays, me) = (nodes[0], world.service(nodes[1]).me());
     world.kill_with(nodes[1], false);
-    // Nobody listens there now, and somebody else has the nerve: he gets nothing, and the range stays whose it is.
+    // The member is dead, and a stranger claims its id: it gets no range, and our next stays as it was.
     let peer = say(
         &mut world,
         addr(77),
@@ -98,7 +98,7 @@ fn the_range_of_a_killed_node_waits_for_it() {
     world.peer(peer).send(format!("{}\n", addr(77)).as_bytes());
     world.until(secs(5), |w| w.peer(peer).is_closed());
     assert_eq!(next_of(&world, stays), me.addr);
-    // Nobody says that there is no entry as long as nobody knows.
+    // Its keys are refused, not reported as absent.
     let peer = say(&mut world, addr(77), stays, &format!("GET\n{}\n", me.id));
     hears(&mut world, peer, "0\n");
     let contact = world.addr(stays);
@@ -184,7 +184,7 @@ fn a_plain_node_comes_back() {
                     Is::There => there.serve_plain(w, &mut |_, _| Then::Say(format!("{next}\n"))),
                     Is::Refusing | Is::Silent => {}
                 }
-                // The way to who is before it leads over the dead one.
+                // Every look-up of the node before it leads over the dead one.
                 behind.serve_plain(w, &mut |_, _| Then::Say(format!("{next}\n")));
                 !w.peer(peer).received().is_empty()
             });
@@ -210,8 +210,8 @@ fn a_plain_node_comes_back() {
     }
 }
 
-/// Of two plain peers behind a dead node we know the second only. Unless it names the first, or the dead one, nobody can
-/// tell whose the range behind the dead one's is: the joiner is refused, and the first keeps its range.
+/// Of two plain peers behind a dead node we know the second only. Unless it names the first, or the dead one, the
+/// owner of the range behind the dead one's is unknown: the joiner is refused, and the first keeps its range.
 #[test]
 fn a_node_that_comes_back_is_not_given_the_range_of_a_living_one() {
     for what in ["first", "asker", "itself", "beyond", "reset", "silence"] {
@@ -386,7 +386,7 @@ fn a_durable_node_recovers_what_it_had() {
 /// ring as soon as it was a member.
 #[test]
 fn a_node_that_leaves_while_it_recovers_loses_nothing() {
-    // So many that bringing them takes some ticks.
+    // So many that recovering them takes some ticks.
     const COUNT: u8 = 120;
     let (mut some_left, mut all_recovered) = (false, false);
     for leaves_after in (0..40).step_by(3) {

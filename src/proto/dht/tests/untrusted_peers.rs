@@ -1,5 +1,5 @@
-//! Peers that are not who they say, or say what is not so: addresses that they cannot know, leavers from elsewhere,
-//! members that answer with garbage.
+//! Peers that lie about themselves or about others: addresses that they cannot know, leavers from another IP, members that
+//! answer with garbage.
 
 use super::super::node::Role;
 use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
@@ -18,8 +18,8 @@ fn next_of(world: &Ring, id: NodeId) -> SocketAddrV4 {
     world.service(id).routing().next().addr
 }
 
-/// Who comes from the internet knows no node of our own network, and nobody a node on a port of
-/// another service (A26).
+/// A peer from the internet knows no node of a private network, and no peer has a node on a port that belongs to another
+/// service (below 1024).
 #[test]
 fn nobody_lists_an_address_that_he_cannot_know() {
     let ours = at("8.8.8.8:5000");
@@ -181,8 +181,8 @@ fn a_leaver_from_another_address_is_believed_when_it_says_so_itself() {
     assert!((0..20).all(|n| has(&world, heir, after(own, n)).is_some()));
 }
 
-/// A plain one is not asked whether it leaves; it may be silent, gone, or there and somebody else speaks for it. The same
-/// when a member passes its DISCONNECT on.
+/// A plain leaver has no XSTAT to say that it leaves. It may be silent, gone, or alive while another IP speaks for it. The
+/// same when a member passes its DISCONNECT on.
 #[test]
 fn a_plain_leaver_from_another_address_is_believed_when_it_is_not_there() {
     for silent in [Some(Answer::Refuse), Some(Answer::Queue), None] {
@@ -214,7 +214,7 @@ fn a_plain_leaver_from_another_address_is_believed_when_it_is_not_there() {
     }
 }
 
-/// The claimant may be a joiner that answers nobody until its join is over.
+/// The claimant may be a joiner that serves no requests until its join is over.
 #[test]
 fn update_prev_is_acknowledged_before_anybody_is_asked() {
     for answer in [Answer::Queue, Answer::Ignore, Answer::Refuse] {
@@ -242,7 +242,7 @@ fn update_prev_is_acknowledged_before_anybody_is_asked() {
     }
 }
 
-/// Whether the new owner has it nobody knows; a second one could undo what was written meanwhile.
+/// It is unknown whether the new owner stored it; a second try could undo a later write.
 #[test]
 fn a_passed_on_write_is_not_repeated_when_its_outcome_is_unknown() {
     for removes in [false, true] {
@@ -291,7 +291,7 @@ fn a_passed_on_write_is_not_repeated_when_its_outcome_is_unknown() {
     }
 }
 
-/// What a member can answer that is wrong: noise, nobody, itself for what is not its own, who asks, somebody farther.
+/// Wrong answers of a member: noise, no node, itself for a key of another, the asker, a node farther from the key.
 const WRONG: [&str; 6] = [
     "noise\n",
     "0.0.0.0:0\n",
@@ -334,7 +334,7 @@ fn a_finger_that_talks_nonsense_is_gone_round() {
                 w.service(asker).has_outcomes()
             });
             let (_, result) = world.with(asker, |node, _| node.take_outcomes().remove(0));
-            // Who says that it owns what it does not cannot be told from an owner by one who asks it alone.
+            // A member that claims another's range cannot be told from its owner by asking it alone.
             let fooled =
                 wrong == "itself" && member.heard.iter().any(|line| line.starts_with("CONTAINS"));
             assert!(
@@ -351,8 +351,8 @@ fn a_finger_that_talks_nonsense_is_gone_round() {
     }
 }
 
-/// The owner of our id less one is asked who comes then, before we join and when we leave: whatever it says, we
-/// neither serve nor give away what the ring does not agree to.
+/// Before a join and in a leave the owner of our id less one is asked for the node after it. Whatever it answers, the node
+/// neither serves nor gives away a range without the ring's consent.
 #[test]
 fn a_wrong_answer_about_ourselves_is_asked_for_again() {
     for wrong in WRONG {

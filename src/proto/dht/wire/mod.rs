@@ -28,13 +28,11 @@ use crate::engine::framing::{Cr, Lines};
 use crate::engine::{Input, Violation};
 use crate::proto::decimal::Decimal;
 
-/// The longest line in bytes, its `\n` not counted and a `\r` counted ("Bad input" in the
-/// specification). Every legal line is shorter than 64; the rest is room for extension words of
-/// other implementations, while a peer that never ends its line costs us no more than this.
+/// The longest line in bytes, its `\n` not counted and a `\r` counted. Every legal line is shorter than 64; the rest
+/// is for extension words of other implementations, while a peer that never ends its line costs us no more than this.
 pub const LINE_BYTES_MAX: usize = 256;
 
-/// The first two lines of an exchange: what the side that opened the connection asks for. The
-/// exchanges are in "Sub-protocols" of the specification.
+/// The first two lines of an exchange: the request of the side that opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// LOCATE: which node that you know is the last one at or before this key?
@@ -61,14 +59,14 @@ pub enum Request {
 /// How a leaver names its next node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextNode {
-    /// As the specification has it.
+    /// The address: the usual form.
     Addr(SocketAddrV4),
     /// As some old peers do: the id of the node instead of its address. LOCATE finds the address.
     Key(Id),
 }
 
 /// A peer broke the protocol: no continuation of its bytes is legal. The connection is closed
-/// without touching an entry ("Bad input" in the specification).
+/// without touching an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Malformed {
@@ -89,8 +87,8 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// Whether a `0` goes out before the connection closes: the specification wants that for
-    /// addresses, and nothing for all others.
+    /// Whether a `0` goes out before the connection closes: the protocol has that for addresses, and no answer for all
+    /// other errors.
     pub const fn is_answered_no(self) -> bool {
         matches!(self, Malformed::Address)
     }

@@ -92,7 +92,7 @@ fn any_request() -> impl Strategy<Value = Request> {
 }
 
 #[test]
-fn requests_as_written_in_the_specification() {
+fn requests_are_written_as_the_protocol_has_them() {
     let golden = "LOCATE\n437\n|CONTAINS\n437\n|GET\n437\n|INSERT\n437\n|REMOVE\n437\n\
         |UPDATE_PREV\n10.0.0.5:65535\n|CONNECT\n437\n|DISCONNECT\n10.0.0.5:65535\n\
         |DISCONNECT\n437\n|XSTAT\n";

@@ -1,7 +1,7 @@
 //! The queue before the threads that hash passwords.
 //!
-//! A peer that finds it full is told when to come back. The times are given out one hash apart, so that those who were
-//! refused do not come back together. The pace is measured, all threads together.
+//! A peer that finds it full is told when to come back. The times are given out one hash apart, so that refused
+//! peers do not come back together. The pace is measured, all threads together.
 
 use std::collections::VecDeque;
 

@@ -8,7 +8,7 @@
 //! - `operation`: what an operation is; `execute`: its way to the commit and its answer; `apply`: what follows the commit.
 //! - `admission`: limits; `quota`: registrations of an address; `lockout`: wrong passwords; `hash_queue`: the queue before
 //!   the hashing threads.
-//! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER, KEEP_ALIVE, and who is online.
+//! - `queries`: SEARCH, SHOW_PEERS, BROWSE_PEER. `presence`: KEEP_ALIVE, and which peers are online.
 //! - `background`: tasks that take longer than a turn (`task`).
 //! - `registry`: registrations in memory; `expiry`: their time to live; `restore`: what an earlier run has stored.
 //!
@@ -25,6 +25,7 @@ mod expiry;
 mod hash_queue;
 mod lockout;
 mod operation;
+mod presence;
 mod queries;
 mod quota;
 mod registry;

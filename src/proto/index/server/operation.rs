@@ -18,7 +18,7 @@ use super::registry::Registration;
 /// The time after which a server that is busy is asked again.
 pub(super) const BUSY: Ticks = Ticks::from_secs(1);
 
-/// The number of no operation, for writes that nobody waits for.
+/// The number of no operation, for writes without an answer.
 pub(super) const NO_OP: u32 = u32::MAX;
 
 /// The same text whichever of the three is wrong, so that guesses learn nothing from it.

@@ -41,7 +41,7 @@ const ANNOUNCE_AGAIN_MAX: Ticks = Ticks::from_secs(64);
 /// The logout at the end may take this long.
 const LEAVE: Ticks = Ticks::from_secs(3);
 
-/// News that nobody has read yet. Further ones are dropped.
+/// News that was not read yet. Further ones are dropped.
 pub const NEWS_MAX: usize = 1024;
 
 /// The configuration of a sharer.

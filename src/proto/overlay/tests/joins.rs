@@ -9,7 +9,7 @@ use crate::sim::{Answer, Faults, ListenerId, check, seeds};
 use super::super::join::JoinEnd;
 use super::*;
 
-/// Accepts everybody who waits at `listener`, says `bytes`, and then closes or not.
+/// Accepts all who wait at `listener`, says `bytes`, and then closes or not.
 fn answer_all(world: &mut Sim, listener: ListenerId, bytes: &[u8], closes: bool) -> usize {
     let mut answered = 0;
     while let Some(id) = world.accept(listener) {
@@ -76,7 +76,7 @@ fn a_packet_may_come_in_any_pieces() {
     assert_eq!((report.welcomes, report.failures), (1, 0));
 }
 
-/// Whatever ends it, there is no entry, and what was announced is nobody's to dial.
+/// However it ends, the table gets no entry, and the addresses in it are not dialled.
 #[test]
 fn a_packet_that_ends_before_its_end_is_none() {
     for kind in [Kind::Welcome, Kind::Redirect] {
@@ -225,7 +225,7 @@ fn who_accepts_and_is_silent_is_given_up_after_five_seconds() {
     world.until(secs(1), |w| w.peer(held).is_closed());
 }
 
-/// Whom the user named gets a second chance, and then the join is over.
+/// A contact that the user named is dialled a second time; then the join is over.
 #[test]
 fn a_silent_contact_is_dialled_again() {
     let mut world = Sim::new(1);

@@ -155,7 +155,7 @@ impl Swarm {
         }
     }
 
-    /// When all is quiet: nobody joins, and who has a link is at the other end of it.
+    /// When all is quiet: no join is under way, and both ends of a link know of it.
     fn check_quiet(&self) {
         let up = self.up();
         for n in &up {
@@ -188,7 +188,7 @@ impl Swarm {
         }
     }
 
-    /// Whether somebody whom a newcomer at `contact` can be sent to has room.
+    /// Whether a peer that a newcomer at `contact` can be redirected to has room.
     fn has_room(&self, contact: usize) -> bool {
         let mut seen = BTreeSet::from([contact]);
         let mut queue = vec![contact];
@@ -217,7 +217,7 @@ fn storm(seed: u64) -> Tally {
         0 => 200,
         n => 1 + n as usize,
     };
-    // Somebody who accepts and never says anything, and one who is not there.
+    // A peer that accepts and never sends anything, and an address without a peer.
     let silent = swarm.world.listen(addr(5000));
     swarm.world.answer(silent, Answer::Queue);
     let mut events = 0;

@@ -55,7 +55,7 @@ fn a_tracker_at_the_limit_of_timers_removes_the_dead() {
     world.until(secs(120), |w| tracker(w, id).members() == 0);
 }
 
-/// A disk that takes nothing keeps nobody out of the ring, and is not said to.
+/// A full disk refuses no peer, and the answer does not tell of it.
 #[test]
 fn a_registration_that_is_not_persisted_is_valid() {
     struct Full;

@@ -147,7 +147,7 @@ fn run(seed: u64) -> Tally {
         world.pause(*id, false);
     }
     settle(&mut world, tracker_id, &peers);
-    // Who could complete has; if nobody can, newcomers bring what is missing, which the tracker gives them in turn.
+    // Every peer that could complete has. If an item is missing, newcomers have it: the tracker gives items in turn.
     for _ in 0..=count {
         if items_alive(&world, &peers).len() == count {
             break;

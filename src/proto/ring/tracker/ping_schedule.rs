@@ -5,7 +5,7 @@
 //! last ping, so that no member is forgotten while the ring grows or shrinks. Members that are gone are passed over.
 //!
 //! Invariants: the queue is in the order of `due`; a member stands in it once; it has at most
-//! `2 * members + GONE_MIN` turns.
+//! `2 * members + GONE_MIN` places.
 
 use std::collections::VecDeque;
 
@@ -14,22 +14,22 @@ use crate::engine::{Tick, Ticks};
 /// Pings sent at once, however many are due: what a tracker that restarts sends in a tick, 6,400 a second.
 pub(super) const PINGS_AT_ONCE_MAX: u32 = 64;
 
-/// Turns of members that are gone which the queue may have whatever the number of members.
+/// Places of members that are gone which the queue may have whatever the number of members.
 const GONE_MIN: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct PingSchedule {
     interval: Ticks,
-    queue: VecDeque<Turn>,
-    /// Saved up, in ticks times members: a turn costs an interval of them.
+    queue: VecDeque<Place>,
+    /// Saved up, in ticks times members: a ping costs an interval of them.
     credit: u64,
     /// Until when credit was given.
     since: Tick,
 }
 
-/// A place in the queue.
+/// A member's place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct Place {
     pub(super) slot: u32,
     /// Tells the member from a later one in its slot.
     pub(super) number: u64,
@@ -49,13 +49,13 @@ impl PingSchedule {
     /// The member was heard of now, and is next an interval later.
     pub(super) fn push(&mut self, now: Tick, slot: u32, number: u64) {
         let due = now + self.interval;
-        self.queue.push_back(Turn { slot, number, due });
+        self.queue.push_back(Place { slot, number, due });
     }
 
-    /// The member was never heard of, and is to have its turn at once. Before anybody else is in the queue.
+    /// The member was never heard of, and is pinged at once. Called while the queue is empty or has only such members.
     pub(super) fn push_due(&mut self, now: Tick, slot: u32, number: u64) {
         let due = now;
-        self.queue.push_back(Turn { slot, number, due });
+        self.queue.push_back(Place { slot, number, due });
     }
 
     /// Gives credit for the time since the last call, in which there were `members`. Before their number changes.
@@ -68,20 +68,20 @@ impl PingSchedule {
         self.since = now;
     }
 
-    /// Forgets turns of members that are gone, when they are many: amortised O(1) a removal. After it there are `members`.
-    pub(super) fn forget(&mut self, members: usize, is_there: impl Fn(&Turn) -> bool) {
+    /// Forgets the places of members that are gone, when they are many: amortised O(1) a removal. After it there are `members`.
+    pub(super) fn forget(&mut self, members: usize, is_there: impl Fn(&Place) -> bool) {
         if self.queue.len() > 2 * members + GONE_MIN {
             self.queue.retain(is_there);
         }
     }
 
-    /// Whose turn it is, if it is anybody's. `is_there` says which turns still count.
-    pub(super) fn next(&mut self, now: Tick, is_there: impl Fn(&Turn) -> bool) -> Option<Turn> {
+    /// The member to ping now. `is_there` says which places are still of a member.
+    pub(super) fn next(&mut self, now: Tick, is_there: impl Fn(&Place) -> bool) -> Option<Place> {
         loop {
-            let turn = *self.queue.front()?;
-            if !is_there(&turn) {
+            let place = *self.queue.front()?;
+            if !is_there(&place) {
                 self.queue.pop_front();
-            } else if turn.due <= now || self.credit >= self.interval.0 {
+            } else if place.due <= now || self.credit >= self.interval.0 {
                 self.credit = self.credit.saturating_sub(self.interval.0);
                 return self.queue.pop_front();
             } else {
@@ -90,7 +90,7 @@ impl PingSchedule {
         }
     }
 
-    /// When the next turn is, with so many members; `None` while there are none.
+    /// When the next ping is due, with so many members; `None` while there are none.
     pub(super) fn next_at(&self, now: Tick, members: usize) -> Option<Tick> {
         let due = self.queue.front()?.due;
         let missing = self.interval.0.saturating_sub(self.credit);
@@ -119,11 +119,11 @@ mod tests {
             if wake.is_some_and(|at| at <= now) {
                 schedule.earn(now, members);
                 for _ in 0..PINGS_AT_ONCE_MAX {
-                    let Some(turn) = schedule.next(now, |_| true) else {
+                    let Some(place) = schedule.next(now, |_| true) else {
                         break;
                     };
-                    pinged[turn.slot as usize].push(tick);
-                    schedule.push(now, turn.slot, turn.number);
+                    pinged[place.slot as usize].push(tick);
+                    schedule.push(now, place.slot, place.number);
                 }
                 wake = schedule.next_at(now, members);
             }
@@ -160,13 +160,13 @@ mod tests {
         schedule.push(Tick(5), 0, 0);
         schedule.earn(Tick(100), 1);
         assert_eq!(
-            schedule.next(Tick(100), |_| true).map(|turn| turn.slot),
+            schedule.next(Tick(100), |_| true).map(|place| place.slot),
             None
         );
         assert!(schedule.next_at(Tick(100), 1) > Some(Tick(1 << 60)));
     }
 
-    /// A crowd that comes just before a member's turn does not push it back.
+    /// A crowd that comes just before a member's place does not push it back.
     #[test]
     fn nobody_waits_longer_because_others_come() {
         for crowd_at in [1, 500, 1990, 2100, 3999] {
@@ -186,7 +186,7 @@ mod tests {
         schedule.push(Tick(0), 0, 0);
         for number in 1..10_000 {
             schedule.push(Tick(number), 1, number);
-            schedule.forget(1, |turn| turn.number == 0);
+            schedule.forget(1, |place| place.number == 0);
             assert!(schedule.queue.len() <= 2 + GONE_MIN, "{number}");
         }
         assert_eq!(
@@ -201,12 +201,12 @@ mod tests {
         schedule.push_due(Tick(0), 3, 3);
         schedule.push(Tick(0), 1, 1);
         schedule.push(Tick(0), 2, 2);
-        let slot = |turn: Option<Turn>| turn.map(|turn| turn.slot);
+        let slot = |place: Option<Place>| place.map(|place| place.slot);
         assert_eq!(schedule.next_at(Tick(0), 3), Some(Tick(1)));
         assert_eq!(slot(schedule.next(Tick(1), |_| true)), Some(3));
         assert_eq!(slot(schedule.next(Tick(1), |_| true)), None);
         assert_eq!(
-            slot(schedule.next(Tick(100), |turn| turn.slot != 1)),
+            slot(schedule.next(Tick(100), |place| place.slot != 1)),
             Some(2)
         );
         assert_eq!(schedule.next_at(Tick(100), 0), None);

@@ -281,8 +281,7 @@ impl Log {
         Ok(())
     }
 
-    /// A large value that is removed is removed from its table at once, besides being logged: on a full disk somebody
-    /// waits for its room.
+    /// A large value that is removed leaves its table at once, besides being logged: on a full disk the space is needed.
     fn has_large(&self, table: &Entries<'_>, key: &Key) -> Result<bool, Error> {
         let value = table.get(key.as_slice())?;
         Ok(value.is_some_and(|value| value.value().len() > self.bounds.logged_bytes_max))

@@ -1,4 +1,4 @@
-//! "Bad input" of the specification, every row of it.
+//! Every kind of bad input: a malformed key, number, address, length or line. The connection is closed, and no entry changes.
 
 use super::*;
 

@@ -134,7 +134,7 @@ fn two_that_send_us_to_each_other() {
                 addr(2),
                 vec![
                     talk(&[("LOCATE\nK\n", A)], Then::Close),
-                    // Whom else? Nobody.
+                    // It names no other node.
                     talk(&[("LOCATE\n#\n", B)], Then::Close),
                 ],
             )

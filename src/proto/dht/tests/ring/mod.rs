@@ -1,9 +1,9 @@
-//! Whole rings: nodes join and leave, clients read and write through any member, and the network does what it
-//! does; every step is checked, and the end.
+//! Whole rings: nodes join and leave, clients read and write through any member, and the network has faults. Every step is
+//! checked, and the end.
 //!
 //! Each key has one writer at a time, so what a read may return is known exactly: the state after the
 //! last write that was acknowledged before the read began, or after any later one that was begun before it ended. A write
-//! of which nobody knows what came of it is the last of its key.
+//! with an unknown outcome is the last of its key.
 
 mod checks;
 
@@ -34,7 +34,7 @@ struct Key {
     /// So many of them are acknowledged; at most one more was begun.
     acknowledged: usize,
     writing: bool,
-    /// Nobody knows what came of the last write.
+    /// The outcome of the last write is unknown.
     retired: bool,
 }
 
@@ -151,13 +151,13 @@ impl Ring {
 
     fn leave(&mut self) {
         let members = self.members();
-        // A member that leaves takes nobody in, so one that comes back would have to wait for it.
+        // A member that leaves serves no CONNECT, so a node that comes back would have to wait for it.
         let waits = |id: &NodeId| !matches!(self.world.service(*id).role, Role::Member);
         let is_back = self
             .back
             .iter()
             .any(|id| self.world.is_up(*id) && waits(id));
-        // Who comes too late to be taken takes its entries with it: one always stays.
+        // A leaver without an heir ends with its entries, so one member always stays.
         if members.len() >= 2 && !is_back {
             let id = self.pick(&members);
             self.world.shutdown(id);
@@ -179,7 +179,7 @@ impl Ring {
         }
     }
 
-    /// A joiner dies that nobody counts on yet.
+    /// A joiner dies before it is a member.
     fn kill_joiner(&mut self) {
         let joiners: Vec<NodeId> = self
             .up()
@@ -196,8 +196,8 @@ impl Ring {
     }
 
     /// A durable member dies and comes back at once at its address, with what it had on its disk. One at a time, and one
-    /// at rest whose members know who is before them: what was removed while a part of the ring moved may come back with
-    /// it, and who follows the dead one is found by asking each for its prev.
+    /// at rest whose members have the right prev: what was removed while a part of the ring moved may come back with it,
+    /// and the node after the dead one is found by asking each for its prev.
     fn restart(&mut self) {
         for _ in 0..REST_LOOKS_MAX {
             if self.is_at_rest() {
@@ -239,7 +239,7 @@ impl Ring {
         self.done.count("restarts");
     }
 
-    /// At least two members and nobody else, of which each has all its writes on the disk and the right prev.
+    /// At least two nodes, all members, of which each has all its writes on the disk and the right prev.
     fn is_at_rest(&self) -> bool {
         let members = self.members();
         let at_rest = |id: &NodeId| {
