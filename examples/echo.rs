@@ -51,8 +51,7 @@ fn main() -> std::io::Result<()> {
         ..Limits::default()
     };
     let mut reactor = Reactor::new(Echo, limits)?;
-    let address = reactor.listen(listen)?;
     reactor.catch_signals()?;
-    println!("listening {address}");
+    println!("listening {}", reactor.listen(listen)?);
     reactor.run()
 }

@@ -387,6 +387,7 @@ fn a_refusal() {
     world.peer(peer).send(b"echo one\n");
     world.until(secs(1), |w| w.peer(peer).is_closed());
     assert_eq!(world.peer(peer).received(), b"no\n");
+    world.peer(peer).finish();
     world.run_for(secs(1));
     assert_eq!(world.service(id).ends, []);
     assert_nothing_left(&world, id);
