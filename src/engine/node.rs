@@ -91,13 +91,22 @@ impl<S: Service> Node<S> {
 
     /// Ends every connection that is left, for a driver that goes on without this node.
     pub fn close_all(&mut self) {
-        let ids: Vec<ConnId> = self
-            .hub
-            .conns
-            .iter()
-            .map(|(slot, conn)| conn.id(slot))
-            .collect();
+        let ids = self.conn_ids();
         ids.into_iter().for_each(|id| self.hub.end(id, End::Closed));
+    }
+
+    /// The same at once: what is queued is lost, and nobody is waited for. They go with the next turn.
+    pub fn drop_all(&mut self) {
+        for id in self.conn_ids() {
+            self.hub.end(id, End::Limit("linger"));
+            self.hub.conns[id.slot()].phase = Phase::Closed;
+            self.hub.mark_dirty(id.slot());
+        }
+    }
+
+    fn conn_ids(&self) -> Vec<ConnId> {
+        let conns = self.hub.conns.iter();
+        conns.map(|(slot, conn)| conn.id(slot)).collect()
     }
 
     /// The driver stopped accepting for want of descriptors or room.

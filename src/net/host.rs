@@ -164,12 +164,14 @@ impl<S: Service> Host<S> {
     }
 
     /// A service that has stopped accepts no more and has `limits.linger` to get out what is queued; then its connections
-    /// end, though other services go on.
+    /// end, read or not, though other services go on.
     fn leave(&mut self, now: Tick) {
         self.listeners.clear();
         let linger = self.node.limits().linger;
         let closes_at = *self.closes_at.get_or_insert(now + linger);
-        if self.node.drained() || closes_at <= now {
+        if closes_at <= now {
+            self.node.drop_all();
+        } else if self.node.drained() {
             self.node.close_all();
         }
     }

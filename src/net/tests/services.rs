@@ -208,6 +208,44 @@ fn one_stops_and_the_other_goes_on() {
     thread.join().unwrap().unwrap();
 }
 
+/// A peer that does not read keeps neither a service that has stopped nor the loop busy.
+#[test]
+fn one_that_stops_drops_what_nobody_reads_after_its_linger() {
+    let mut reactor = Reactor::new(
+        Echo::default(),
+        Limits {
+            linger: Ticks(1),
+            ..Limits::default()
+        },
+    )
+    .unwrap();
+    let second = reactor
+        .add_service(Echo::default(), Limits::default())
+        .unwrap();
+    let stops = reactor.listen(LOOPBACK).unwrap();
+    let mut deaf = connect(stops);
+    let lines = [&[b'x'; 39][..], b"\n"].concat().repeat(1024);
+    let until = Instant::now() + DEADLINE;
+    while reactor.node().stats().paused == 0 {
+        assert!(Instant::now() < until, "its output is full");
+        while deaf.write(&lines).is_ok() {}
+        reactor.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+    reactor.node().with(|_, hub| hub.stop());
+    let turns_max = reactor.node().stats().turns + 1000;
+    while reactor.node().conns() > 0 {
+        assert!(Instant::now() < until, "the connection ends");
+        assert!(reactor.node().stats().turns < turns_max, "the loop spins");
+        reactor.turn(None).unwrap();
+    }
+    assert!(reactor.sleep().is_none_or(|sleep| !sleep.is_zero()));
+    assert!(
+        reactor.node().stats().ended_limit > 0,
+        "what was queued is lost"
+    );
+    reactor.host(second).node().validate();
+}
+
 #[test]
 fn descriptors_are_divided() {
     let limits = |conns_max| Limits {
