@@ -164,6 +164,11 @@ impl<S: Service> Hub<S> {
         })
     }
 
+    /// Bytes that are queued for connection `id` and that the kernel has not taken.
+    pub fn queued_of(&self, id: ConnId) -> usize {
+        self.conn(id).map_or(0, |conn| conn.output.len())
+    }
+
     /// Something is queued for connection `id` that the kernel does not take, because the peer does not read.
     pub fn is_blocked(&self, id: ConnId) -> bool {
         self.conn(id)

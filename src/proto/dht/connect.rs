@@ -45,9 +45,9 @@ impl HandOff {
         key.in_arc(self.joiner, self.next.id)
     }
 
-    /// Bytes sent; `None` while nothing is to be sent.
-    pub(super) fn moved_bytes(&self) -> Option<u64> {
-        (self.phase == Phase::Sending).then(|| self.sending.moved_bytes())
+    /// Bytes that the joiner took, given what is queued for it; `None` while nothing is to be sent.
+    pub(super) fn moved_bytes(&self, queued_of: impl FnOnce(ConnId) -> usize) -> Option<u64> {
+        (self.phase == Phase::Sending).then(|| self.sending.taken_bytes(queued_of(self.conn)))
     }
 }
 

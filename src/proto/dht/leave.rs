@@ -190,7 +190,8 @@ impl DhtNode {
             return;
         };
         let sends = leave.phase == Phase::Send && leave.sending.moved_bytes() > 0;
-        let moved_bytes = sends.then(|| leave.sending.moved_bytes());
+        let queued_bytes = leave.conn.map_or(0, |conn| hub.queued_of(conn));
+        let moved_bytes = sends.then(|| leave.sending.taken_bytes(queued_bytes));
         let limits = &self.config.transfer;
         if let Some(deadline) = &mut leave.deadline
             && !deadline.go_on(hub, limits, Timer::LeaveDeadline, moved_bytes)

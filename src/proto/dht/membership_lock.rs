@@ -265,7 +265,7 @@ impl DhtNode {
     /// A window of the lock's deadline is over.
     pub(super) fn lock_window_over(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
         let moved_bytes = match &self.lock_holder {
-            LockHolder::HandOff(hand_off) => hand_off.moved_bytes(),
+            LockHolder::HandOff(hand_off) => hand_off.moved_bytes(|conn| hub.queued_of(conn)),
             LockHolder::Disconnect(disconnect) => disconnect.moved_bytes(),
             LockHolder::Relay(relay) => relay.moved_bytes(),
             _ => None,

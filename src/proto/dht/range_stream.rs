@@ -76,6 +76,12 @@ impl Sending {
         self.moved_bytes
     }
 
+    /// Those that left the queue of the connection, in which `queued_bytes` wait. A large value is written at once, and
+    /// leaves as fast as the peer takes it.
+    pub fn taken_bytes(&self, queued_bytes: usize) -> u64 {
+        self.moved_bytes.saturating_sub(queued_bytes as u64)
+    }
+
     /// Logs how far it is, once a second.
     pub fn log_progress(&mut self, now: Tick) {
         let logged = *self.logged.get_or_insert(now);

@@ -65,6 +65,37 @@ fn a_leaver_that_trickles_holds_the_lock_no_longer_than_the_deadline() {
     }
 }
 
+/// A value that takes longer than two windows of the least pace, at ten times that pace: nothing is written meanwhile.
+#[test]
+fn a_joiner_that_takes_large_values_at_a_fair_pace_is_served() {
+    let mut world = Ring::new(29);
+    let node = add(&mut world, 1);
+    let within = secs(300);
+    world.with(node, |node, _| {
+        node.config.transfer = TransferLimits { within, ..SHORT }
+    });
+    let (joiner, id) = joiner_at(&world, node);
+    let value = "v".repeat(8_000_000);
+    for n in 0..2 {
+        put(&mut world, node, after(id, n), &value);
+    }
+    let peer = say(&mut world, joiner, node, &format!("CONNECT\n{id}\n"));
+    let all = 2 * value.len();
+    for second in 0.. {
+        let received = world.peer(peer).received().len();
+        if received > all {
+            break;
+        }
+        assert!(!world.peer(peer).is_closed(), "cut off after {second} s");
+        world.peer(peer).read_again();
+        world.until(secs(2), |w| {
+            w.peer(peer).received().len() >= all.min(received + 100_000)
+        });
+        world.peer(peer).stop_reading();
+        world.run_for(secs(1));
+    }
+}
+
 #[test]
 fn a_relayed_leaver_that_trickles_is_given_up() {
     let mut world = Ring::new(22);
@@ -262,7 +293,7 @@ fn a_batch_of_commits_is_one_quantum_of_a_hand_off() {
     let (mut before, mut turns) = (0, 0);
     world.until(secs(10), |w| {
         if let LockHolder::HandOff(hand_off) = &w.service(node).lock_holder
-            && let Some(bytes) = hand_off.moved_bytes()
+            && let Some(bytes) = hand_off.moved_bytes(|_| 0)
         {
             assert!(
                 bytes - before <= quantum,
