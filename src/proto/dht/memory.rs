@@ -10,7 +10,7 @@
 //! Copies in the engine's buffers are not part of it: the engine bounds them for each connection.
 //!
 //! Invariant: [`DhtNode::held_bytes`] is over [`super::node::Config::memory_bytes_max`] by one read of a connection, or
-//! by one value that somebody began to read while its successor was committed, at most. What a node finds on its own disk
+//! by one value that somebody reads while its successor is committed, at most. What a node finds on its own disk
 //! at its start is not refused.
 
 use bytes::Bytes;
