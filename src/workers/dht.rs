@@ -12,6 +12,13 @@ use crate::store::{Change, Store, Table};
 /// Key = the 20 bytes of the id, big-endian, so that the store's order is the ring's; value = the entry's.
 const ENTRIES: Table = Table::new("dht-entries");
 
+/// The entries count a value as free that only the store's log shares.
+#[cfg(feature = "storage")]
+const _: () = assert!(
+    crate::proto::dht::entries::LOGGED_BYTES_MAX >= crate::store::redb::LOGGED_BYTES_MAX,
+    "the log shares no longer values than the entries know of"
+);
+
 impl<S: Store> Committer<S, Write> {
     /// Takes over `store` and reads the entries of a DHT node that are in it.
     pub fn load(mut store: S) -> Result<(Self, Entries), LoadError> {

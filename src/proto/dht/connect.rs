@@ -145,6 +145,8 @@ impl DhtNode {
         {
             Sent::Again => self.note_hand_off(cx),
             Sent::Full => {}
+            // The time to answer begins when the joiner has nearly everything: when there is room again.
+            Sent::All if cx.room() == 0 => {}
             Sent::All => {
                 wire::put_address(cx.out(), hand_off.next.addr);
                 hand_off.phase = Phase::Answer;

@@ -24,6 +24,11 @@ const ENTRY_OVERHEAD_BYTES: u64 = 96;
 /// Pinned handles looked at with each change: more than one, so that they become fewer.
 const PINNED_PER_CHANGE: usize = 2;
 
+/// Values up to this length count as free once they are replaced, whoever else has a handle. The store's log keeps one of
+/// each value up to this length, and drops it with the commit of the next. If it is a slow reader's instead, the value is
+/// pinned, and counts from then on. `workers::dht` asserts that it is the store's bound.
+pub const LOGGED_BYTES_MAX: usize = 32 << 10;
+
 /// Keys and values in memory.
 #[derive(Debug, Default)]
 pub struct Entries {
@@ -123,7 +128,7 @@ impl Entries {
     pub fn freed_bytes(&self, key: Id) -> u64 {
         let value = self
             .get(key)
-            .filter(|value| value.is_empty() || value.is_unique());
+            .filter(|value| value.len() <= LOGGED_BYTES_MAX || value.is_unique());
         value.map_or(0, entry_bytes)
     }
 
@@ -169,7 +174,7 @@ mod tests {
     #[test]
     fn a_value_that_is_still_read_counts_until_it_is_not() {
         let mut entries = Entries::default();
-        let value = |n: u8| Bytes::from(vec![n; 1000]);
+        let value = |n: u8| Bytes::from(vec![n; 2 * LOGGED_BYTES_MAX]);
         let mut readers = Vec::new();
         for n in 0..10 {
             entries.insert(id(1), value(n));

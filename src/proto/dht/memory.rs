@@ -10,7 +10,7 @@
 //! Copies in the engine's buffers are not part of it: the engine bounds them for each connection.
 //!
 //! Invariant: [`DhtNode::held_bytes`] is over [`super::node::Config::memory_bytes_max`] by one read of a connection, or
-//! by one value that a peer began to read while its successor was committed, at most. Entries that a node finds on its own
+//! by one value that a peer reads while its successor is committed, at most. Entries that a node finds on its own
 //! disk at its start are not refused.
 
 use bytes::Bytes;

@@ -53,6 +53,7 @@ use bytes::Bytes;
 
 use super::{Change, Store, StoreError, Table, check_sizes};
 use data_dir::{DataDir, DatabaseFile};
+pub use log::LOGGED_BYTES_MAX;
 use log::{Bounds, Log};
 use watch::{Fault, Operation, Watch, Watched};
 

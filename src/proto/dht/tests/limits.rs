@@ -94,6 +94,10 @@ fn a_joiner_that_takes_large_values_at_a_fair_pace_is_served() {
         world.peer(peer).stop_reading();
         world.run_for(secs(1));
     }
+    world.peer(peer).read_again();
+    world.run_for(secs(1));
+    world.peer(peer).send(format!("{joiner}\n").as_bytes());
+    world.until(secs(1), |w| w.service(node).routing().next().addr == joiner);
 }
 
 #[test]

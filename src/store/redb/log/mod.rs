@@ -96,12 +96,15 @@ pub(super) struct Bounds {
     pub(super) record_bytes_max: usize,
 }
 
+/// See [`Bounds::logged_bytes_max`].
+pub const LOGGED_BYTES_MAX: usize = 32 << 10;
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {
             segment_bytes_max: 64 << 20,
             slice_bytes_min: 256 << 10,
-            logged_bytes_max: 32 << 10,
+            logged_bytes_max: LOGGED_BYTES_MAX,
             record_bytes_max: 1 << 20,
         }
     }

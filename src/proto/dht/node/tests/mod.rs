@@ -3,7 +3,7 @@
 //! A session is a table of parts: what a peer sends, what comes back for it, and what it changes. Each test
 //! delivers sessions in another way; replies and entries follow from the table alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,11 @@ const UNLUCKY: &[u8] = b"unlucky";
 type Model = BTreeMap<Id, Vec<u8>>;
 
 /// Commits everything but unlucky values, and keeps the order.
-struct Commits(Arc<Mutex<Vec<Option<Bytes>>>>);
+struct Commits {
+    values: Arc<Mutex<Vec<Option<Bytes>>>>,
+    /// Handles of the last values, as the store's log has them.
+    log: HashMap<Id, Option<Bytes>>,
+}
 
 impl Work for Commits {
     type Job = Write;
@@ -35,14 +39,15 @@ impl Work for Commits {
 
     fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
         for write in jobs.drain(..) {
-            let Changes::One(_, value) = &write.changes else {
+            let Changes::One(key, value) = &write.changes else {
                 unreachable!("a ring of one moves no ranges");
             };
-            // A copy: a handle would keep the value in memory, which the node counts.
-            let value = value.as_deref().map(Bytes::copy_from_slice);
             let committed = !value.as_ref().is_some_and(|v| v.starts_with(UNLUCKY));
             if committed {
-                self.0.lock().unwrap().push(value);
+                self.log.insert(*key, value.clone());
+                // A copy: handles of all values would keep them in memory.
+                let value = value.as_deref().map(Bytes::copy_from_slice);
+                self.values.lock().unwrap().push(value);
             }
             done.push(Written { write, committed });
         }
@@ -69,7 +74,11 @@ impl Lab {
         let mut world = World::new(7);
         let id = world.add(ME, DhtNode::new(config, Entries::default()), limits);
         let commits = Arc::default();
-        world.set_worker(id, Commits(Arc::clone(&commits)), Span::ms(20, 20));
+        let worker = Commits {
+            values: Arc::clone(&commits),
+            log: HashMap::new(),
+        };
+        world.set_worker(id, worker, Span::ms(20, 20));
         Lab { world, id, commits }
     }
 
