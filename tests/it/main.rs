@@ -6,7 +6,6 @@
 
 mod dht;
 mod index;
-mod ipv6;
 mod layers;
 mod load;
 #[path = "../../benches/memory/mod.rs"]

@@ -1,6 +1,7 @@
 //! `peerloop index`: the index server, sharers and downloads.
 
 mod download;
+mod ipv6;
 mod server;
 mod share;
 mod support;
