@@ -42,10 +42,13 @@ pub mod net;
 #[cfg(feature = "protocols")]
 pub mod proto;
 pub mod sim;
-#[expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "entries and files outlive the process here"
+#[cfg_attr(
+    feature = "storage",
+    expect(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        reason = "entries and files outlive the process here"
+    )
 )]
 #[cfg(feature = "protocols")]
 pub mod store;

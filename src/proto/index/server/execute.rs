@@ -162,7 +162,7 @@ impl IndexServer {
     fn hash_next(&mut self, hub: &mut Hub<Self>) {
         while let Some(op) = self.hash_queue.next(hub.now()) {
             let Some(first) = self.ops.get(op as usize) else {
-                self.hash_queue.done(hub.now());
+                self.hash_queue.not_begun();
                 continue;
             };
             // The connection is gone, and nothing was changed yet.
@@ -174,7 +174,7 @@ impl IndexServer {
                 cost: self.cost_of(first),
             };
             if gone || hub.submit(Job::Hash(job)).is_err() {
-                self.hash_queue.done(hub.now());
+                self.hash_queue.not_begun();
                 self.refuse(hub, op, later("the server is busy", BUSY));
             }
         }
