@@ -96,7 +96,7 @@ pub(super) struct Bounds {
     pub(super) record_bytes_max: usize,
 }
 
-/// See [`Bounds::logged_bytes_max`].
+/// The log shares the values of its changes with their readers up to this length.
 pub const LOGGED_BYTES_MAX: usize = 32 << 10;
 
 impl Default for Bounds {
