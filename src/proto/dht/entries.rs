@@ -85,10 +85,14 @@ impl Entries {
     }
 
     /// Looks at up to `count` pinned values and drops those without another handle.
+    #[inline]
     pub fn release_pinned(&mut self, count: usize) {
-        if self.pinned.is_empty() {
-            return;
+        if !self.pinned.is_empty() {
+            self.release_some(count);
         }
+    }
+
+    fn release_some(&mut self, count: usize) {
         for _ in 0..count.min(self.pinned.len()) {
             let Some(value) = self.pinned.pop_front() else {
                 return;

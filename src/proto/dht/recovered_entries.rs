@@ -63,8 +63,12 @@ impl RecoveredEntries {
         self.entries.get(key)
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, key: Id) {
-        self.entries.remove(key);
+        // Mostly none are left, and every write comes here.
+        if !self.entries.is_empty() {
+            self.entries.remove(key);
+        }
     }
 
     pub(super) fn release_pinned(&mut self, count: usize) {
