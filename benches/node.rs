@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use peerloop::engine::{ConnId, Limits, Node, Readiness, Tick, Transport};
-use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::storage::entries::Entries;
 use peerloop::proto::dht::wire::{self, Request};
 
 /// Events that the reactor takes from the kernel at once, and so messages in a turn at most.

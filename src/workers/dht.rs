@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::commit::{Committer, Durable};
 use super::load_error::LoadError;
-use crate::proto::dht::entries::Entries;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, Write, Written};
+use crate::proto::dht::storage::entries::Entries;
 use crate::store::{Change, Store, Table};
 
 /// Key = the 20 bytes of the id, big-endian, so that the store's order is the ring's; value = the entry's.
@@ -15,7 +15,7 @@ const ENTRIES: Table = Table::new("dht-entries");
 /// The entries count a value as free that only the store's log shares.
 #[cfg(feature = "storage")]
 const _: () = assert!(
-    crate::proto::dht::entries::LOGGED_BYTES_MAX >= crate::store::redb::LOGGED_BYTES_MAX,
+    crate::proto::dht::storage::entries::LOGGED_BYTES_MAX >= crate::store::redb::LOGGED_BYTES_MAX,
     "the log shares no longer values than the entries know of"
 );
 

@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use peerloop::engine::Limits;
 use peerloop::net::{Bound, Reactor};
-use peerloop::proto::dht::client::Task;
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
-use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::rpc::client::Task;
+use peerloop::proto::dht::rpc::operation::{Bounds, Outcome, Verb};
 use peerloop::store::redb::Redb;
 use peerloop::workers::commit::Committer;
 

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use peerloop::engine::{Limits, Ticks};
 use peerloop::net::Reactor;
-use peerloop::proto::dht::client::{Client, Task};
-use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode, VALUE_BYTES_MAX};
-use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::rpc::client::{Client, Task};
+use peerloop::proto::dht::rpc::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::storage::entries::Entries;
 use peerloop::store::redb::Redb;
 use peerloop::workers::commit::Committer;
 
@@ -360,7 +360,7 @@ pub(super) fn run_tasks(
     bounds: Bounds,
     limits: Limits,
     at_once_max: usize,
-) -> Result<Vec<Option<Result<Outcome, peerloop::proto::dht::operation::Failure>>>> {
+) -> Result<Vec<Option<Result<Outcome, peerloop::proto::dht::rpc::operation::Failure>>>> {
     let mut reactor = Reactor::new(Client::new(contact, tasks, bounds, at_once_max), limits)?;
     reactor.run()?;
     Ok(reactor.into_service().into_results())

@@ -13,8 +13,8 @@ use clap::Args;
 use peerloop::net::{Caller, Handle};
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{DhtNode, VALUE_BYTES_MAX};
-use peerloop::proto::dht::operation::{Outcome, Verb};
 use peerloop::proto::dht::routing::Member;
+use peerloop::proto::dht::rpc::operation::{Outcome, Verb};
 
 use super::{Node, resolve, text};
 use crate::cli::options::patience_secs;

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use peerloop::engine::{Limits, Ticks};
-use peerloop::proto::dht::client::Task;
 use peerloop::proto::dht::id::Id;
-use peerloop::proto::dht::operation::{Bounds, Failure, Outcome, Verb};
-use peerloop::proto::dht::stat::Stat;
+use peerloop::proto::dht::rpc::client::Task;
+use peerloop::proto::dht::rpc::operation::{Bounds, Failure, Outcome, Verb};
+use peerloop::proto::dht::rpc::stat::Stat;
 
 use super::run_tasks;
 use crate::cli::print;

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
 use peerloop::engine::{Input, Limits};
-use peerloop::proto::dht::client::Task;
 use peerloop::proto::dht::id::Id;
-use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::rpc::client::Task;
+use peerloop::proto::dht::rpc::operation::{Bounds, Outcome, Verb};
 use peerloop::proto::dht::wire::{self, Malformed, Request};
 
 use super::connections::{Heard, Talker};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use peerloop::proto::dht::operation::{Outcome, Verb};
+use peerloop::proto::dht::rpc::operation::{Outcome, Verb};
 
 use crate::dht::reference::wire::{Conversation, Entries, Key, between, id_of, key_of, locate};
 use crate::dht::reference::{Last, PlainPeer};

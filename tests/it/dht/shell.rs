@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use peerloop::engine::Limits;
 use peerloop::net::{Bound, Reactor, Stopped};
-use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::storage::entries::Entries;
 
 use crate::support::{
     DEADLINE, Ended, LOOPBACK, Server, big_test, node, peerloop, run, shell, terminal::Terminal,

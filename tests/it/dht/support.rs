@@ -8,8 +8,8 @@ use std::process::Stdio;
 
 use peerloop::engine::Limits;
 use peerloop::net::Reactor;
-use peerloop::proto::dht::client::{Client, Task};
-use peerloop::proto::dht::operation::{Bounds, Failure, Outcome, Verb};
+use peerloop::proto::dht::rpc::client::{Client, Task};
+use peerloop::proto::dht::rpc::operation::{Bounds, Failure, Outcome, Verb};
 use ruint::aliases::U160;
 use rustix::process::Signal;
 

@@ -9,8 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use bytes::Bytes;
 
 use peerloop::engine::{ConnId, Limits, Node, Readiness, Service, Tick, Ticks, Transport};
-use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::storage::entries::Entries;
 use peerloop::proto::index::fields::PeerId;
 use peerloop::proto::index::persisted::{Cost, Hashed, Place, Record};
 use peerloop::proto::index::server::{Config as ServerConfig, IndexServer, Stored};

@@ -9,8 +9,8 @@ use rustix::process::Resource;
 
 use peerloop::engine::{Limits, Stats, Ticks};
 use peerloop::net::{Bound, Handle, Reactor, raise_file_limit};
-use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::node::{Config, DhtNode};
+use peerloop::proto::dht::storage::entries::Entries;
 
 use crate::support::{
     DEADLINE, LOOPBACK, Peer, Server, big_test, command, expect_idle, is_reset, key, node, noise,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt};
 
 use peerloop::proto::dht::id::Id;
-use peerloop::proto::dht::operation::{Failure, Outcome, Verb};
+use peerloop::proto::dht::rpc::operation::{Failure, Outcome, Verb};
 
 /// Shares of the operations; the others read.
 const INSERTS_PERCENT: u32 = 45;

@@ -12,8 +12,8 @@ use rand::RngExt;
 
 use peerloop::engine::{ConnId, Cx, End, Hub, Input, Limits, NoJob, Service, Step, Violation};
 use peerloop::net::Reactor;
-use peerloop::proto::dht::client::{self, Host, OpId, Operations};
-use peerloop::proto::dht::operation::{Bounds, Failure, Operation, Outcome};
+use peerloop::proto::dht::rpc::client::{self, Host, OpId, Operations};
+use peerloop::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome};
 
 use super::checker::{Checker, Task};
 use crate::cli::background::{Background, wait_until};

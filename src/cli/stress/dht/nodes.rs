@@ -13,11 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use peerloop::engine::Limits;
 use peerloop::net::{Bound, Reactor};
-use peerloop::proto::dht::client::Task;
-use peerloop::proto::dht::entries::Entries;
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
-use peerloop::proto::dht::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::rpc::client::Task;
+use peerloop::proto::dht::rpc::operation::{Bounds, Outcome, Verb};
+use peerloop::proto::dht::storage::entries::Entries;
 
 use crate::cli::background::{Background, LOOPBACK, Program, pause};
 use crate::cli::dht;

@@ -15,34 +15,37 @@
 //! - the membership lock has at most one holder;
 //! - a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
 
+mod commands;
+pub(crate) mod config;
+
 use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
-use super::client::{self, Host, OpId, Operations};
-use super::connect::HandOff;
-use super::disconnect::Disconnect;
-use super::entries::Entries;
-use super::failure_detector::Probe;
-use super::fenced_writes::FencedWrites;
 use super::id::Id;
-use super::join::{self, Join};
-use super::leave::Leave;
-use super::membership_lock::{Deadline, Parked, ParkedRequest};
-use super::memory::Refusals;
-use super::operation::{Bounds, Failure, Operation, Outcome};
-use super::range_stream::{Incoming, Sink};
-use super::range_sweep::Sweep;
-use super::recovered_entries::RecoveredEntries;
-use super::rejoin::Rejoin;
-use super::relay::Relay;
+use super::membership::connect::HandOff;
+use super::membership::disconnect::Disconnect;
+use super::membership::join::{self, Join};
+use super::membership::leave::Leave;
+use super::membership::lock::{Deadline, Parked, ParkedRequest};
+use super::membership::rejoin::Rejoin;
+use super::membership::relay::Relay;
 use super::routing::{Member, Routing};
-use super::stat::{self, Stat};
+use super::rpc::client::{self, Host, OpId, Operations};
+use super::rpc::failure_detector::Probe;
+use super::rpc::operation::{Bounds, Failure, Operation, Outcome};
+use super::rpc::stat::{self, Stat};
+use super::storage::entries::Entries;
+use super::storage::fenced_writes::FencedWrites;
+use super::storage::memory::Refusals;
+use super::storage::range_stream::{Incoming, Sink};
+use super::storage::range_sweep::Sweep;
+use super::storage::recovered_entries::RecoveredEntries;
 use super::wire::{self, Request};
 
-pub(super) use super::commit::Then;
-pub use super::commit::{Changes, Write, Written};
-pub use super::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
+pub use super::node::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
+pub(crate) use super::storage::commit::Then;
+pub use super::storage::commit::{Changes, Write, Written};
 
 /// Pinned values looked at with each timer and each end of a connection.
 const PINNED_PER_EVENT: usize = 2;
@@ -81,7 +84,7 @@ pub enum Expect {
 
 /// What the node is to the ring.
 #[derive(Debug)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Member,
     Joining(Join),
     Leaving(Leave),
@@ -91,7 +94,7 @@ pub(super) enum Role {
 
 /// What holds the membership lock.
 #[derive(Debug)]
-pub(super) enum LockHolder {
+pub(crate) enum LockHolder {
     Nobody,
     HandOff(HandOff),
     Disconnect(Disconnect),
@@ -182,35 +185,35 @@ pub enum Tag {
 /// The service.
 #[derive(Debug)]
 pub struct DhtNode {
-    pub(super) config: Config,
-    pub(super) routing: Routing,
-    pub(super) entries: Entries,
-    pub(super) staged_bytes: u64,
-    pub(super) writing_bytes: u64,
-    pub(super) forwarding_bytes: u64,
-    pub(super) refusals: Refusals,
-    pub(super) role: Role,
-    pub(super) lock_holder: LockHolder,
-    pub(super) lock_deadline: Option<Deadline>,
-    pub(super) parked: Parked,
+    pub(crate) config: Config,
+    pub(crate) routing: Routing,
+    pub(crate) entries: Entries,
+    pub(crate) staged_bytes: u64,
+    pub(crate) writing_bytes: u64,
+    pub(crate) forwarding_bytes: u64,
+    pub(crate) refusals: Refusals,
+    pub(crate) role: Role,
+    pub(crate) lock_holder: LockHolder,
+    pub(crate) lock_deadline: Option<Deadline>,
+    pub(crate) parked: Parked,
     /// A step of the sweep is queued.
-    pub(super) sweep_queued: bool,
-    pub(super) fenced_writes: FencedWrites,
-    pub(super) probe: Option<Probe>,
-    pub(super) recovered: RecoveredEntries,
-    pub(super) operations: Operations<Tag>,
+    pub(crate) sweep_queued: bool,
+    pub(crate) fenced_writes: FencedWrites,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) recovered: RecoveredEntries,
+    pub(crate) operations: Operations<Tag>,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
-    pub(super) submitted: u64,
-    pub(super) written: u64,
-    pub(super) finger: usize,
+    pub(crate) submitted: u64,
+    pub(crate) written: u64,
+    pub(crate) finger: usize,
     /// Rounds of finger look-ups begun since we were alone.
-    pub(super) finger_round: u64,
-    pub(super) finger_armed: bool,
-    pub(super) prev_armed: bool,
+    pub(crate) finger_round: u64,
+    pub(crate) finger_armed: bool,
+    pub(crate) prev_armed: bool,
     /// UPDATE_PREVs ever.
-    pub(super) prev_claims: u64,
+    pub(crate) prev_claims: u64,
     /// The closest of the claimants that are farther than our prev.
-    pub(super) prev_tentative: Option<Member>,
+    pub(crate) prev_tentative: Option<Member>,
     /// Outcomes of [`DhtNode::ask`] that were not taken yet.
     outcomes: Vec<(usize, Result<Outcome, Failure>)>,
 }
@@ -302,7 +305,7 @@ impl DhtNode {
     }
 
     /// Of all nodes that this one knows, the last at or before `key`.
-    pub(super) fn closest(&self, key: Id) -> Member {
+    pub(crate) fn closest(&self, key: Id) -> Member {
         match &self.role {
             Role::Member | Role::Leaving(_) => self.routing.closest(key),
             // The ring may list us, and asks whether we serve.
@@ -367,7 +370,7 @@ impl DhtNode {
         Step::Done(used)
     }
 
-    pub(super) fn bounds(&self) -> Bounds {
+    pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
             value_bytes_max: self.config.value_bytes_max,
             ..Bounds::default()
@@ -376,14 +379,14 @@ impl DhtNode {
 }
 
 /// Acknowledges a write of a peer that waited for it, if it is still there.
-pub(super) fn acknowledge(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) {
+pub(crate) fn acknowledge(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) {
     if say(hub, conn, yes) {
         hub.resume(conn);
     }
 }
 
 /// Writes an acknowledgement, if the connection is still there.
-pub(super) fn say(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) -> bool {
+pub(crate) fn say(hub: &mut Hub<DhtNode>, conn: ConnId, yes: bool) -> bool {
     let out = hub.output_of(conn);
     out.map(|out| wire::put_ack(out, yes)).is_some()
 }

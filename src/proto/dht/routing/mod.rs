@@ -3,6 +3,9 @@
 //! `next` decides what the node owns. `prev` is the last claim that was believed and decides nothing; the ring knows the true
 //! one (LOCATE of our id less one). Fingers only make lookups shorter.
 
+pub(crate) mod fingers;
+pub(crate) mod predecessor;
+
 use std::net::SocketAddrV4;
 
 use crate::engine::Hub;
@@ -146,7 +149,7 @@ impl Routing {
 
 impl DhtNode {
     /// Sets our next, and keeps fingers from when we are not alone.
-    pub(super) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
+    pub(crate) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
         self.routing.set_next(next);
         if !self.routing.is_alone() {
             self.begin_fingers(hub);

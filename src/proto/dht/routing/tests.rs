@@ -6,8 +6,8 @@ use rand::RngExt;
 
 use super::*;
 use crate::engine::{Limits, Ticks};
-use crate::proto::dht::entries::Entries;
 use crate::proto::dht::node::{Config, DhtNode};
+use crate::proto::dht::storage::entries::Entries;
 use crate::proto::dht::wire::{self, Request};
 use crate::sim::World;
 

@@ -1,10 +1,10 @@
 //! CONNECT, from both sides.
 
-use super::super::node::{LockHolder, Role};
 use super::script::{
     Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say,
 };
 use super::*;
+use crate::proto::dht::node::{LockHolder, Role};
 
 /// The id of a node that would come right after `node`, and where it listens: its id lies in the node's range.
 fn joiner_at(world: &Ring, node: NodeId) -> (SocketAddrV4, Id) {

@@ -1,11 +1,11 @@
 //! DISCONNECT, from both sides.
 
-use super::super::node::{LockHolder, Role};
-use super::super::routing;
 use super::script::{
     Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say,
 };
 use super::*;
+use crate::proto::dht::node::{LockHolder, Role};
+use crate::proto::dht::routing;
 use crate::sim::PeerId;
 
 /// A ring of three with an entry at the first key of each.

@@ -1,10 +1,10 @@
 //! What one membership change may cost: time, memory, a turn, room at the worker.
 
-use super::super::entries::entry_bytes;
-use super::super::node::{LockHolder, Role, TransferLimits};
-use super::super::routing;
 use super::script::{Member, Ring, Then, after, hears, places, put, ring, say};
 use super::*;
+use crate::proto::dht::node::{LockHolder, Role, TransferLimits};
+use crate::proto::dht::routing;
+use crate::proto::dht::storage::entries::entry_bytes;
 use crate::sim::{Faults, PeerId};
 
 /// A deadline of 100 s, and 12 KiB/s averaged over 20 s.

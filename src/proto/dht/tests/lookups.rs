@@ -1,9 +1,9 @@
 //! LOCATE through nodes that answer badly, or not at all.
 
-use super::super::node::Role;
-use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::script::{Member, Ring, Then, ring};
 use super::*;
+use crate::proto::dht::node::Role;
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 fn start(world: &mut Ring, asker: NodeId, key: Id, contact: SocketAddrV4, bounds: Bounds) {
     let operation = Operation::new(Verb::Locate, key, vec![contact], bounds);

@@ -21,9 +21,9 @@ use bytes::Bytes;
 use crate::engine::{Limits, Ticks, Work};
 use crate::sim::{NodeId, Span, World};
 
-use super::entries::Entries;
 use super::id::Id;
 use super::node::{Changes, Config, DhtNode, Quanta, Write, Written};
+use super::storage::entries::Entries;
 
 /// Where node number `n` listens. Each has an IP of its own, as members of a ring usually do.
 fn addr(n: usize) -> SocketAddrV4 {

@@ -1,9 +1,9 @@
 //! Nodes that are killed and come back at their address while the ring lists them, and what a durable one recovers.
 
-use super::super::node::{LockHolder, Role};
-use super::super::routing;
 use super::script::{Member, Ring, Then, after, hears, places, put, ring, run_with, say};
 use super::*;
+use crate::proto::dht::node::{LockHolder, Role};
+use crate::proto::dht::routing;
 use crate::sim::{Answer, Faults, check, seeds};
 
 fn next_of(world: &Ring, id: NodeId) -> SocketAddrV4 {

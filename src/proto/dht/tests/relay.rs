@@ -1,9 +1,9 @@
 //! A DISCONNECT that is passed on: the leaver asked the wrong member, and either connection may end at any byte.
 
-use super::super::node::LockHolder;
-use super::super::routing;
 use super::script::{Member, Ring, Then, after, has, hears, places, say};
 use super::*;
+use crate::proto::dht::node::LockHolder;
+use crate::proto::dht::routing;
 use crate::sim::PeerId;
 
 /// A ring of three: ours, which is asked; the heir; the leaver, which is played, says that it leaves and announces ours.

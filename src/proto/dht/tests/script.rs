@@ -5,9 +5,9 @@ use std::net::SocketAddrV4;
 use crate::engine::Ticks;
 use crate::sim::{ListenerId, NodeId, PeerEnd, PeerId, World};
 
-use super::super::id::Id;
-use super::super::node::{DhtNode, Role};
 use super::{add, addr, secs};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, Role};
 
 pub(super) type Ring = World<DhtNode>;
 

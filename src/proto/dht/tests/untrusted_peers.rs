@@ -1,13 +1,13 @@
 //! Peers that lie about themselves or about others: addresses that they cannot know, leavers from another IP, members that
 //! answer with garbage.
 
-use super::super::node::Role;
-use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use super::super::routing;
 use super::script::{
     Member, Ring, Then, after, asked, has, hears, places, put, ring, run_with, say,
 };
 use super::*;
+use crate::proto::dht::node::Role;
+use crate::proto::dht::routing;
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use crate::sim::Answer;
 
 fn at(text: &str) -> SocketAddrV4 {

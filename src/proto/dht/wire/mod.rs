@@ -52,7 +52,7 @@ pub enum Request {
     /// DISCONNECT: the leaver, which is not named, hands its range to you; this is its next node.
     Disconnect(NextNode),
     /// XSTAT, without an argument: what do you hold, and who are your neighbours? Ours, see
-    /// [`super::stat`]; plain peers close.
+    /// [`super::rpc::stat`]; plain peers close.
     Stat,
 }
 

@@ -12,9 +12,9 @@ use rand::RngExt;
 use crate::engine::{Tick, Ticks};
 use crate::sim::{Faults, Span, Tally, check};
 
-use super::super::node::{LockHolder, Role};
-use super::super::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::*;
+use crate::proto::dht::node::{LockHolder, Role};
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 use checks::Watched;
 

@@ -15,7 +15,7 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use bytes::Bytes;
 
-use super::id::Id;
+use crate::proto::dht::id::Id;
 
 /// What an entry costs beyond the bytes of its value: key, handle, its share of the tree's nodes, and the
 /// allocator's header.

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use crate::engine::{ConnId, Hub};
 
 use super::entries;
-use super::id::Id;
-use super::node::{DhtNode, acknowledge, say};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, acknowledge, say};
 
 /// Changes for the worker to commit.
 #[derive(Debug)]
 pub struct Write {
     pub changes: Changes,
-    pub(super) then: Then,
+    pub(crate) then: Then,
 }
 
 /// What to store (`Some`) or remove.
@@ -27,7 +27,7 @@ pub enum Changes {
 
 /// What follows a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+pub(crate) enum Then {
     /// Memory changes too, and the peer is acknowledged.
     Acknowledge {
         conn: ConnId,
@@ -51,35 +51,35 @@ pub struct Written {
 
 /// Received entries on their way to the disk.
 #[derive(Debug, Default)]
-pub(super) struct Staging {
+pub(crate) struct Staging {
     batch: Vec<(Id, Option<Bytes>)>,
     under_way: usize,
     failed: bool,
 }
 
 impl Staging {
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.under_way == 0 && self.batch.is_empty()
     }
 
-    pub(super) fn is_failed(&self) -> bool {
+    pub(crate) fn is_failed(&self) -> bool {
         self.failed
     }
 
-    pub(super) fn came_back(&mut self, committed: bool) {
+    pub(crate) fn came_back(&mut self, committed: bool) {
         self.under_way -= 1;
         self.failed |= !committed;
     }
 
     /// True when the batch has `most` entries, so that it is to be submitted.
     #[must_use]
-    pub(super) fn push(&mut self, key: Id, value: Bytes, most: usize) -> bool {
+    pub(crate) fn push(&mut self, key: Id, value: Bytes, most: usize) -> bool {
         self.batch.push((key, Some(value)));
         self.batch.len() >= most
     }
 
     /// What to submit now.
-    pub(super) fn take(&mut self) -> Option<Vec<(Id, Option<Bytes>)>> {
+    pub(crate) fn take(&mut self) -> Option<Vec<(Id, Option<Bytes>)>> {
         if self.batch.is_empty() {
             return None;
         }
@@ -93,7 +93,7 @@ impl DhtNode {
     ///
     /// # Errors
     /// The changes, at the worker's limit.
-    pub(super) fn submit(
+    pub(crate) fn submit(
         &mut self,
         hub: &mut Hub<Self>,
         changes: Changes,
@@ -108,7 +108,7 @@ impl DhtNode {
     }
 
     /// A write came back from the worker.
-    pub(super) fn came_back(&mut self, hub: &mut Hub<Self>, done: Written) {
+    pub(crate) fn came_back(&mut self, hub: &mut Hub<Self>, done: Written) {
         self.written += 1;
         let Written {
             write: Write { changes, then },

@@ -12,7 +12,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::wire::{self, Malformed};
+use crate::proto::dht::wire::{self, Malformed};
 
 /// An answer to XSTAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

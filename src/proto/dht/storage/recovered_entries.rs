@@ -24,11 +24,11 @@ use bytes::Bytes;
 
 use crate::engine::{Hub, Tick, Ticks};
 
-use super::client;
 use super::entries::Entries;
-use super::id::Id;
-use super::node::{Changes, DhtNode, LockHolder, Role, Tag, Then, Timer};
-use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Role, Tag, Then, Timer};
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 /// Operations at a time: enough to fill the round trips of a local network, and no load to speak of for the owners.
 const AT_ONCE_MAX: usize = 16;
@@ -40,7 +40,7 @@ const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);
 
 /// Recovered entries that are not in the ring yet.
 #[derive(Debug, Default)]
-pub(super) struct RecoveredEntries {
+pub(crate) struct RecoveredEntries {
     entries: Entries,
     total: usize,
     /// The next key of this round; `None` when the round is over.
@@ -51,38 +51,38 @@ pub(super) struct RecoveredEntries {
 }
 
 impl RecoveredEntries {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn get(&self, key: Id) -> Option<&Bytes> {
+    pub(crate) fn get(&self, key: Id) -> Option<&Bytes> {
         self.entries.get(key)
     }
 
     #[inline]
-    pub(super) fn remove(&mut self, key: Id) {
+    pub(crate) fn remove(&mut self, key: Id) {
         // Mostly none are left, and every write comes here.
         if !self.entries.is_empty() {
             self.entries.remove(key);
         }
     }
 
-    pub(super) fn release_pinned(&mut self, count: usize) {
+    pub(crate) fn release_pinned(&mut self, count: usize) {
         self.entries.release_pinned(count);
     }
 
-    pub(super) fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.entries.memory_bytes()
     }
 }
 
 impl DhtNode {
     /// Sets our entries aside: a ring is joined without any.
-    pub(super) fn set_recovered_aside(&mut self) {
+    pub(crate) fn set_recovered_aside(&mut self) {
         let entries = std::mem::take(&mut self.entries);
         if !entries.is_empty() {
             log::info!(
@@ -98,7 +98,7 @@ impl DhtNode {
     }
 
     /// The node is a member now. False when there is nothing to recover.
-    pub(super) fn begin_recovery(&mut self, hub: &mut Hub<Self>) -> bool {
+    pub(crate) fn begin_recovery(&mut self, hub: &mut Hub<Self>) -> bool {
         if self.recovered.is_empty() {
             return false;
         }
@@ -117,7 +117,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn recovery_step(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn recovery_step(&mut self, hub: &mut Hub<Self>) {
         self.recovered.armed = false;
         if !matches!(self.lock_holder, LockHolder::Recovery) {
             // A node that leaves keeps the rest on its disk.
@@ -194,7 +194,7 @@ impl DhtNode {
         client::start(self, hub, operation, Tag::Recovered(key));
     }
 
-    pub(super) fn recovered_told(
+    pub(crate) fn recovered_told(
         &mut self,
         hub: &mut Hub<Self>,
         key: Id,

@@ -17,9 +17,9 @@ use std::collections::VecDeque;
 
 use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks, TimerId};
 
-use super::config::TransferLimits;
-use super::node::{DhtNode, Expect, LockHolder, Note, Role, Timer};
-use super::wire::{self, NextNode, Request};
+use crate::proto::dht::node::config::TransferLimits;
+use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Timer};
+use crate::proto::dht::wire::{self, NextNode, Request};
 
 /// A joiner waits this long and is then told `0`, upon which it tries again.
 const PARKED_FOR: Ticks = Ticks::from_secs(5);
@@ -29,7 +29,7 @@ const PARKED_MAX: usize = 64;
 
 /// Connections that wait for the lock, with their deadlines.
 #[derive(Debug, Default)]
-pub(super) struct Parked {
+pub(crate) struct Parked {
     queue: VecDeque<(ConnId, Tick)>,
     /// The timer of the queue runs.
     armed: bool,
@@ -37,11 +37,11 @@ pub(super) struct Parked {
 
 impl Parked {
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    pub(super) fn forget(&mut self, id: ConnId) {
+    pub(crate) fn forget(&mut self, id: ConnId) {
         self.queue.retain(|(parked, _)| *parked != id);
     }
 }
@@ -49,13 +49,13 @@ impl Parked {
 /// A CONNECT or DISCONNECT that waits for the lock.
 #[derive(Debug, Clone, Copy)]
 pub struct ParkedRequest {
-    pub(super) request: Request,
-    pub(super) until: Tick,
+    pub(crate) request: Request,
+    pub(crate) until: Tick,
 }
 
 /// When a transfer of entries must be over, and how fast it must go on.
 #[derive(Debug)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     until: Tick,
     /// So many when the window of the least pace began; `None`: the peer owed nothing then.
     moved_bytes: Option<u64>,
@@ -64,7 +64,7 @@ pub(super) struct Deadline {
 
 impl Deadline {
     /// `None` at the limit of timers.
-    pub(super) fn start(
+    pub(crate) fn start(
         hub: &mut Hub<DhtNode>,
         limits: &TransferLimits,
         within: Ticks,
@@ -77,14 +77,14 @@ impl Deadline {
         })
     }
 
-    pub(super) fn end(self, hub: &mut Hub<DhtNode>) {
+    pub(crate) fn end(self, hub: &mut Hub<DhtNode>) {
         hub.cancel(self.timer);
     }
 
     /// The timer fired. `moved_bytes`: so many in all, `None` while the peer owes nothing; the pace is judged where the peer
     /// owed bytes for the whole window. False when the transfer is too late, too slow, or no timer is to be had.
     #[must_use]
-    pub(super) fn go_on(
+    pub(crate) fn go_on(
         &mut self,
         hub: &mut Hub<DhtNode>,
         limits: &TransferLimits,
@@ -107,7 +107,7 @@ impl Deadline {
 
 impl DhtNode {
     /// CONNECT or DISCONNECT arrived.
-    pub(super) fn acquire_lock(
+    pub(crate) fn acquire_lock(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -142,7 +142,7 @@ impl DhtNode {
         Step::Done(used)
     }
 
-    pub(super) fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         !matches!(self.lock_holder, LockHolder::Nobody)
     }
 
@@ -167,7 +167,7 @@ impl DhtNode {
     }
 
     /// The lock was free when this connection was told.
-    pub(super) fn lock_offered(&mut self, cx: &mut Cx<'_, Self>, expect: &mut Expect) {
+    pub(crate) fn lock_offered(&mut self, cx: &mut Cx<'_, Self>, expect: &mut Expect) {
         let Expect::Lock(parked) = expect else {
             return;
         };
@@ -213,7 +213,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn release_lock(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn release_lock(&mut self, hub: &mut Hub<Self>) {
         self.end_lock_deadline(hub);
         self.lock_holder = LockHolder::Nobody;
         self.offer_lock(hub);
@@ -221,7 +221,7 @@ impl DhtNode {
 
     /// Offers a free lock to the one that waits longest. Called too when the one that it was offered to is gone or was
     /// refused.
-    pub(super) fn offer_lock(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn offer_lock(&mut self, hub: &mut Hub<Self>) {
         if !self.is_locked()
             && let Some((id, _)) = self.parked.queue.pop_front()
         {
@@ -229,7 +229,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn refuse_late_parked(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn refuse_late_parked(&mut self, hub: &mut Hub<Self>) {
         self.parked.armed = false;
         while let Some((id, until)) = self.parked.queue.front().copied() {
             if until > hub.now() && self.arm_parked(hub, until) {
@@ -244,7 +244,7 @@ impl DhtNode {
     /// What the lock is held for must be over `within` this time, or the connection of its peer is closed. False at the
     /// limit of timers.
     #[must_use]
-    pub(super) fn start_lock_deadline(
+    pub(crate) fn start_lock_deadline(
         &mut self,
         hub: &mut Hub<Self>,
         conn: ConnId,
@@ -256,14 +256,14 @@ impl DhtNode {
         self.lock_deadline.is_some()
     }
 
-    pub(super) fn end_lock_deadline(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn end_lock_deadline(&mut self, hub: &mut Hub<Self>) {
         if let Some(deadline) = self.lock_deadline.take() {
             deadline.end(hub);
         }
     }
 
     /// A window of the lock's deadline is over.
-    pub(super) fn lock_window_over(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+    pub(crate) fn lock_window_over(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
         let moved_bytes = match &self.lock_holder {
             LockHolder::HandOff(hand_off) => hand_off.moved_bytes(|conn| hub.queued_of(conn)),
             LockHolder::Disconnect(disconnect) => disconnect.moved_bytes(),

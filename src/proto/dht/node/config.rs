@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use crate::engine::{Limits, Ticks};
 
-use super::wire;
+use crate::proto::dht::wire;
 
 /// What a node is told at its start.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub struct Config {
     /// Bytes of values that are being received and not complete, over all connections. They count towards
     /// `memory_bytes_max` as well; this keeps unfinished values from filling all of it.
     pub staged_bytes_max: u64,
-    /// Memory for entries and values, wherever in the node they are (see [`super::node::DhtNode::held_bytes`]). A
+    /// Memory for entries and values, wherever in the node they are (see [`crate::proto::dht::node::DhtNode::held_bytes`]). A
     /// write beyond it is answered `0`, a join or a DISCONNECT that does not fit is refused.
     pub memory_bytes_max: u64,
     pub transfer: TransferLimits,

@@ -9,8 +9,8 @@ use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
 
-use super::id::Id;
 use super::operation::{Bounds, Failure, Next, Operation, Outcome, Verb};
+use crate::proto::dht::id::Id;
 
 /// Names an operation of a host for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,7 @@
 //! ```
 //! DISCONNECT names no leaver. The leaver is the node before the announced next, as the ring says:
 //! - It is our next. The DISCONNECT must come from our next's own IP, or our next must not say that it stays (see
-//!   [`super::failure_detector`]). The protocol has no better proof of a sender's identity.
+//!   [`crate::proto::dht::rpc::failure_detector`]). The protocol has no better proof of a sender's identity.
 //! - It is the next of another member: [`super::relay`] passes the DISCONNECT on.
 //! - Neither: the answer is `0`, and nothing changes.
 //!
@@ -19,25 +19,25 @@
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
-use super::client;
-use super::commit::Staging;
-use super::failure_detector::Verdict;
-use super::id::Id;
-use super::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then};
-use super::operation::{Failure, Operation, Outcome, Verb};
-use super::range_stream::{Received, Receiving};
-use super::routing::Member;
-use super::wire::{self, NextNode};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::failure_detector::Verdict;
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
+use crate::proto::dht::storage::commit::Staging;
+use crate::proto::dht::storage::range_stream::{Received, Receiving};
+use crate::proto::dht::wire::{self, NextNode};
 
 #[derive(Debug)]
-pub(super) struct Disconnect {
+pub(crate) struct Disconnect {
     conn: ConnId,
     phase: Phase,
     /// The announced next; unknown while only its id was given.
     next: Option<Member>,
     /// The range was taken before; its entries are dropped.
     repeated: bool,
-    pub(super) receiving: Receiving,
+    pub(crate) receiving: Receiving,
     staging: Staging,
 }
 
@@ -56,14 +56,14 @@ enum Phase {
 
 impl Disconnect {
     /// Bytes received; `None` while the leaver owes none.
-    pub(super) fn moved_bytes(&self) -> Option<u64> {
+    pub(crate) fn moved_bytes(&self) -> Option<u64> {
         (self.phase == Phase::Receive).then(|| self.receiving.moved_bytes())
     }
 }
 
 impl DhtNode {
     #[must_use]
-    pub(super) fn begin_disconnect(
+    pub(crate) fn begin_disconnect(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -106,7 +106,7 @@ impl DhtNode {
     }
 
     /// Gives a DISCONNECT up whose leaver now sends another one.
-    pub(super) fn supersede_disconnect(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
+    pub(crate) fn supersede_disconnect(&mut self, cx: &mut Cx<'_, Self>, next: NextNode) {
         let LockHolder::Disconnect(disconnect) = &self.lock_holder else {
             return;
         };
@@ -139,7 +139,7 @@ impl DhtNode {
     }
 
     /// The ring's answer: the owner of the announced id, or the node before it.
-    pub(super) fn leaver_found(
+    pub(crate) fn leaver_found(
         &mut self,
         hub: &mut Hub<Self>,
         conn: ConnId,
@@ -192,7 +192,7 @@ impl DhtNode {
 
     /// A DISCONNECT of our next that does not come from its own IP: our next is behind a NAT, has several addresses, or
     /// another member passes it on. Our next was asked whether it stays.
-    pub(super) fn leaver_probed(&mut self, hub: &mut Hub<Self>, conn: ConnId, verdict: Verdict) {
+    pub(crate) fn leaver_probed(&mut self, hub: &mut Hub<Self>, conn: ConnId, verdict: Verdict) {
         let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
@@ -213,7 +213,7 @@ impl DhtNode {
     }
 
     /// The leaver's entries.
-    pub(super) fn disconnect_input(
+    pub(crate) fn disconnect_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         input: Input<'_>,
@@ -285,7 +285,7 @@ impl DhtNode {
         self.commit_disconnect(hub);
     }
 
-    pub(super) fn disconnect_told(
+    pub(crate) fn disconnect_told(
         &mut self,
         hub: &mut Hub<Self>,
         conn: ConnId,
@@ -306,7 +306,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn disconnect_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
+    pub(crate) fn disconnect_staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
         let Some(disconnect) = self.disconnect(conn) else {
             return;
         };
@@ -345,7 +345,7 @@ impl DhtNode {
     }
 
     /// The leaver's connection is over.
-    pub(super) fn disconnect_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn disconnect_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         if self.disconnect(id).is_some() {
             log::info!("a leaver broke off; nothing changes");
             self.give_up_disconnect(hub);

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::engine::Cx;
 
-use super::node::DhtNode;
+use crate::proto::dht::node::DhtNode;
 
 /// Ports below this belong to services that an operator set up (mail, web, login). A node that listens on such a port itself
 /// belongs to a ring that does so on purpose, and accepts them. Higher ports are not listed: each may be a node's.
@@ -58,7 +58,7 @@ pub fn is_plausible(source: Ipv4Addr, claimed: SocketAddrV4, port: u16) -> bool 
 
 impl DhtNode {
     /// Whether the peer may announce this address of a node.
-    pub(super) fn may_announce(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
+    pub(crate) fn may_announce(&self, cx: &Cx<'_, Self>, addr: SocketAddrV4) -> bool {
         let plausible = is_plausible(*cx.peer_v4().ip(), addr, self.me().addr.port());
         if !plausible {
             log::debug!("{} may not announce a node at {addr}", cx.peer());

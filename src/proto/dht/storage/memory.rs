@@ -9,7 +9,7 @@
 //! ```
 //! Copies in the engine's buffers are not part of it: the engine bounds them for each connection.
 //!
-//! Invariant: [`DhtNode::held_bytes`] is over [`super::node::Config::memory_bytes_max`] by one read of a connection, or
+//! Invariant: [`DhtNode::held_bytes`] is over [`crate::proto::dht::node::Config::memory_bytes_max`] by one read of a connection, or
 //! by one value that a peer reads while its successor is committed, at most. Entries that a node finds on its own
 //! disk at its start are not refused.
 
@@ -18,8 +18,8 @@ use bytes::Bytes;
 use crate::engine::{Hub, Tick, Ticks};
 
 use super::entries;
-use super::id::Id;
-use super::node::{DhtNode, LockHolder, Role};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, LockHolder, Role};
 
 /// Refusals are logged at most this often, with their number.
 const LOGGED_EVERY: Ticks = Ticks::from_secs(10);
@@ -29,7 +29,7 @@ const PINNED_PER_REFUSAL: usize = 64;
 
 /// What was refused for want of memory.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     count: u64,
     logged: Option<Tick>,
 }
@@ -55,7 +55,7 @@ impl DhtNode {
     }
 
     /// Looks at up to `count` values that left the entries, and drops those that are not read any more.
-    pub(super) fn release_pinned(&mut self, count: usize) {
+    pub(crate) fn release_pinned(&mut self, count: usize) {
         self.entries.release_pinned(count);
         self.recovered.release_pinned(count);
     }
@@ -66,19 +66,19 @@ impl DhtNode {
     }
 
     /// There is memory for the new value of `key`, in place of its old one.
-    pub(super) fn has_memory_for(&mut self, hub: &Hub<Self>, key: Id, value: &Bytes) -> bool {
+    pub(crate) fn has_memory_for(&mut self, hub: &Hub<Self>, key: Id, value: &Bytes) -> bool {
         let more_bytes = entries::entry_bytes(value);
         // What it replaces is looked up only where it matters.
         self.has_memory(hub, more_bytes, |node| node.entries.freed_bytes(key))
     }
 
     /// There is memory for `more_bytes`.
-    pub(super) fn has_memory_of(&mut self, hub: &Hub<Self>, more_bytes: u64) -> bool {
+    pub(crate) fn has_memory_of(&mut self, hub: &Hub<Self>, more_bytes: u64) -> bool {
         self.has_memory(hub, more_bytes, |_| 0)
     }
 
     /// The entries of a transfer went over the limit. Counted; the caller logs it, as it ends the transfer.
-    pub(super) fn is_over_memory(&mut self) -> bool {
+    pub(crate) fn is_over_memory(&mut self) -> bool {
         let is_over = self.held_bytes() > self.config.memory_bytes_max;
         self.refusals.count = self.refusals.count.saturating_add(u64::from(is_over));
         is_over

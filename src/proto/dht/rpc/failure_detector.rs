@@ -18,16 +18,16 @@ use std::net::SocketAddrV4;
 use crate::engine::{ConnId, Hub, Ticks, TimerId};
 
 use super::client::{self, OpId};
-use super::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use super::routing::Member;
+use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
+use crate::proto::dht::routing::Member;
 
 /// A dead member is noticed within six seconds; one that is slow has three chances.
 const PROBE_EVERY: Ticks = Ticks::from_secs(2);
 const MISSES_MAX: u32 = 3;
 
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(crate) struct Probe {
     /// The connection that waits for the verdict.
     conn: ConnId,
     of: Member,
@@ -41,7 +41,7 @@ pub(super) struct Probe {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It says that it is a member.
     Member,
     /// It says that it is none, or will soon be none.
@@ -55,7 +55,7 @@ pub(super) enum Verdict {
 
 impl DhtNode {
     /// A node is dead. If it was our prev, the closest of the farther claimants takes its place.
-    pub(super) fn member_failed(&mut self, addr: SocketAddrV4) {
+    pub(crate) fn member_failed(&mut self, addr: SocketAddrV4) {
         let before = self.routing.prev();
         self.routing.forget(addr);
         if before != self.routing.prev()
@@ -68,7 +68,7 @@ impl DhtNode {
     }
 
     /// This node owns a range and does not give it away. XSTAT is answered with `0` otherwise.
-    pub(super) fn is_settled_member(&self) -> bool {
+    pub(crate) fn is_settled_member(&self) -> bool {
         match &self.role {
             Role::Member => true,
             Role::Joining(join) => join.is_perhaps_member(),
@@ -78,7 +78,7 @@ impl DhtNode {
     }
 
     /// Begins to probe our next for `conn`, which is told the verdict.
-    pub(super) fn probe_next(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+    pub(crate) fn probe_next(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
         self.end_probe(hub);
         self.probe = Some(Probe {
             conn,
@@ -119,7 +119,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn probe_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+    pub(crate) fn probe_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let Some(probe) = &mut self.probe else { return };
         probe.op = None;
         let verdict = match result {
@@ -146,7 +146,7 @@ impl DhtNode {
     }
 
     /// The time of a round is over.
-    pub(super) fn probe_late(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn probe_late(&mut self, hub: &mut Hub<Self>) {
         let Some(probe) = &mut self.probe else { return };
         probe.timer = None;
         if let Some(op) = probe.op.take() {
@@ -174,7 +174,7 @@ impl DhtNode {
     }
 
     /// The connection that waited is gone.
-    pub(super) fn end_probe(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn end_probe(&mut self, hub: &mut Hub<Self>) {
         if let Some(probe) = self.probe.take() {
             if let Some(op) = probe.op {
                 client::cancel(self, hub, op);

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use crate::engine::{ConnId, Hub, Tick, Ticks};
 
-use super::id::Id;
-use super::node::{DhtNode, LockHolder, Role, Timer, acknowledge};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, LockHolder, Role, Timer, acknowledge};
 
 /// A transfer that stalls must not fill the memory with fenced writes, nor keep their clients waiting.
 const FENCED_BYTES_MAX: u64 = 64 << 20;
@@ -25,7 +25,7 @@ const FENCED_FOR: Ticks = Ticks::from_secs(30);
 const FENCED_OVERHEAD_BYTES: u64 = 96;
 
 #[derive(Debug, Default)]
-pub(super) struct FencedWrites {
+pub(crate) struct FencedWrites {
     queue: VecDeque<FencedWrite>,
     bytes: u64,
     /// The timer of the queue runs.
@@ -41,18 +41,18 @@ struct FencedWrite {
 }
 
 impl FencedWrites {
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
     /// As if so much were fenced that nothing more is.
     #[cfg(test)]
-    pub(super) fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         self.bytes = FENCED_BYTES_MAX;
     }
 }
@@ -65,7 +65,7 @@ impl FencedWrite {
 
 impl DhtNode {
     /// A write to `key` has to wait.
-    pub(super) fn is_moving(&self, key: Id) -> bool {
+    pub(crate) fn is_moving(&self, key: Id) -> bool {
         if let Role::Leaving(leave) = &self.role
             && leave.moves()
         {
@@ -79,7 +79,7 @@ impl DhtNode {
 
     /// Puts a write aside; false when there are too many.
     #[must_use]
-    pub(super) fn fence_write(
+    pub(crate) fn fence_write(
         &mut self,
         hub: &mut Hub<Self>,
         conn: ConnId,
@@ -111,7 +111,7 @@ impl DhtNode {
 
     /// A range stopped moving: each fenced write whose key no longer moves goes where it belongs now. The others stay: a
     /// leave that fails does not end the hand-off that it met.
-    pub(super) fn release_fenced_writes(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn release_fenced_writes(&mut self, hub: &mut Hub<Self>) {
         self.fenced_writes.bytes = 0;
         for write in std::mem::take(&mut self.fenced_writes.queue) {
             if self.is_moving(write.key) {
@@ -128,7 +128,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn refuse_late_fenced_writes(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn refuse_late_fenced_writes(&mut self, hub: &mut Hub<Self>) {
         self.fenced_writes.armed = false;
         while let Some(FencedWrite { until, .. }) = self.fenced_writes.queue.front() {
             let until = *until;

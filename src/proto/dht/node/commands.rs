@@ -14,16 +14,16 @@ use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, Hub, Step, Violation};
 
-use super::client;
-use super::entries;
-use super::id::Id;
-use super::node::{Changes, DhtNode, Expect, Tag, Then, acknowledge, say};
-use super::operation::{Bounds, Operation, Verb};
-use super::range_stream::Incoming;
-use super::wire;
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{Changes, DhtNode, Expect, Tag, Then, acknowledge, say};
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Bounds, Operation, Verb};
+use crate::proto::dht::storage::entries;
+use crate::proto::dht::storage::range_stream::Incoming;
+use crate::proto::dht::wire;
 
 impl DhtNode {
-    pub(super) fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
+    pub(crate) fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
         if !self.owns(key) {
             wire::put_ack(cx.out(), false);
             return;
@@ -39,7 +39,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn length(
+    pub(crate) fn length(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -58,7 +58,7 @@ impl DhtNode {
         Ok(Step::Took(used))
     }
 
-    pub(super) fn value(
+    pub(crate) fn value(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -88,7 +88,7 @@ impl DhtNode {
     }
 
     /// Stores or removes the entry whose key a peer was told `1` for.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         cx: &mut Cx<'_, Self>,
         key: Id,
@@ -123,7 +123,7 @@ impl DhtNode {
     /// Commits a write of `conn`, or passes it on when the key is another's by now. True: the peer is acknowledged later.
     /// False: the write could not be taken.
     #[must_use]
-    pub(super) fn write_or_forward(
+    pub(crate) fn write_or_forward(
         &mut self,
         hub: &mut Hub<Self>,
         conn: ConnId,
@@ -159,7 +159,7 @@ impl DhtNode {
         true
     }
 
-    pub(super) fn apply(&mut self, key: Id, value: Option<Bytes>) {
+    pub(crate) fn apply(&mut self, key: Id, value: Option<Bytes>) {
         match value {
             Some(value) => self.store_entry(key, value),
             None => self.remove_entry(key),
@@ -167,19 +167,19 @@ impl DhtNode {
     }
 
     /// Sets the value of a key: a peer's INSERT, or an entry that the ring moves to us. It is newer than a recovered one.
-    pub(super) fn store_entry(&mut self, key: Id, value: Bytes) {
+    pub(crate) fn store_entry(&mut self, key: Id, value: Bytes) {
         self.entries.insert(key, value);
         self.recovered.remove(key);
     }
 
     /// A key of ours is removed.
-    pub(super) fn remove_entry(&mut self, key: Id) {
+    pub(crate) fn remove_entry(&mut self, key: Id) {
         self.entries.remove(key);
         self.recovered.remove(key);
     }
 
     /// The value of a key that is ours.
-    pub(super) fn value_of(&self, key: Id) -> Option<&Bytes> {
+    pub(crate) fn value_of(&self, key: Id) -> Option<&Bytes> {
         self.entries.get(key).or_else(|| self.recovered.get(key))
     }
 }

@@ -9,16 +9,16 @@
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
-use super::client;
-use super::id::Id;
-use super::node::{DhtNode, Expect, LockHolder, Note, Role, Tag};
-use super::operation::Operation;
-use super::range_stream::{Sending, Sent};
-use super::routing::Member;
-use super::wire;
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Tag};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::Operation;
+use crate::proto::dht::storage::range_stream::{Sending, Sent};
+use crate::proto::dht::wire;
 
 #[derive(Debug)]
-pub(super) struct HandOff {
+pub(crate) struct HandOff {
     /// The joiner's connection.
     conn: ConnId,
     joiner: Id,
@@ -41,19 +41,19 @@ enum Phase {
 }
 
 impl HandOff {
-    pub(super) fn moves(&self, key: Id) -> bool {
+    pub(crate) fn moves(&self, key: Id) -> bool {
         key.in_arc(self.joiner, self.next.id)
     }
 
     /// Bytes that the joiner took, given what is queued for it; `None` while nothing is to be sent.
-    pub(super) fn moved_bytes(&self, queued_of: impl FnOnce(ConnId) -> usize) -> Option<u64> {
+    pub(crate) fn moved_bytes(&self, queued_of: impl FnOnce(ConnId) -> usize) -> Option<u64> {
         (self.phase == Phase::Sending).then(|| self.sending.taken_bytes(queued_of(self.conn)))
     }
 }
 
 impl DhtNode {
     #[must_use]
-    pub(super) fn begin_hand_off(
+    pub(crate) fn begin_hand_off(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -65,7 +65,7 @@ impl DhtNode {
 
     /// Our next was killed and joins again (see [`super::rejoin`]); `after` will be its next.
     #[must_use]
-    pub(super) fn begin_hand_back(
+    pub(crate) fn begin_hand_back(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -114,7 +114,7 @@ impl DhtNode {
     }
 
     /// The note came.
-    pub(super) fn hand_off_noted(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn hand_off_noted(&mut self, cx: &mut Cx<'_, Self>) {
         if let LockHolder::HandOff(hand_off) = &mut self.lock_holder
             && hand_off.conn == cx.id()
         {
@@ -124,7 +124,7 @@ impl DhtNode {
     }
 
     /// Goes on with the joiner of this connection, as far as there is room.
-    pub(super) fn hand_off_some(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn hand_off_some(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
         let LockHolder::HandOff(hand_off) = &mut self.lock_holder else {
             return;
@@ -161,7 +161,7 @@ impl DhtNode {
     }
 
     /// A write came back from the worker.
-    pub(super) fn hand_off_settled(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn hand_off_settled(&mut self, hub: &mut Hub<Self>) {
         if let LockHolder::HandOff(HandOff {
             phase: Phase::Settling { submitted },
             ..
@@ -173,7 +173,7 @@ impl DhtNode {
     }
 
     /// The joiner's address: ownership moves with it.
-    pub(super) fn hand_off_input(
+    pub(crate) fn hand_off_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -204,7 +204,7 @@ impl DhtNode {
 
     /// Our next wants to leave, and serves no requests while it waits: a joiner that has not been told our next yet gives
     /// way, and can come again.
-    pub(super) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn yield_to_leaver(&mut self, cx: &mut Cx<'_, Self>) {
         if let LockHolder::HandOff(HandOff {
             conn, next, phase, ..
         }) = self.lock_holder
@@ -216,7 +216,7 @@ impl DhtNode {
     }
 
     /// The joiner's connection is over before it gave its address.
-    pub(super) fn hand_off_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn hand_off_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let LockHolder::HandOff(HandOff {
             conn, next, phase, ..
         }) = self.lock_holder

@@ -16,10 +16,10 @@ use thiserror::Error;
 
 use crate::engine::{Deadline, End, Input, Step, Ticks, Violation};
 
-use super::address_policy;
-use super::id::Id;
 use super::stat::{self, Stat};
-use super::wire::{self, Request};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::membership::address_policy;
+use crate::proto::dht::wire::{self, Request};
 
 /// What is wanted with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
-            value_bytes_max: super::node::VALUE_BYTES_MAX,
+            value_bytes_max: crate::proto::dht::node::VALUE_BYTES_MAX,
             hops_max: 64,
             attempts_max: 7,
             backoff: Ticks::from_millis(50),

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::engine::{Hub, Ticks};
 
-use super::id::Id;
-use super::node::{Changes, DhtNode, LockHolder, Then, Timer};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Then, Timer};
 
 /// Removals at the worker at once. Each is of one turn's entries; the worker commits them together.
 const JOBS_MAX: usize = 16;
@@ -22,7 +22,7 @@ const AGAIN_AFTER: Ticks = Ticks::from_millis(100);
 const FAILURES_MAX: u32 = 100;
 
 #[derive(Debug)]
-pub(super) struct Sweep {
+pub(crate) struct Sweep {
     start: Id,
     end: Id,
     /// Memory may hold more entries of the range.
@@ -37,7 +37,7 @@ pub(super) struct Sweep {
 
 impl DhtNode {
     /// Removes the entries of `[start, end)`, all of them when the two are the same. Takes the membership lock over.
-    pub(super) fn sweep(&mut self, hub: &mut Hub<Self>, start: Id, end: Id) {
+    pub(crate) fn sweep(&mut self, hub: &mut Hub<Self>, start: Id, end: Id) {
         self.end_lock_deadline(hub);
         let mut sweep = Sweep {
             start,
@@ -71,7 +71,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn sweep_late(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn sweep_late(&mut self, hub: &mut Hub<Self>) {
         self.sweep_queued = false;
         self.sweep_some(hub);
     }
@@ -126,7 +126,7 @@ impl DhtNode {
     }
 
     /// A removal came back from the worker.
-    pub(super) fn swept_from_disk(
+    pub(crate) fn swept_from_disk(
         &mut self,
         hub: &mut Hub<Self>,
         removals: Changes,

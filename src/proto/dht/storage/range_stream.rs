@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use crate::engine::{Tick, Ticks};
 
-use super::config::Quanta;
 use super::entries::{self, Entries};
-use super::id::Id;
-use super::wire::{self, Malformed};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::config::Quanta;
+use crate::proto::dht::wire::{self, Malformed};
 
 /// How often the log says how far a long transfer is.
 const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);

@@ -2,11 +2,11 @@
 
 use crate::engine::{Hub, Ticks};
 
-use super::client;
-use super::id::Id;
-use super::node::{DhtNode, Role, Tag, Timer};
-use super::operation::{Failure, Operation, Outcome, Verb};
-use super::routing::Member;
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, Role, Tag, Timer};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 
 /// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
 const FINGER_EVERY: Ticks = Ticks::from_secs(1);
@@ -17,14 +17,14 @@ const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
 impl DhtNode {
     /// Begins to look up fingers, unless that goes on. Called whenever our next changes, so a timer that was refused is
     /// armed then.
-    pub(super) fn begin_fingers(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn begin_fingers(&mut self, hub: &mut Hub<Self>) {
         if !self.finger_armed {
             self.finger_round = 0;
             self.finger_armed = hub.arm(FIRST_FINGERS_EVERY, Timer::Finger).is_some();
         }
     }
 
-    pub(super) fn look_up_finger(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn look_up_finger(&mut self, hub: &mut Hub<Self>) {
         self.finger_armed = false;
         if self.routing.is_alone() || !matches!(self.role, Role::Member) {
             return;
@@ -53,7 +53,7 @@ impl DhtNode {
         self.finger_armed = hub.arm(every, Timer::Finger).is_some();
     }
 
-    pub(super) fn finger_found(&mut self, result: Result<Outcome, Failure>) {
+    pub(crate) fn finger_found(&mut self, result: Result<Outcome, Failure>) {
         match result {
             Ok(Outcome::Located(addr)) => self.routing.learn(Member::at(addr)),
             Err(

@@ -6,12 +6,12 @@
 //!   └──────── it is a member, or nobody can tell: 0 ───────┘
 //! ```
 //! There are no replicas: the entries of the range were in the killed node alone, and it recovers them from its own
-//! disk (see [`super::recovered_entries`]). If this node took the range meanwhile, readers would hear that
+//! disk (see [`crate::proto::dht::storage::recovered_entries`]). If this node took the range meanwhile, readers would hear that
 //! acknowledged entries do not exist. So the joiner is treated as if this node owned the range, and for all other nodes
 //! the range stays out of reach until the joiner has sent its address.
 //!
 //! A forged CONNECT takes nothing from a living member, because our next itself is asked (see
-//! [`super::failure_detector`]). The joiner may listen at that address already: a node of ours says that it is no member
+//! [`crate::proto::dht::rpc::failure_detector`]). The joiner may listen at that address already: a node of ours says that it is no member
 //! while it joins. A plain joiner is silent there, and so is a member that is stuck; silence counts as proof only
 //! when the CONNECT comes from our next's own IP.
 //!
@@ -25,14 +25,14 @@
 use crate::engine::{ConnId, Cx, Hub, Ticks, TimerId};
 
 use super::address_policy;
-use super::client::{self, OpId};
-use super::failure_detector::Verdict;
-use super::id::Id;
-use super::membership_lock::ParkedRequest;
-use super::node::{DhtNode, Expect, LockHolder, Note, Tag, Timer};
-use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use super::routing::Member;
-use super::wire::Request;
+use super::lock::ParkedRequest;
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Tag, Timer};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client::{self, OpId};
+use crate::proto::dht::rpc::failure_detector::Verdict;
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::wire::Request;
 
 /// The walk to the node behind a dead one takes a few round trips. The joiner waits meanwhile.
 const WALK_WITHIN: Ticks = Ticks::from_secs(5);
@@ -41,7 +41,7 @@ const WALK_WITHIN: Ticks = Ticks::from_secs(5);
 const STEPS_MAX: u32 = 64;
 
 #[derive(Debug)]
-pub(super) struct Rejoin {
+pub(crate) struct Rejoin {
     /// The joiner's connection.
     conn: ConnId,
     /// It comes from next's own IP.
@@ -72,7 +72,7 @@ enum Phase {
 impl DhtNode {
     /// `joiner` is the id of our next.
     #[must_use]
-    pub(super) fn begin_rejoin(
+    pub(crate) fn begin_rejoin(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -105,7 +105,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn rejoin_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
+    pub(crate) fn rejoin_probed(&mut self, hub: &mut Hub<Self>, verdict: Verdict) {
         let Some(rejoin) = self.rejoin() else { return };
         let dead = match verdict {
             Verdict::Member | Verdict::Unknown => false,
@@ -163,7 +163,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn rejoin_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+    pub(crate) fn rejoin_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let Some(rejoin) = self.rejoin() else { return };
         rejoin.op = None;
         match (rejoin.phase, result) {
@@ -239,7 +239,7 @@ impl DhtNode {
     }
 
     /// The next of the joiner on this connection, once it is found; that ends the search.
-    pub(super) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
+    pub(crate) fn take_after(&mut self, hub: &mut Hub<Self>, conn: ConnId) -> Option<Member> {
         let rejoin = self.rejoin().filter(|rejoin| rejoin.conn == conn)?;
         let Phase::Found { after } = rejoin.phase else {
             return None;
@@ -250,7 +250,7 @@ impl DhtNode {
     }
 
     /// The walk takes too long.
-    pub(super) fn rejoin_late(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn rejoin_late(&mut self, hub: &mut Hub<Self>) {
         let Some(rejoin) = self.rejoin() else { return };
         rejoin.timer = None;
         let op = rejoin.op.take();
@@ -264,7 +264,7 @@ impl DhtNode {
     }
 
     /// The joiner's connection is over.
-    pub(super) fn rejoin_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn rejoin_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         if self.rejoin().is_some_and(|rejoin| rejoin.conn == id) {
             self.end_rejoin(hub, "the joiner is gone");
         }

@@ -23,15 +23,15 @@ use rand::RngExt;
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::address_policy;
-use super::client;
-use super::commit::Staging;
-use super::id::Id;
-use super::membership_lock::Deadline;
-use super::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
-use super::operation::{Failure, Operation, Outcome, Verb};
-use super::range_stream::{Received, Receiving};
-use super::routing::Member;
-use super::wire::{self, Request};
+use super::lock::Deadline;
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
+use crate::proto::dht::storage::commit::Staging;
+use crate::proto::dht::storage::range_stream::{Received, Receiving};
+use crate::proto::dht::wire::{self, Request};
 
 /// Tries before the join is given up: with their pauses about ten seconds, in which others may join and leave before us.
 const TRIES_MAX: u32 = 20;
@@ -52,7 +52,7 @@ const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(500).0;
 const LONG_PAUSE_TICKS_MAX: u64 = Ticks::from_secs(2).0;
 
 #[derive(Debug)]
-pub(super) struct Join {
+pub(crate) struct Join {
     contacts: Vec<SocketAddrV4>,
     phase: Phase,
     tries: u32,
@@ -68,7 +68,7 @@ pub(super) struct Join {
     leaves: bool,
     next: Option<Member>,
     conn: Option<ConnId>,
-    pub(super) receiving: Receiving,
+    pub(crate) receiving: Receiving,
     staging: Staging,
     deadline: Option<Deadline>,
 }
@@ -101,12 +101,12 @@ pub enum Expect {
 }
 
 impl Join {
-    pub(super) fn contact(&self) -> Member {
+    pub(crate) fn contact(&self) -> Member {
         self.owner
     }
 
     /// Our address may have been sent, so the ring may count on this node.
-    pub(super) fn is_perhaps_member(&self) -> bool {
+    pub(crate) fn is_perhaps_member(&self) -> bool {
         self.given.is_some()
     }
 
@@ -163,7 +163,7 @@ impl DhtNode {
     }
 
     /// Begins a try, or asks once more whether the last one succeeded.
-    pub(super) fn join_step(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn join_step(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
         let Some(join) = self.joining() else { return };
         let mut contacts = join.contacts.clone();
@@ -179,7 +179,7 @@ impl DhtNode {
     }
 
     /// An operation of our join is over.
-    pub(super) fn join_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+    pub(crate) fn join_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
         let Some(join) = self.joining() else { return };
         match (join.phase, result) {
@@ -221,7 +221,7 @@ impl DhtNode {
     }
 
     /// A window of the transfer's deadline is over.
-    pub(super) fn join_window_over(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn join_window_over(&mut self, hub: &mut Hub<Self>) {
         let limits = self.config.transfer;
         let Some(join) = self.joining() else { return };
         let moved_bytes = join.receiving.moved_bytes();
@@ -235,12 +235,12 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn join_dialled(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn join_dialled(&mut self, cx: &mut Cx<'_, Self>) {
         let id = self.me().id;
         wire::put_request(cx.out(), &Request::Connect(id));
     }
 
-    pub(super) fn join_input(
+    pub(crate) fn join_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
@@ -288,7 +288,7 @@ impl DhtNode {
     }
 
     /// The entries of another try are removed.
-    pub(super) fn join_swept(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn join_swept(&mut self, hub: &mut Hub<Self>) {
         match &self.role {
             Role::Joining(join) if join.given_up => hub.stop(),
             Role::Joining(Join {
@@ -373,7 +373,7 @@ impl DhtNode {
     }
 
     /// Entries of a transfer came back from the worker.
-    pub(super) fn staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
+    pub(crate) fn staged(&mut self, hub: &mut Hub<Self>, conn: ConnId, committed: bool) {
         match &mut self.role {
             Role::Joining(join) if join.conn == Some(conn) => {
                 join.staging.came_back(committed);
@@ -425,7 +425,7 @@ impl DhtNode {
         self.join_step(hub);
     }
 
-    pub(super) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let Some(join) = self.joining().filter(|join| join.conn == Some(id)) else {
             return;
         };
@@ -509,7 +509,7 @@ impl DhtNode {
     }
 
     /// The operator asks the node to leave while it joins: at once, unless the ring may count on it.
-    pub(super) fn leave_after_join(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn leave_after_join(&mut self, hub: &mut Hub<Self>) {
         let Some(join) = self.joining() else { return };
         join.leaves = join.given.is_some();
         if !join.leaves {

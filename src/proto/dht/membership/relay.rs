@@ -9,15 +9,15 @@
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
-use super::client;
-use super::node::{Conn, DhtNode, LockHolder, Note, Tag};
-use super::operation::{Failure, Operation, Outcome, Verb};
-use super::range_stream::Receiving;
-use super::routing::Member;
-use super::wire::{self, NextNode, Request};
+use crate::proto::dht::node::{Conn, DhtNode, LockHolder, Note, Tag};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
+use crate::proto::dht::storage::range_stream::Receiving;
+use crate::proto::dht::wire::{self, NextNode, Request};
 
 #[derive(Debug)]
-pub(super) struct Relay {
+pub(crate) struct Relay {
     /// The leaver's connection.
     from: ConnId,
     /// Ours to the member before it, once that is known.
@@ -30,7 +30,7 @@ pub(super) struct Relay {
 
 impl Relay {
     /// Bytes passed on; `None` while the leaver owes none.
-    pub(super) fn moved_bytes(&self) -> Option<u64> {
+    pub(crate) fn moved_bytes(&self) -> Option<u64> {
         let owes = self.to.is_some() && !self.receiving.is_complete();
         owes.then(|| self.receiving.moved_bytes())
     }
@@ -38,7 +38,7 @@ impl Relay {
 
 impl DhtNode {
     /// `leaver`, on connection `from`, is not our next.
-    pub(super) fn begin_relay(
+    pub(crate) fn begin_relay(
         &mut self,
         hub: &mut Hub<Self>,
         from: ConnId,
@@ -65,7 +65,7 @@ impl DhtNode {
     }
 
     /// The ring's answer: the member before the leaver.
-    pub(super) fn heir_found(
+    pub(crate) fn heir_found(
         &mut self,
         hub: &mut Hub<Self>,
         from: ConnId,
@@ -83,7 +83,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn relay_dialled(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn relay_dialled(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
         let Some(relay) = self.relay().filter(|relay| relay.to == Some(id)) else {
             return;
@@ -94,7 +94,7 @@ impl DhtNode {
     }
 
     /// The leaver's entries.
-    pub(super) fn relay_input(
+    pub(crate) fn relay_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         input: Input<'_>,
@@ -126,7 +126,7 @@ impl DhtNode {
         })
     }
 
-    pub(super) fn relay_room(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn relay_room(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
         if let Some(relay) = self.relay()
             && relay.to == Some(id)
@@ -138,7 +138,7 @@ impl DhtNode {
     }
 
     /// The ack of the member before the leaver.
-    pub(super) fn relay_answer(
+    pub(crate) fn relay_answer(
         &mut self,
         cx: &mut Cx<'_, Self>,
         input: Input<'_>,
@@ -158,7 +158,7 @@ impl DhtNode {
     }
 
     /// A connection of a relay is over: its other one goes too.
-    pub(super) fn relay_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn relay_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let Some(relay) = self
             .relay()
             .filter(|relay| relay.from == id || relay.to == Some(id))

@@ -7,10 +7,10 @@
 
 use crate::engine::{Hub, Ticks};
 
-use super::client;
-use super::node::{DhtNode, Role, Tag, Timer};
-use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use super::routing::Member;
+use crate::proto::dht::node::{DhtNode, Role, Tag, Timer};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 /// From a claim to be our prev to the question whether it is.
 const PREV_AFTER: Ticks = Ticks::from_secs(2);
@@ -18,7 +18,7 @@ const PREV_AFTER: Ticks = Ticks::from_secs(2);
 impl DhtNode {
     /// UPDATE_PREV. For a farther claim the ring is asked after [`PREV_AFTER`], when the claimant had time to complete its
     /// join.
-    pub(super) fn claim_prev(&mut self, hub: &mut Hub<Self>, claimant: Member) {
+    pub(crate) fn claim_prev(&mut self, hub: &mut Hub<Self>, claimant: Member) {
         self.prev_claims += 1;
         if self.routing.claim_prev(claimant) {
             self.prev_tentative = None;
@@ -35,7 +35,7 @@ impl DhtNode {
     }
 
     /// [`PREV_AFTER`] has passed since a claim.
-    pub(super) fn claim_late(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn claim_late(&mut self, hub: &mut Hub<Self>) {
         self.prev_armed = false;
         self.look_up_prev(hub);
         if self.prev_tentative.is_some() {
@@ -44,7 +44,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn look_up_prev(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn look_up_prev(&mut self, hub: &mut Hub<Self>) {
         if self.routing.is_alone() || !matches!(self.role, Role::Member) {
             return;
         }
@@ -66,7 +66,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn prev_asked(&mut self, asked: Member, result: Result<Outcome, Failure>) {
+    pub(crate) fn prev_asked(&mut self, asked: Member, result: Result<Outcome, Failure>) {
         let gone = match result {
             Ok(Outcome::Located(addr)) => addr != asked.addr,
             Err(Failure::Unreachable { .. }) => true,
@@ -80,7 +80,7 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn prev_found(&mut self, claims: u64, result: Result<Outcome, Failure>) {
+    pub(crate) fn prev_found(&mut self, claims: u64, result: Result<Outcome, Failure>) {
         if self.prev_claims != claims {
             // A claim came while the ring was asked; the answer may be older.
             return;

@@ -6,9 +6,9 @@
 use std::net::Ipv4Addr;
 
 use crate::engine::{Limits, Ticks};
-use crate::proto::dht::client::{Client, Host, Task};
-use crate::proto::dht::entries::Entries;
 use crate::proto::dht::node::{Config, DhtNode};
+use crate::proto::dht::rpc::client::{Client, Host, Task};
+use crate::proto::dht::storage::entries::Entries;
 use crate::sim::{Answer, ListenerId, NodeId, PeerId, World};
 
 use super::*;

@@ -20,13 +20,13 @@ use rand::RngExt;
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
-use super::client;
-use super::membership_lock::Deadline;
-use super::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
-use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use super::range_stream::{Sending, Sent};
-use super::routing::Member;
-use super::wire::{self, NextNode, Request};
+use super::lock::Deadline;
+use crate::proto::dht::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
+use crate::proto::dht::routing::Member;
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::storage::range_stream::{Sending, Sent};
+use crate::proto::dht::wire::{self, NextNode, Request};
 
 /// Tries end after this time. Then the process ends with its range, which a durable node still has on its disk. The heir
 /// may have a joiner that died, for which it waits 30 s, and then another one.
@@ -36,7 +36,7 @@ const LEAVE_WITHIN: Ticks = Ticks::from_secs(120);
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(400).0;
 
 #[derive(Debug)]
-pub(super) struct Leave {
+pub(crate) struct Leave {
     phase: Phase,
     until: Tick,
     /// The node before us; ourselves while that is not known.
@@ -66,22 +66,22 @@ enum Phase {
 
 impl Leave {
     /// Reads and new writes are still ours to answer.
-    pub(super) fn serves(&self) -> bool {
+    pub(crate) fn serves(&self) -> bool {
         !self.uncertain && self.phase != Phase::Await
     }
 
     /// Writes are fenced.
-    pub(super) fn moves(&self) -> bool {
+    pub(crate) fn moves(&self) -> bool {
         !self.pauses()
     }
 
     /// Another node is being given our range, or was.
-    pub(super) fn is_handing_over(&self) -> bool {
+    pub(crate) fn is_handing_over(&self) -> bool {
         self.uncertain || matches!(self.phase, Phase::Send | Phase::Await)
     }
 
     /// Nothing of our leave is under way at another node.
-    pub(super) fn pauses(&self) -> bool {
+    pub(crate) fn pauses(&self) -> bool {
         !self.uncertain && matches!(self.phase, Phase::Find | Phase::Pause)
     }
 }
@@ -109,7 +109,7 @@ impl DhtNode {
     }
 
     /// Begins a try, or asks again whether the last one succeeded.
-    pub(super) fn leave_step(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn leave_step(&mut self, hub: &mut Hub<Self>) {
         let (me, next, bounds) = (self.me(), self.routing.next(), self.bounds());
         let Role::Leaving(leave) = &mut self.role else {
             return;
@@ -135,7 +135,7 @@ impl DhtNode {
         client::start(self, hub, operation, Tag::Leave);
     }
 
-    pub(super) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+    pub(crate) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
         let busy = !matches!(self.lock_holder, LockHolder::Nobody);
         let Role::Leaving(leave) = &mut self.role else {
@@ -165,7 +165,7 @@ impl DhtNode {
     }
 
     /// A write came back from the worker.
-    pub(super) fn leave_settled(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn leave_settled(&mut self, hub: &mut Hub<Self>) {
         if let Role::Leaving(leave) = &mut self.role
             && let Phase::Settle { submitted } = leave.phase
             && self.written >= submitted
@@ -185,7 +185,7 @@ impl DhtNode {
     }
 
     /// A window of the transfer's deadline is over.
-    pub(super) fn leave_window_over(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn leave_window_over(&mut self, hub: &mut Hub<Self>) {
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
@@ -204,14 +204,14 @@ impl DhtNode {
         }
     }
 
-    pub(super) fn leave_dialled(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn leave_dialled(&mut self, cx: &mut Cx<'_, Self>) {
         let next = NextNode::Addr(self.routing.next().addr);
         wire::put_request(cx.out(), &Request::Disconnect(next));
         self.leave_some(cx);
     }
 
     /// Sends entries as far as there is room.
-    pub(super) fn leave_some(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(crate) fn leave_some(&mut self, cx: &mut Cx<'_, Self>) {
         let id = cx.id();
         let Role::Leaving(leave) = &mut self.role else {
             return;
@@ -221,13 +221,13 @@ impl DhtNode {
         }
         leave.sending.log_progress(cx.now());
         match leave.sending.step(&self.entries, &self.config.quanta, cx) {
-            Sent::Again => cx.notify(id, super::node::Note::Go),
+            Sent::Again => cx.notify(id, crate::proto::dht::node::Note::Go),
             Sent::Full => {}
             Sent::All => leave.phase = Phase::Await,
         }
     }
 
-    pub(super) fn leave_input(
+    pub(crate) fn leave_input(
         &mut self,
         cx: &mut Cx<'_, Self>,
         input: Input<'_>,
@@ -252,7 +252,7 @@ impl DhtNode {
         Ok(Step::Done(used))
     }
 
-    pub(super) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
@@ -342,7 +342,7 @@ impl DhtNode {
     }
 
     /// Stops the driver of a node that has left, once every answer that it owes is sent.
-    pub(super) fn swept(&mut self, hub: &mut Hub<Self>) {
+    pub(crate) fn swept(&mut self, hub: &mut Hub<Self>) {
         // Peers wait for these. A finger look-up has no use any more.
         let awaited = self
             .operations

@@ -1,0 +1,14 @@
+//! What a node holds: entries, how they change, and how they move.
+//!
+//! - [`entries`]: keys and values in memory. `memory`: what counts towards the limit.
+//! - `commit`: the worker of a durable node. `fenced_writes`: writes into a range that moves.
+//! - [`range_stream`]: the entries of a range on the wire. `range_sweep`: removes a range that is not ours.
+//! - `recovered_entries`: what a durable node had on its disk before it joined.
+
+pub(crate) mod commit;
+pub mod entries;
+pub(crate) mod fenced_writes;
+pub(crate) mod memory;
+pub mod range_stream;
+pub(crate) mod range_sweep;
+pub(crate) mod recovered_entries;
