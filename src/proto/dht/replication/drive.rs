@@ -1,0 +1,232 @@
+//! The node as an owner: does what [`super::copies`] says, over links.
+
+use std::net::SocketAddrV4;
+
+use bytes::Bytes;
+
+use crate::engine::{ConnId, Hub, Tick, Ticks};
+use crate::proto::dht::id::Id;
+use crate::proto::dht::node::{Changes, DhtNode, Role, Then, Timer, acknowledge, say};
+use crate::proto::dht::rpc::links::{self, LinkError};
+use crate::proto::dht::storage::version::Version;
+use crate::proto::dht::wire;
+use crate::proto::dht::wire::extension::{Extension, Reply};
+
+use super::copies::{CopyStep, Write};
+
+/// How often unfinished copies are looked at.
+const COPIES_EVERY: Ticks = Ticks::from_millis(500);
+
+/// What a call over a link is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkTag {
+    /// A heartbeat: when it was sent, with which epoch.
+    Beat { sent: Tick, epoch: u64 },
+    /// A holder is told that it is one.
+    Hold,
+    /// A write, by its number.
+    Copy(u64),
+    /// What a member was told by this owner.
+    Fence { owner: SocketAddrV4 },
+    /// A step of a synchronisation.
+    Sync,
+}
+
+impl DhtNode {
+    /// Writes an entry of ours to all that hold it. False: it could not be taken.
+    #[must_use]
+    pub(crate) fn replicate(
+        &mut self,
+        hub: &mut Hub<Self>,
+        conn: ConnId,
+        key: Id,
+        value: Option<Bytes>,
+    ) -> bool {
+        let version = self.entries.next_version();
+        let durable = self.config.durable;
+        let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
+        let number = self.copies.last() + 1;
+        if durable {
+            let changes = Changes::One(key, version, value.clone());
+            if self.submit(hub, changes, Then::Copied(number)).is_err() {
+                if !owns_said {
+                    say(hub, conn, true);
+                }
+                return false;
+            }
+        }
+        let write = Write {
+            conn,
+            key,
+            version,
+            value: value.clone(),
+            owns_said,
+        };
+        self.copies.begin_write(write, hub.now(), durable);
+        let takers: Vec<SocketAddrV4> = self.copies.takers().collect();
+        for to in takers {
+            self.send_copy(hub, to, number, key, version, value.clone());
+        }
+        self.finish_writes(hub);
+        self.arm_copies(hub);
+        true
+    }
+
+    fn arm_copies(&mut self, hub: &mut Hub<Self>) {
+        if self.copies.is_unsettled() && !self.copies_armed {
+            self.copies_armed = hub.arm(COPIES_EVERY, Timer::Copies).is_some();
+        }
+    }
+
+    /// Copies may have to be tried again, and writes may have waited long enough.
+    pub(crate) fn copies_due(&mut self, hub: &mut Hub<Self>) {
+        self.copies_armed = false;
+        while let Some((conn, owns_said)) = self.copies.take_late(hub.now()) {
+            if !owns_said {
+                say(hub, conn, true);
+            }
+            acknowledge(hub, conn, false);
+        }
+        self.drive_copies(hub);
+    }
+
+    fn send_copy(
+        &mut self,
+        hub: &mut Hub<Self>,
+        to: SocketAddrV4,
+        number: u64,
+        key: Id,
+        version: Version,
+        value: Option<Bytes>,
+    ) {
+        let (owner, epoch, version) = (self.me().addr, self.copies.epoch(), version.0);
+        let request = match &value {
+            Some(value) => Extension::Put {
+                owner,
+                epoch,
+                key,
+                version,
+                length: value.len() as u64,
+            },
+            None => Extension::Delete {
+                owner,
+                epoch,
+                key,
+                version,
+            },
+        };
+        links::call(self, hub, to, request, value, LinkTag::Copy(number));
+    }
+
+    /// The worker is done with a write.
+    pub(crate) fn copy_committed(&mut self, hub: &mut Hub<Self>, number: u64, committed: bool) {
+        self.copies.worker_done(number, committed);
+        self.finish_writes(hub);
+    }
+
+    /// The answer of a holder.
+    pub(crate) fn holder_told(
+        &mut self,
+        hub: &mut Hub<Self>,
+        from: SocketAddrV4,
+        tag: LinkTag,
+        result: Result<Reply, LinkError>,
+    ) {
+        let now = hub.now();
+        match (tag, result) {
+            (LinkTag::Hold, Ok(Reply::Ack(yes))) => {
+                if self.copies.held(from, now, yes) {
+                    self.send_unacked(hub, from);
+                }
+            }
+            (LinkTag::Copy(number), Ok(Reply::Ack(true))) => {
+                self.copies.acked(from, number);
+                return self.finish_writes(hub);
+            }
+            (_, Err(LinkError::Refused)) => return self.member_dead(hub, from),
+            (_, Ok(_)) => self.copies.failed(from, now, true),
+            (_, Err(LinkError::Plain)) => {
+                let entries = &mut self.entries;
+                self.copies.leave_out(from, || entries.next_version().0);
+            }
+            (_, Err(_)) => self.copies.failed(from, now, false),
+        }
+        self.drive_copies(hub);
+    }
+
+    /// What a holder did not acknowledge before its link ended, or before it was one.
+    fn send_unacked(&mut self, hub: &mut Hub<Self>, to: SocketAddrV4) {
+        let unacked: Vec<(u64, Id, Version, Option<Bytes>)> = self
+            .copies
+            .unacked(to)
+            .map(|(number, write)| (number, write.key, write.version, write.value.clone()))
+            .collect();
+        for (number, key, version, value) in unacked {
+            self.send_copy(hub, to, number, key, version, value);
+        }
+    }
+
+    /// Who should hold our entries, as far as is known, and what follows.
+    pub(crate) fn place_copies(&mut self, hub: &mut Hub<Self>) {
+        let before = self.heartbeat.before(self.me());
+        let entries = &mut self.entries;
+        self.copies
+            .place(&before, hub.now(), || entries.next_version().0);
+        self.drive_copies(hub);
+    }
+
+    /// Does what the copies need, as far as it can be done now.
+    pub(crate) fn drive_copies(&mut self, hub: &mut Hub<Self>) {
+        if !self.copies.is_on() || !matches!(self.role, Role::Member | Role::Leaving(_)) {
+            return;
+        }
+        let entries = &mut self.entries;
+        self.copies
+            .leave_out_failing(hub.now(), || entries.next_version().0);
+        let owner = self.me().addr;
+        let (start, end) = (self.me().id, self.routing.next().id);
+        while let Some(step) = self.copies.next_step(hub.now()) {
+            let epoch = self.copies.epoch();
+            match step {
+                CopyStep::Confirm if self.routing.is_alone() => self.copies.confirmed(epoch),
+                CopyStep::Confirm => self.beat(hub),
+                CopyStep::Hold { to, complete } => {
+                    let request = Extension::Hold {
+                        owner,
+                        epoch,
+                        start,
+                        end,
+                        complete,
+                    };
+                    links::call(self, hub, to, request, None, LinkTag::Hold);
+                }
+                CopyStep::Sync { with } => self.sync_holder(hub, with, start, end),
+            }
+        }
+        self.finish_writes(hub);
+        self.arm_copies(hub);
+    }
+
+    /// Writes that all have become visible, and their clients are acknowledged.
+    pub(crate) fn finish_writes(&mut self, hub: &mut Hub<Self>) {
+        let mut any = false;
+        while let Some(finished) = self.copies.take_finished() {
+            let write = finished.write;
+            any = true;
+            if finished.stored {
+                self.entries.merge(write.key, write.version, write.value);
+                self.recovered.remove(write.key);
+            }
+            if !finished.answered {
+                if !write.owns_said {
+                    say(hub, write.conn, true);
+                }
+                acknowledge(hub, write.conn, finished.stored);
+            }
+        }
+        if any {
+            self.hand_off_settled(hub);
+            self.leave_settled(hub);
+        }
+    }
+}
