@@ -20,12 +20,12 @@ use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Hub, Ticks};
 use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
-use crate::proto::dht::replication::drive::LinkTag;
+use crate::proto::dht::replication::LinkTag;
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client::{self, OpId};
 use crate::proto::dht::rpc::links::{self, LinkError};
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use crate::proto::dht::wire::extension::Extension;
+use crate::proto::dht::wire::extension::{Extension, Reply};
 
 /// A next that is silent is probed this long.
 const PROBE_WITHIN: Ticks = Ticks::from_millis(1500);
@@ -219,9 +219,9 @@ impl DhtNode {
         let me = self.me();
         let Some(absorb) = self.absorb() else { return };
         match absorb.candidates.pop_front() {
-            Some(candidate) if candidate == me => self.found_after(hub, me),
+            Some(candidate) if candidate == me => self.follows(hub, me),
             Some(candidate) => self.ask_follower(hub, candidate, None),
-            None => self.found_after(hub, me),
+            None => self.follows(hub, me),
         }
     }
 
@@ -264,7 +264,7 @@ impl DhtNode {
                 };
                 match prev.filter(between) {
                     Some(closer) => self.ask_follower(hub, closer, Some(candidate)),
-                    None => self.found_after(hub, candidate),
+                    None => self.follows(hub, candidate),
                 }
             }
             Answer::Refused | Answer::NoMember | Answer::Silent | Answer::Cut => {
@@ -276,7 +276,7 @@ impl DhtNode {
                     }
                 }
                 match named_by {
-                    Some(after) => self.found_after(hub, after),
+                    Some(after) => self.follows(hub, after),
                     None => self.ask_next_candidate(hub),
                 }
             }
@@ -284,7 +284,7 @@ impl DhtNode {
     }
 
     /// `after` will be our next. Who has the entries of the dead ones?
-    fn found_after(&mut self, hub: &mut Hub<Self>, after: Member) {
+    fn follows(&mut self, hub: &mut Hub<Self>, after: Member) {
         let me = self.me();
         let watched_epoch = self.heartbeat.watch.epoch;
         let next = self.routing.next();
@@ -337,14 +337,17 @@ impl DhtNode {
         hub: &mut Hub<Self>,
         from: SocketAddrV4,
         owner: SocketAddrV4,
-        told: Result<(u64, bool), LinkError>,
+        told: Result<Reply, LinkError>,
     ) {
         let Some(absorb) = self.absorb() else { return };
         let Phase::Fence { left, sources, .. } = &mut absorb.phase else {
             return;
         };
         *left = left.saturating_sub(1);
-        if let Ok((epoch, complete)) = told
+        if let Ok(Reply::Fenced {
+            epoch: Some(epoch),
+            complete,
+        }) = told
             && let Some(source) = sources.iter_mut().find(|source| source.of.addr == owner)
         {
             let other = Source {
@@ -390,7 +393,7 @@ impl DhtNode {
             let place = dead.iter().position(|dead| *dead == source.of);
             let end = place.and_then(|place| dead.get(place + 1)).unwrap_or(&after);
             let (start, end) = (source.of.id, end.id);
-            return self.fetch(hub, at, start, end);
+            return self.fetch_range(hub, at, start, end);
         }
         self.take_dead_range(hub, after);
     }

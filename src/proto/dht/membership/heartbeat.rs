@@ -24,8 +24,8 @@ use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Cx, Hub, Tick, Ticks};
 use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer, acknowledge, say};
-use crate::proto::dht::replication::drive::LinkTag;
-use crate::proto::dht::routing::Member;
+use crate::proto::dht::replication::LinkTag;
+use crate::proto::dht::routing::{Member, Routing};
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::links::{self, LinkError};
 use crate::proto::dht::rpc::operation::{Bounds, Operation};
@@ -41,6 +41,9 @@ pub const LEASE: Ticks = Ticks::from_secs(5);
 /// A next that was granted nothing for this long is probed, and is dead when it is silent. Longer than [`LEASE`] by what two clocks
 /// can differ in that time, and more.
 pub const SUSPECT: Ticks = Ticks::from_secs(7);
+
+/// Copies are compared with those of complete holders every 60 s.
+const RECHECK_BEATS: u64 = 20;
 
 /// Denials in a row, from members that list another next, after which a node takes itself for deposed.
 const DENIALS_MAX: u32 = 2;
@@ -59,6 +62,8 @@ pub struct Heartbeat {
     /// Whom the last heartbeat went to: another prev is told at once.
     beaten: Option<Member>,
     denials: u32,
+    /// Heartbeats so far.
+    beats: u64,
     pub watch: Watch,
     /// The timer runs.
     pub armed: bool,
@@ -117,7 +122,7 @@ impl Heartbeat {
             self.lease_until = None;
             (self.heir, self.plain, self.beaten) = (None, None, None);
             self.before_heir.clear();
-        } else if was_alone {
+        } else if was_alone && self.lease_until.is_none() {
             // The first other member became our heir just now. It waits longer than this before it takes our range.
             self.lease_until = Some(now + LEASE);
         }
@@ -279,6 +284,10 @@ impl DhtNode {
             return;
         }
         self.arm_beat(hub);
+        self.heartbeat.beats += 1;
+        if self.heartbeat.beats.is_multiple_of(RECHECK_BEATS) {
+            self.copies.recheck();
+        }
         self.beat(hub);
         self.look_at_next(hub);
         self.drive_copies(hub);
@@ -445,7 +454,7 @@ impl DhtNode {
             }
             acknowledge(hub, conn, false);
         }
-        self.heartbeat.reset(hub.now());
+        self.routing = Routing::alone(self.me());
         self.join(hub, contacts);
     }
 

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks, TimerId};
 
+use crate::proto::dht::id::Id;
 use crate::proto::dht::node::config::TransferLimits;
 use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Timer};
 use crate::proto::dht::wire::{self, NextNode, Request};
@@ -47,7 +48,7 @@ impl Parked {
 }
 
 /// A CONNECT or DISCONNECT that waits for the lock.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ParkedRequest {
     pub(crate) request: Request,
     pub(crate) until: Tick,
@@ -146,6 +147,20 @@ impl DhtNode {
         !matches!(self.lock_holder, LockHolder::Nobody)
     }
 
+    /// A CONNECT waits until the lock is free, which something else has now.
+    #[must_use]
+    pub(crate) fn park_connect(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+    ) -> bool {
+        let (request, until) = (Request::Connect(joiner), cx.now() + PARKED_FOR);
+        *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
+        let id = cx.id();
+        self.park(cx, id, until)
+    }
+
     /// False when there is no place, no timer, or no time left.
     #[must_use]
     fn park(&mut self, hub: &mut Hub<Self>, id: ConnId, until: Tick) -> bool {
@@ -171,11 +186,11 @@ impl DhtNode {
         let Expect::Lock(parked) = expect else {
             return;
         };
-        let ParkedRequest { request, until } = **parked;
+        let ParkedRequest { request, until } = (**parked).clone();
         let id = cx.id();
-        let goes_on = match (request, self.take_after(cx, id)) {
+        let goes_on = match (&request, self.take_after(cx, id)) {
             (Request::Connect(joiner), Some(after)) => {
-                self.begin_hand_back(cx, expect, joiner, after)
+                self.begin_hand_back(cx, expect, *joiner, after)
             }
             _ if self.is_locked() && self.may_take_part(&request) => self.park(cx, id, until),
             _ => self.begin_change(cx, expect, &request),

@@ -25,7 +25,7 @@ use crate::proto::dht::wire;
 
 impl DhtNode {
     pub(crate) fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
-        if !self.owns(key) {
+        if !self.serves(key, cx.now()) {
             wire::put_ack(cx.out(), false);
             return;
         }
@@ -68,6 +68,25 @@ impl DhtNode {
         let Expect::Value(incoming) = expect else {
             unreachable!("called in this state only")
         };
+        let (used, value) = self.take_value(cx, incoming, bytes)?;
+        let Some(value) = value else {
+            return Ok(Step::Took(used));
+        };
+        let key = incoming.key;
+        *expect = Expect::Request;
+        Ok(self.write(cx, key, Some(value), used))
+    }
+
+    /// Takes what is the value's from the front of `bytes`; says how many bytes, and the value once it is whole.
+    ///
+    /// # Errors
+    /// There is no memory for them. The peer is told.
+    pub(crate) fn take_value(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        incoming: &mut Incoming,
+        bytes: &[u8],
+    ) -> Result<(usize, Option<Bytes>), Violation> {
         if let Some(more_bytes) = incoming.stages(bytes.len()) {
             if self.staged_bytes.saturating_add(more_bytes) > self.config.staged_bytes_max {
                 return Err(refuse(cx, "staged_bytes_max reached"));
@@ -79,13 +98,10 @@ impl DhtNode {
         }
         let staged_bytes = incoming.staged_bytes();
         let (used, value) = incoming.take(bytes);
-        let Some(value) = value else {
-            return Ok(Step::Took(used));
-        };
-        self.staged_bytes -= staged_bytes;
-        let key = incoming.key;
-        *expect = Expect::Request;
-        Ok(self.write(cx, key, Some(value), used))
+        if value.is_some() {
+            self.staged_bytes -= staged_bytes;
+        }
+        Ok((used, value))
     }
 
     /// Stores or removes the entry whose key a peer was told `1` for.
@@ -102,7 +118,10 @@ impl DhtNode {
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
-        let at_once = self.owns(key) && !self.is_moving(key) && !self.config.durable;
+        let at_once = self.serves(key, cx.now())
+            && !self.is_moving(key)
+            && !self.config.durable
+            && !self.copies.has_holders();
         if at_once {
             self.write_in_memory(key, value);
             wire::put_ack(cx.out(), true);
@@ -143,6 +162,12 @@ impl DhtNode {
             self.forwarding_bytes += bytes;
             client::start(self, hub, operation, Tag::Forward { conn, bytes });
             return true;
+        }
+        if self.copies.has_holders() {
+            return self.replicate(hub, conn, key, value);
+        }
+        if !self.heartbeat.holds_lease(hub.now()) {
+            return false;
         }
         if self.config.durable {
             // If the `1` to the key has not left yet, it goes with the `1` to the write. A peer that did not wait for it
@@ -198,7 +223,7 @@ impl DhtNode {
     }
 
     /// The newest version of a key that is here, or on its way to the disk.
-    fn known_version(&self, key: Id) -> Option<Version> {
+    pub(crate) fn known_version(&self, key: Id) -> Option<Version> {
         let held = [self.entries.entry(key), self.recovered.entry(key)];
         let held = held.into_iter().flatten().map(|entry| entry.version).max();
         held.max(self.writing.get(&key).copied())

@@ -13,28 +13,38 @@
 //!   most, `forwarding_bytes` of the values that are passed on to other owners;
 //! - a connection has at most one write under way;
 //! - the membership lock has at most one holder;
-//! - a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
+//! - a key that is not ours by [`DhtNode::serves`] is never served, whatever is in `entries`.
 
 mod commands;
 pub(crate) mod config;
 
 use std::collections::HashMap;
 
+use std::net::SocketAddrV4;
+
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, Violation};
 
 use super::id::Id;
+use super::membership::absorb::Absorb;
 use super::membership::connect::HandOff;
 use super::membership::disconnect::Disconnect;
+use super::membership::heartbeat::Heartbeat;
 use super::membership::join::{self, Join};
 use super::membership::leave::Leave;
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
+use super::replication::copies::Copies;
+use super::replication::holds::Holds;
+use super::replication::serve::Committing;
+use super::replication::{IncomingCopy, LinkTag};
+use super::routing::fingers::FINGER_EVERY;
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
+use super::rpc::links::{self, LinkKey, LinkTimer, Links};
 use super::rpc::operation::{Bounds, Failure, Operation, Outcome};
 use super::rpc::stat::{self, Stat};
 use super::storage::entries::Entries;
@@ -66,6 +76,8 @@ pub enum Conn {
     Leave,
     /// To the node that takes the range of a leaver whose DISCONNECT we pass on.
     Relay,
+    /// To a member, kept open.
+    Link(LinkKey),
 }
 
 /// What is expected next from a peer that connected to us.
@@ -77,6 +89,7 @@ pub enum Expect {
         key: Id,
     },
     Value(Box<Incoming>),
+    Copy(Box<IncomingCopy>),
     /// Nothing: its CONNECT or DISCONNECT waits for the membership lock.
     Lock(Box<ParkedRequest>),
     /// The joiner's address, once everything is handed over (`LockHolder::HandOff`).
@@ -107,6 +120,8 @@ pub(crate) enum LockHolder {
     Rejoin(Rejoin),
     /// Recovered entries of our own range are taken over in pieces.
     Recovery,
+    /// Our next is dead, or may be.
+    Absorb(Absorb),
     /// Entries that are not ours are removed in pieces.
     Sweep(Sweep),
 }
@@ -123,6 +138,15 @@ pub enum Note {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     Retry(OpId),
+    Link(LinkTimer),
+    /// The next heartbeat is due.
+    Beat,
+    /// Copies that are not finished are looked at.
+    Copies,
+    /// Our next is probed once more.
+    Suspect,
+    /// The one that is asked while a dead next is looked into is silent.
+    Absorb(OpId),
     /// Parked connections may have waited long enough.
     Parked,
     /// Fenced writes may have waited long enough.
@@ -177,6 +201,10 @@ pub enum Tag {
     Join,
     Leave,
     Finger,
+    /// Whether our next is dead, and who follows it.
+    Absorb,
+    /// A next that sends no heartbeats is told that we are before it.
+    PlainBeat(SocketAddrV4),
     /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
     Prev(u64),
     /// Whether our prev, this one, is gone: a farther node claims its place.
@@ -207,6 +235,18 @@ pub struct DhtNode {
     pub(crate) probe: Option<Probe>,
     pub(crate) recovered: RecoveredEntries,
     pub(crate) operations: Operations<Tag>,
+    pub(crate) links: Links<LinkTag>,
+    pub(crate) heartbeat: Heartbeat,
+    /// The copies of our entries.
+    pub(crate) copies: Copies,
+    /// The timer of unfinished copies runs.
+    pub(crate) copies_armed: bool,
+    /// What we hold for others.
+    pub(crate) holds: Holds,
+    pub(crate) committing: Committing,
+    pub(crate) sync_left: Vec<(SocketAddrV4, usize, bool)>,
+    /// Our next is to be probed again.
+    pub(crate) suspect_armed: bool,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(crate) submitted: u64,
     pub(crate) written: u64,
@@ -214,6 +254,8 @@ pub struct DhtNode {
     /// Rounds of finger look-ups begun since we were alone.
     pub(crate) finger_round: u64,
     pub(crate) finger_armed: bool,
+    /// From one look-up to the next.
+    pub(crate) finger_pause: Ticks,
     pub(crate) prev_armed: bool,
     /// UPDATE_PREVs ever.
     pub(crate) prev_claims: u64,
@@ -226,8 +268,9 @@ pub struct DhtNode {
 impl DhtNode {
     /// A ring of one that holds `entries`.
     pub fn new(config: Config, mut entries: Entries) -> DhtNode {
-        let routing = Routing::alone(Member::at(config.advertise));
-        entries.set_writer(routing.me().id);
+        let me = Member::at(config.advertise);
+        let (routing, replicas) = (Routing::alone(me), config.replicas);
+        entries.set_writer(me.id);
         entries.keep_tombstones(config.replicas > 1);
         DhtNode {
             config,
@@ -247,11 +290,20 @@ impl DhtNode {
             probe: None,
             recovered: RecoveredEntries::default(),
             operations: Operations::default(),
+            links: Links::default(),
+            heartbeat: Heartbeat::default(),
+            copies: Copies::new(replicas, me.id),
+            copies_armed: false,
+            holds: Holds::default(),
+            committing: Committing::default(),
+            sync_left: Vec::new(),
+            suspect_armed: false,
             submitted: 0,
             written: 0,
             finger: 0,
             finger_round: 0,
             finger_armed: false,
+            finger_pause: FINGER_EVERY,
             prev_armed: false,
             prev_claims: 0,
             prev_tentative: None,
@@ -302,7 +354,13 @@ impl DhtNode {
         matches!(self.role, Role::Member | Role::Leaving(_))
     }
 
-    /// The node answers for `key` now.
+    /// The node answers for `key` now: the key is its own, and no other can have taken its range.
+    #[inline]
+    pub fn serves(&self, key: Id, now: Tick) -> bool {
+        self.owns(key) && self.heartbeat.holds_lease(now)
+    }
+
+    /// The key is in the range of this node, as far as it knows.
     pub fn owns(&self, key: Id) -> bool {
         let serves = match &self.role {
             Role::Member => true,
@@ -329,7 +387,7 @@ impl DhtNode {
         expect: &mut Expect,
         request: Request,
         used: usize,
-    ) -> Step {
+    ) -> Result<Step, Violation> {
         match request {
             Request::Locate(key) => {
                 let closest = self.closest(key);
@@ -337,25 +395,25 @@ impl DhtNode {
             }
             Request::Get(key) => self.get(cx, key),
             Request::Contains(key) => {
-                let owned = self.owns(key);
+                let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     wire::put_ack(cx.out(), self.value_of(key).is_some());
                 }
             }
             Request::Insert(key) => {
-                let owned = self.owns(key);
+                let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     *expect = Expect::Length { key };
-                    return Step::Took(used);
+                    return Ok(Step::Took(used));
                 }
             }
             Request::Remove(key) => {
-                let owned = self.owns(key);
+                let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
-                    return self.write(cx, key, None, used);
+                    return Ok(self.write(cx, key, None, used));
                 }
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
@@ -366,16 +424,20 @@ impl DhtNode {
             Request::UpdatePrev(addr) => {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
+                self.greet_new_prev(cx);
             }
             Request::Stat => {
                 let stat = self.is_settled_member().then(|| self.stat());
                 stat::put(cx.out(), stat.as_ref());
             }
             Request::Connect(_) | Request::Disconnect(_) => {
-                return self.acquire_lock(cx, expect, request, used);
+                return Ok(self.acquire_lock(cx, expect, request, used));
+            }
+            Request::Extension(extension) => {
+                return self.serve_extension(cx, expect, *extension, used);
             }
         }
-        Step::Done(used)
+        Ok(Step::Done(used))
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
@@ -432,6 +494,7 @@ impl Service for DhtNode {
             Conn::Join(_) => self.join_dialled(cx),
             Conn::Leave => self.leave_dialled(cx),
             Conn::Relay => self.relay_dialled(cx),
+            Conn::Link(link) => links::dialled(self, cx, *link),
             Conn::Peer(_) => {}
         }
     }
@@ -448,11 +511,12 @@ impl Service for DhtNode {
             Conn::Join(expect) => return self.join_input(cx, expect, input),
             Conn::Leave => return self.leave_input(cx, input),
             Conn::Relay => return self.relay_answer(cx, input),
+            Conn::Link(link) => return links::input(self, cx, *link, input),
         };
         let Input { bytes, seen } = input;
         match expect {
             Expect::Request => match wire::request(bytes, seen) {
-                Ok(Some((request, used))) => Ok(self.serve(cx, expect, request, used)),
+                Ok(Some((request, used))) => self.serve(cx, expect, request, used),
                 Ok(None) => Ok(Step::More),
                 Err(malformed) => {
                     if malformed.is_answered_no() {
@@ -469,6 +533,7 @@ impl Service for DhtNode {
                 }
             }
             Expect::Value(_) => self.value(cx, expect, bytes),
+            Expect::Copy(_) => self.copy_input(cx, expect, bytes),
             Expect::Joiner => self.hand_off_input(cx, expect, input),
             Expect::Leaver if matches!(self.lock_holder, LockHolder::Relay(_)) => {
                 self.relay_input(cx, input)
@@ -510,12 +575,18 @@ impl Service for DhtNode {
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
         // It may have been the last reader of a value.
         self.release_pinned(PINNED_PER_EVENT);
+        if matches!(conn, Conn::Peer(_)) && self.copies.is_on() {
+            self.committing.forget(id);
+            self.watched_conn_ended(hub, id);
+        }
         match conn {
             Conn::Operation(op) => client::ended(self, hub, id, op, end),
             Conn::Join(_) => self.join_ended(hub, id),
             Conn::Leave => self.leave_ended(hub, id),
             Conn::Relay => self.relay_ended(hub, id),
+            Conn::Link(link) => links::ended(self, hub, id, link, end),
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
+            Conn::Peer(Expect::Copy(copy)) => self.staged_bytes -= copy.value.staged_bytes(),
             Conn::Peer(Expect::Lock(_)) => {
                 self.parked.forget(id);
                 self.rejoin_ended(hub, id);
@@ -534,6 +605,14 @@ impl Service for DhtNode {
         self.release_pinned(PINNED_PER_EVENT);
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
+            Timer::Link(timer) => links::timer(self, hub, timer),
+            Timer::Beat => self.beat_due(hub),
+            Timer::Copies => self.copies_due(hub),
+            Timer::Suspect => {
+                self.suspect_armed = false;
+                self.suspect_next(hub);
+            }
+            Timer::Absorb(op) => self.absorb_late(hub, op),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
             Timer::Lock(conn) => self.lock_window_over(hub, conn),
@@ -591,14 +670,17 @@ impl Host for DhtNode {
             Tag::Rejoin => self.rejoin_told(hub, result),
             Tag::Recovered(key) => self.recovered_told(hub, key, result),
             Tag::TakeBack | Tag::TellNext => {}
+            Tag::Absorb => self.absorb_told(hub, result),
+            Tag::PlainBeat(to) => self.plain_beat_told(hub, to, result.is_ok()),
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
-            Tag::Finger => self.finger_found(result),
+            Tag::Finger => self.finger_found(hub, result),
             Tag::Prev(claims) => self.prev_found(claims, result),
             Tag::PrevGone(asked) => self.prev_asked(asked, result),
             Tag::Program(number) => self.outcomes.push((number, result)),
         }
         self.swept(hub);
+        self.greet_new_prev(hub);
     }
 }
 

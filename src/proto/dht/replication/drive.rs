@@ -4,35 +4,46 @@ use std::net::SocketAddrV4;
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Hub, Tick, Ticks};
+use crate::engine::{ConnId, Hub, Ticks};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, Role, Then, Timer, acknowledge, say};
+use crate::proto::dht::routing::RangeChange;
 use crate::proto::dht::rpc::links::{self, LinkError};
+use crate::proto::dht::storage::entries::Entry;
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire;
 use crate::proto::dht::wire::extension::{Extension, Reply};
 
+use super::LinkTag;
 use super::copies::{CopyStep, Write};
 
 /// How often unfinished copies are looked at.
 const COPIES_EVERY: Ticks = Ticks::from_millis(500);
 
-/// What a call over a link is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkTag {
-    /// A heartbeat: when it was sent, with which epoch.
-    Beat { sent: Tick, epoch: u64 },
-    /// A holder is told that it is one.
-    Hold,
-    /// A write, by its number.
-    Copy(u64),
-    /// What a member was told by this owner.
-    Fence { owner: SocketAddrV4 },
-    /// A step of a synchronisation.
-    Sync,
-}
-
 impl DhtNode {
+    /// The range of this node changed.
+    pub(crate) fn range_changed(&mut self, hub: &mut Hub<Self>, change: RangeChange) {
+        if !self.copies.is_on() {
+            return;
+        }
+        let (me, next) = (self.me(), change.after);
+        let (was_alone, alone) = (change.before == me, next == me);
+        self.heartbeat.next_is(next, alone, was_alone, hub.now());
+        self.copies.set_range((me.id, next.id), change.grew);
+        if alone {
+            self.copies.all_gone();
+        } else if was_alone {
+            // Whoever is our first next is also before us.
+            let entries = &mut self.entries;
+            let epoch = entries.next_version().0;
+            self.copies.begin((me.id, next.id), epoch);
+            let prev = self.routing.prev().unwrap_or(next);
+            self.copies.place(&[prev], hub.now(), || epoch);
+        }
+        self.begin_beats(hub);
+        self.drive_copies(hub);
+    }
+
     /// Writes an entry of ours to all that hold it. False: it could not be taken.
     #[must_use]
     pub(crate) fn replicate(
@@ -47,7 +58,7 @@ impl DhtNode {
         let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
         let number = self.copies.last() + 1;
         if durable {
-            let changes = Changes::One(key, version, value.clone());
+            let changes = Changes::One(key, Entry { version, value: value.clone() });
             if self.submit(hub, changes, Then::Copied(number)).is_err() {
                 if !owns_said {
                     say(hub, conn, true);
@@ -214,8 +225,8 @@ impl DhtNode {
             let write = finished.write;
             any = true;
             if finished.stored {
-                self.entries.merge(write.key, write.version, write.value);
-                self.recovered.remove(write.key);
+                let (version, value) = (write.version, write.value);
+                self.apply(write.key, Entry { version, value });
             }
             if !finished.answered {
                 if !write.owns_said {

@@ -51,6 +51,10 @@ pub(crate) enum Then {
     Staged(ConnId),
     /// Entries of a sweep are gone from the disk.
     Swept,
+    /// The write of ours with this number is on our disk; copies of it are on their way.
+    Copied(u64),
+    /// A copy for the owner on this link is on the disk.
+    HeldFor { conn: ConnId },
     /// No connection waits.
     Nothing,
 }
@@ -101,7 +105,25 @@ impl Staging {
     }
 }
 
+/// The writes that were begun before some moment: a range is not moved until they are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WritesBefore {
+    submitted: u64,
+    copied: u64,
+}
+
 impl DhtNode {
+    pub(crate) fn writes_before(&self) -> WritesBefore {
+        WritesBefore {
+            submitted: self.submitted,
+            copied: self.copies.last(),
+        }
+    }
+
+    pub(crate) fn are_over(&self, before: WritesBefore) -> bool {
+        self.written >= before.submitted && self.copies.is_done(before.copied)
+    }
+
     /// Gives changes to the worker.
     ///
     /// # Errors
@@ -155,6 +177,8 @@ impl DhtNode {
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
+            (Then::Copied(number), _) => self.copy_committed(hub, number, committed),
+            (Then::HeldFor { conn }, changes) => self.copy_held(hub, conn, changes, committed),
             (Then::Acknowledge { .. } | Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);

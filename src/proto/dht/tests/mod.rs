@@ -3,6 +3,7 @@
 //! [`limits`]), LOCATE ([`lookups`]), peers that lie ([`untrusted_peers`]).
 
 mod connect;
+mod crashes;
 mod disconnect;
 mod limits;
 mod lookups;

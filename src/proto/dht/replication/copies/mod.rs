@@ -172,9 +172,10 @@ impl Copies {
         self.wanted > 0
     }
 
-    /// Somebody holds copies, or a write waits: writes go through here.
+    /// Somebody holds copies, a write waits, or will have to: writes go through here.
+    #[inline]
     pub fn has_holders(&self) -> bool {
-        !self.holders.is_empty() || !self.pending.is_empty()
+        !self.holders.is_empty() || !self.pending.is_empty() || self.confirmed < self.epoch
     }
 
     pub fn epoch(&self) -> u64 {
@@ -193,6 +194,12 @@ impl Copies {
         self.range = range;
         self.range_number += 1;
         (self.epoch, self.confirmed, self.confirm) = (epoch, epoch, true);
+    }
+
+    /// The node is alone: nobody can hold anything, and no heir is there.
+    pub fn all_gone(&mut self) {
+        self.holders.clear();
+        self.confirmed = self.epoch;
     }
 
     /// The range changed. When it grew, nobody has all of it.

@@ -29,6 +29,7 @@ impl Ring {
                     LockHolder::Rejoin(_) => Some("revived"),
                     LockHolder::Recovery => Some("unpacked"),
                     LockHolder::Sweep(_) => Some("swept"),
+                    LockHolder::Absorb(_) => Some("absorbed"),
                 },
             };
             let joined = before.joining && matches!(node.role, Role::Member);
