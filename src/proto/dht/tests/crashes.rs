@@ -104,7 +104,7 @@ impl Ring {
 
 #[test]
 fn two_members_die_and_nothing_is_lost() {
-    for seed in 0..20 {
+    for seed in 0..400 {
         let mut ring = Ring::new(seed, 6, seed % 4 >= 2);
         for n in 0..60 {
             ring.insert(n);
