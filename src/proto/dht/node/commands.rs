@@ -68,6 +68,25 @@ impl DhtNode {
         let Expect::Value(incoming) = expect else {
             unreachable!("called in this state only")
         };
+        let (used, value) = self.take_value(cx, incoming, bytes)?;
+        let Some(value) = value else {
+            return Ok(Step::Took(used));
+        };
+        let key = incoming.key;
+        *expect = Expect::Request;
+        Ok(self.write(cx, key, Some(value), used))
+    }
+
+    /// Takes what is the value's from the front of `bytes`; says how many bytes, and the value once it is whole.
+    ///
+    /// # Errors
+    /// There is no memory for them. The peer is told.
+    pub(crate) fn take_value(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        incoming: &mut Incoming,
+        bytes: &[u8],
+    ) -> Result<(usize, Option<Bytes>), Violation> {
         if let Some(more_bytes) = incoming.stages(bytes.len()) {
             if self.staged_bytes.saturating_add(more_bytes) > self.config.staged_bytes_max {
                 return Err(refuse(cx, "staged_bytes_max reached"));
@@ -79,13 +98,10 @@ impl DhtNode {
         }
         let staged_bytes = incoming.staged_bytes();
         let (used, value) = incoming.take(bytes);
-        let Some(value) = value else {
-            return Ok(Step::Took(used));
-        };
-        self.staged_bytes -= staged_bytes;
-        let key = incoming.key;
-        *expect = Expect::Request;
-        Ok(self.write(cx, key, Some(value), used))
+        if value.is_some() {
+            self.staged_bytes -= staged_bytes;
+        }
+        Ok((used, value))
     }
 
     /// Stores or removes the entry whose key a peer was told `1` for.
