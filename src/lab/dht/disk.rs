@@ -7,21 +7,22 @@ use bytes::Bytes;
 
 use crate::engine::Work;
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Changes, Write, Written};
-use crate::proto::dht::storage::entries::Entries;
+use crate::proto::dht::node::{Write, Written};
+use crate::proto::dht::storage::entries::{Entries, Entry};
 
 /// A disk.
-pub type Disk = Arc<Mutex<BTreeMap<Id, Bytes>>>;
+pub type Disk = Arc<Mutex<BTreeMap<Id, Entry>>>;
 
-pub(super) fn lock(disk: &Disk) -> MutexGuard<'_, BTreeMap<Id, Bytes>> {
+pub(super) fn lock(disk: &Disk) -> MutexGuard<'_, BTreeMap<Id, Entry>> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a node finds at its start.
-pub(super) fn load(disk: &Disk) -> Entries {
+pub(super) fn load(disk: &Disk, keeps_tombstones: bool) -> Entries {
     let mut entries = Entries::default();
-    for (key, value) in lock(disk).iter() {
-        entries.insert(*key, value.clone());
+    entries.keep_tombstones(keeps_tombstones);
+    for (key, entry) in lock(disk).iter() {
+        entries.merge(*key, entry.version, entry.value.clone());
     }
     entries
 }
@@ -29,13 +30,15 @@ pub(super) fn load(disk: &Disk) -> Entries {
 /// The disk has exactly what the node has in memory.
 pub(super) fn is_same(disk: &Disk, entries: &Entries) -> bool {
     let disk = lock(disk);
-    let memory = entries.arc(Id::ZERO, Id::ZERO);
-    memory.eq(disk.iter().map(|(key, value)| (*key, value)))
+    let memory = entries.arc_with_tombstones(Id::ZERO, Id::ZERO);
+    memory.eq(disk.iter().map(|(key, entry)| (*key, entry)))
 }
 
 /// This is what the disk has of a key.
 pub(super) fn has(disk: &Disk, key: Id, state: Option<&Bytes>) -> bool {
-    lock(disk).get(&key) == state
+    let disk = lock(disk);
+    disk.get(&key)
+        .is_some_and(|entry| entry.value.as_ref() == state)
 }
 
 /// The worker that commits to a disk.
@@ -49,14 +52,12 @@ impl Work for Commits {
     fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
         let mut disk = lock(&self.0);
         for write in jobs.drain(..) {
-            let mut change = |key: Id, value: &Option<Bytes>| match value {
-                Some(value) => _ = disk.insert(key, value.clone()),
-                None => _ = disk.remove(&key),
-            };
-            match &write.changes {
-                Changes::One(key, value) => change(*key, value),
-                Changes::Many(many) => many.iter().for_each(|(key, value)| change(*key, value)),
-            }
+            write.changes.each(|key, entry| match entry {
+                Some(entry) if entry.value.is_some() || write.keeps_tombstones => {
+                    disk.insert(key, entry.clone());
+                }
+                _ => _ = disk.remove(&key),
+            });
             done.push(Written {
                 write,
                 committed: true,

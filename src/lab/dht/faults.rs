@@ -187,7 +187,9 @@ impl Ring {
         if let Some(disk) = disk.as_ref().filter(|_| !with_disk) {
             disk::lock(disk).clear();
         }
-        let entries = disk.map_or_else(Entries::default, |disk| disk::load(&disk));
+        let entries = disk.map_or_else(Entries::default, |disk| {
+            disk::load(&disk, self.setup.replicas > 1)
+        });
         let node = DhtNode::new(self.config(addr), entries);
         self.world.restart(id, node);
         self.hosts[at].is_back = true;

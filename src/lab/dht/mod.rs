@@ -172,6 +172,8 @@ impl Ring {
     fn config(&self, addr: SocketAddrV4) -> Config {
         Config {
             durable: self.setup.durable,
+            // Not more than a byte has: the command's bound is far below.
+            replicas: u8::try_from(self.setup.replicas).unwrap_or(u8::MAX),
             quanta: self.setup.quanta,
             ..Config::new(addr)
         }

@@ -96,14 +96,17 @@ pub(super) fn value(node: &DhtNode, key: Id) -> Option<&Bytes> {
     node.value_of(key)
 }
 
-/// What a node has of a key is this state: a value, or a removal.
+/// What a node knows of a key is this state: a value, or a removal, of which it has a tombstone.
 pub(super) fn has(node: &DhtNode, key: Id, state: Option<&Bytes>) -> bool {
-    value(node, key) == state
+    let known = node.entries.entry(key);
+    known.is_some_and(|entry| entry.value.as_ref() == state)
+        || state.is_some() && value(node, key) == state
 }
 
-/// Two nodes have the same entries of a range.
+/// Two nodes have the same entries of a range, with the same versions and tombstones.
 pub(super) fn is_same_range(a: &Entries, b: &Entries, start: Id, end: Id) -> bool {
-    a.arc(start, end).eq(b.arc(start, end))
+    a.arc_with_tombstones(start, end)
+        .eq(b.arc_with_tombstones(start, end))
 }
 
 /// Nobody waits for it: its writes are on the disk, and no change of membership is under way.

@@ -23,10 +23,18 @@ use crate::sim::{NodeId, Span, World};
 
 use super::id::Id;
 use super::node::{Config, DhtNode, Quanta, Write, Written};
-use super::storage::entries::Entries;
+use super::storage::entries::{Entries, Entry};
+use super::storage::version::Version;
 
 fn secs(n: u64) -> Ticks {
     Ticks::from_secs(n)
+}
+
+/// As a node wrote it before entries had versions.
+fn write_disk(disk: &Disk, key: Id, value: &str) {
+    let (version, value) = (Version::ZERO, Some(Bytes::from(value.to_owned())));
+    let entry = Entry { version, value };
+    disk.lock().expect("no panic in here").insert(key, entry);
 }
 
 /// Quanta with which the few entries of a test take several turns.
