@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   main, cli   arguments, printing, exit codes            (the program)
+//!   lab         rings and their faults, watched            whole DHT rings in `sim`, for tests and people
 //!   workers     what worker threads do for the protocols   commits, password hashes, files
 //!   proto       the protocols: codecs and state machines   no I/O, no clock, no threads
 //!   engine      connections, buffers, deadlines, limits    no I/O, knows no protocol
@@ -10,13 +11,13 @@
 //!   store       where entries outlive the process          files
 //! ```
 //! `engine` imports no other folder; `proto`, `net` and `sim` import `engine`; `workers` imports `engine`, `proto` and
-//! `store`; a test walks the imports. Features, all on by default:
+//! `store`; `lab` imports `engine`, `sim`, `proto` and `workers`; a test walks the imports. Features, all on by default:
 //!
 //! | feature     | adds                                          | dependencies                              |
 //! |-------------|-----------------------------------------------|-------------------------------------------|
 //! | (none)      | `engine`, `sim`; no I/O                       | bytes, log, memchr, rand, slab, thiserror |
 //! | `net`       | the reactor                                   | mio, socket2, nix, rustix, signal-hook    |
-//! | `protocols` | `proto`, `workers`, `store` in memory; no I/O | indexmap, ruint, sha1                     |
+//! | `protocols` | `proto`, `workers`, `lab`, `store` in memory; no I/O | indexmap, ruint, sha1                     |
 //! | `storage`   | the embedded database, files, password hashes | redb, rustix, argon2                      |
 //! | `cli`       | the program                                   | clap and others                           |
 //!
@@ -32,6 +33,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod engine;
+#[cfg(feature = "protocols")]
+pub mod lab;
 #[cfg(feature = "net")]
 #[expect(
     clippy::disallowed_methods,

@@ -29,7 +29,7 @@ pub(super) struct Host<S: Service> {
     pub(super) listeners: usize,
     pub(super) paused: bool,
     worker: Option<Worker<S>>,
-    work_delay: Span,
+    pub(super) work_delay: Span,
     jobs: VecDeque<S::Job>,
     /// A group is under way.
     working: bool,

@@ -82,6 +82,13 @@ pub use tally::{Tally, storms};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(usize);
 
+impl NodeId {
+    /// Its place in the order in which nodes were added, from 0.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// Events after which a run is taken for a runaway: some minutes of a debug build.
 const EVENTS_MAX: u64 = 50_000_000;
 
@@ -97,6 +104,8 @@ pub struct World<S: Service> {
     events_max: u64,
     validates: bool,
     peer_port: u16,
+    /// Whose turn the last event was, for [`World::run_turn`].
+    turned: Option<usize>,
 }
 
 /// A condition did not come true in time.
@@ -128,6 +137,7 @@ impl<S: Service> World<S> {
             events_max: EVENTS_MAX,
             validates: true,
             peer_port: 1024,
+            turned: None,
         }
     }
 
@@ -215,6 +225,11 @@ impl<S: Service> World<S> {
         let host = &mut self.hosts[id.0];
         host.listeners += 1;
         self.net.listen_host(addr, id.0, host.listeners - 1);
+    }
+
+    /// From now on a node's worker takes this long: its disk became slow, or fast again.
+    pub fn set_work_delay(&mut self, id: NodeId, delay: Span) {
+        self.hosts[id.0].work_delay = delay;
     }
 
     /// What does the jobs of a node; it stays through a crash, as a disk does. A group of jobs runs after a time
@@ -311,6 +326,16 @@ impl<S: Service> World<S> {
         }
     }
 
+    pub fn is_paused(&self, id: NodeId) -> bool {
+        self.hosts[id.0].paused
+    }
+
+    /// Every connection of a node is reset, as when a middlebox on its path lost its state.
+    pub fn reset_connections(&mut self, id: NodeId) {
+        self.net.mix(0x7265_7365_74 ^ id.0 as u64);
+        self.net.reset_host(id.0);
+    }
+
     /// A scripted peer dials `to`.
     pub fn connect(&mut self, to: impl Into<SocketAddr>) -> PeerId {
         let to = to.into();
@@ -403,6 +428,18 @@ impl<S: Service> World<S> {
         }
     }
 
+    /// Runs to the end of the next turn of a node and says whose it was; `None` when there is none up to `end`. Between
+    /// two turns no service changes, unless the caller changes it.
+    pub fn run_turn(&mut self, end: Tick) -> Option<NodeId> {
+        let end_us = end.0.saturating_mul(TICK_US);
+        self.turned = None;
+        while self.turned.is_none() && self.step(end_us) {}
+        if self.turned.is_none() {
+            self.net.now_us = self.net.now_us.max(end_us);
+        }
+        self.turned.map(NodeId)
+    }
+
     fn end_of(&self, time: Ticks) -> u64 {
         self.net
             .now_us
@@ -456,6 +493,7 @@ impl<S: Service> World<S> {
 
     fn turn(&mut self, host: usize) {
         let seed = self.seed;
+        self.turned = Some(host);
         self.hosts[host].turn(&mut self.net, host, seed);
         if self.validates {
             self.hosts[host].node.validate();

@@ -543,6 +543,15 @@ impl Net {
         }
     }
 
+    /// Both ends of every connection that a host has are told that it is broken.
+    pub(super) fn reset_host(&mut self, host: usize) {
+        let slots = self.doors[host].slots.iter().flatten();
+        for end in slots.map(|(_, end)| *end).collect::<Vec<_>>() {
+            self.send_reset(end);
+            self.send_reset(end.other());
+        }
+    }
+
     /// A host is there again; it knows nothing of its former connections and says so.
     pub(super) fn restore(&mut self, host: usize) {
         self.doors[host].up = true;

@@ -19,6 +19,7 @@ fn may_import(layer: &str) -> Option<&'static [&'static str]> {
         "proto" => Some(&["engine"]),
         "workers" => Some(&["proto", "engine", "store"]),
         "net" | "sim" => Some(&["engine", "workers"]),
+        "lab" => Some(&["sim", "workers", "proto", "engine"]),
         "cli" | "main" | "lib" => None,
         other => panic!("src/{other} is in no layer; say here what it may import"),
     }
@@ -233,8 +234,8 @@ impl Graph {
                     .map_or(layer, |to| &self.files[to].module[0]);
                 let is_allowed = may_import(layer).is_none_or(|allowed| allowed.contains(&other));
                 // Protocols are tested in the simulator, by tests that stand beside them.
-                if other != layer && !is_allowed && !(path.kind == Kind::InTests && other == "sim")
-                {
+                let is_tested = path.kind == Kind::InTests && ["sim", "lab"].contains(&other);
+                if other != layer && !is_allowed && !is_tested {
                     faults.insert(format!("{}: {layer} imports {other}", file.path));
                 }
             }

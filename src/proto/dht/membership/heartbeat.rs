@@ -92,6 +92,11 @@ impl Heartbeat {
         self.lease_until.is_none_or(|until| now < until)
     }
 
+    /// When the lease ends; `None`: no lease is needed.
+    pub fn lease_until(&self) -> Option<Tick> {
+        self.lease_until
+    }
+
     /// Time until the lease ends; `None`: no lease is needed.
     pub fn lease_left(&self, now: Tick) -> Option<Ticks> {
         let until = self.lease_until?;

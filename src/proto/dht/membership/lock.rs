@@ -37,7 +37,6 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -45,7 +45,6 @@ impl FencedWrites {
         self.bytes
     }
 
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -13,13 +13,13 @@ mod ring;
 mod script;
 mod untrusted_peers;
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddrV4;
 
 use bytes::Bytes;
 
 use crate::engine::{Limits, Ticks, Work};
+use crate::lab::dht::addr;
+use crate::lab::dht::disk::{Commits, Disk};
 use crate::sim::{NodeId, Span, World};
 
 use super::id::Id;
@@ -27,43 +27,8 @@ use super::node::{Config, DhtNode, Quanta, Write, Written};
 use super::storage::entries::{Entries, Entry};
 use super::storage::version::Version;
 
-/// Where node number `n` listens. Each has an IP of its own, as members of a ring usually do.
-fn addr(n: usize) -> SocketAddrV4 {
-    let n = u16::try_from(n)
-        .expect("a test has few nodes")
-        .to_be_bytes();
-    SocketAddrV4::new(Ipv4Addr::new(10, 1, n[0], n[1]), 5000)
-}
-
 fn secs(n: u64) -> Ticks {
     Ticks::from_secs(n)
-}
-
-/// What a durable node's worker has committed.
-type Disk = Arc<Mutex<BTreeMap<Id, Entry>>>;
-
-/// Commits to a map that outlives the node.
-struct Commits(Disk);
-
-impl Work for Commits {
-    type Job = Write;
-    type Done = Written;
-
-    fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
-        let mut disk = self.0.lock().expect("no test panics in here");
-        for write in jobs.drain(..) {
-            write.changes.each(|key, entry| match entry {
-                Some(entry) if entry.value.is_some() || write.keeps_tombstones => {
-                    disk.insert(key, entry.clone());
-                }
-                _ => _ = disk.remove(&key),
-            });
-            done.push(Written {
-                write,
-                committed: true,
-            });
-        }
-    }
 }
 
 /// As a node wrote it before entries had versions.
@@ -82,14 +47,19 @@ const SMALL: Quanta = Quanta {
     entries_per_job: 2,
 };
 
-/// The configuration of node number `n`: small quanta in the worlds of even seeds, those of production in the others.
+/// Small quanta in the worlds of even seeds, those of production in the others.
+fn quanta(seed: u64) -> Quanta {
+    if seed.is_multiple_of(2) {
+        SMALL
+    } else {
+        Quanta::default()
+    }
+}
+
+/// The configuration of node number `n`.
 fn config(seed: u64, n: usize) -> Config {
     Config {
-        quanta: if seed.is_multiple_of(2) {
-            SMALL
-        } else {
-            Quanta::default()
-        },
+        quanta: quanta(seed),
         ..Config::new(addr(n))
     }
 }
