@@ -125,3 +125,71 @@ fn two_members_die_and_nothing_is_lost() {
         }
     }
 }
+
+/// Hours of whole rings with everything going on: PEERLOOP_SEEDS=from..to, PEERLOOP_NODES, PEERLOOP_REPLICAS.
+#[test]
+#[ignore = "for the search of faults: PEERLOOP_SEEDS=0..100"]
+fn rings_heal() {
+    use crate::lab::dht::{Experiment, Load, Plan, Setup};
+    let var = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
+    let seeds = var("PEERLOOP_SEEDS", "0..20");
+    let (from, to) = seeds.split_once("..").expect("a range");
+    let num = |name: &str, or: &str| var(name, or).parse::<usize>().expect("a number");
+    let (nodes, replicas, minutes) = (
+        num("PEERLOOP_NODES", "8"),
+        num("PEERLOOP_REPLICAS", "3"),
+        num("PEERLOOP_MINUTES", "10"),
+    );
+    let faults = num("PEERLOOP_FAULTS", "8");
+    let only = var("PEERLOOP_ONLY", "jlcsr");
+    let mut bad = 0;
+    for seed in from.parse::<u64>().expect("from")..to.parse().expect("to") {
+        let many = |kind: char| if only.contains(kind) { faults } else { 0 };
+        let setup = Setup {
+            seed,
+            replicas,
+            durable: seed % 2 == 1,
+            disk: Span::us(100, 5_000),
+            quanta: quanta(seed),
+            load: Load {
+                clients: 6,
+                keys: 40,
+                shared: 0.0,
+            },
+            panics: false,
+        };
+        let plan = Plan {
+            nodes,
+            minutes: minutes as u64,
+            joins: many('j'),
+            leaves: many('l'),
+            crashes: many('c'),
+            stalls: many('s'),
+            resets: many('r'),
+            slow_disks: 0,
+            operations: 300 * minutes as u64,
+        };
+        let begun = std::time::Instant::now();
+        let mut experiment = Experiment::new(setup, plan);
+        while experiment.step(Ticks::from_secs(60)) {
+            if !experiment.ring.violations().is_empty() {
+                break;
+            }
+        }
+        if experiment.ring.violations().is_empty() {
+            experiment.finish();
+        }
+        let ring = &experiment.ring;
+        let first = ring.violations().first().map(ToString::to_string);
+        bad += usize::from(first.is_some());
+        let mut repairs: Vec<u64> = ring.repairs_us().iter().map(|us| us / 1000).collect();
+        repairs.sort_unstable();
+        println!(
+            "seed {seed}: {} ms, given up {}, repairs ms {repairs:?}: {}",
+            begun.elapsed().as_millis(),
+            experiment.given_up(),
+            first.as_deref().unwrap_or("ok")
+        );
+    }
+    assert_eq!(bad, 0, "seeds with violations");
+}
