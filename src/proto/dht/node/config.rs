@@ -24,8 +24,8 @@ pub struct Config {
     /// Memory for entries and values, wherever in the node they are (see [`crate::proto::dht::node::DhtNode::held_bytes`]). A
     /// write beyond it is answered `0`, a join or a DISCONNECT that does not fit is refused.
     pub memory_bytes_max: u64,
-    /// Members that hold an entry, its owner counted. 1: no copies, and no extension of the protocol.
-    pub replicas: usize,
+    /// Members that have each entry, its owner counted. 1: no copies, no tombstones, no extension of the protocol.
+    pub replicas: u8,
     pub transfer: TransferLimits,
     pub quanta: Quanta,
 }

@@ -18,6 +18,8 @@
 mod commands;
 pub(crate) mod config;
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
@@ -43,6 +45,7 @@ use super::storage::memory::Refusals;
 use super::storage::range_stream::{Incoming, Sink};
 use super::storage::range_sweep::Sweep;
 use super::storage::recovered_entries::RecoveredEntries;
+use super::storage::version::Version;
 use super::wire::{self, Request};
 
 pub use super::node::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
@@ -197,6 +200,8 @@ pub struct DhtNode {
     pub(crate) staged_bytes: u64,
     pub(crate) writing_bytes: u64,
     pub(crate) forwarding_bytes: u64,
+    /// Versions of the single writes that the worker has, the last one of each key.
+    pub(crate) writing: HashMap<Id, Version>,
     pub(crate) refusals: Refusals,
     pub(crate) role: Role,
     pub(crate) lock_holder: LockHolder,
@@ -227,8 +232,10 @@ pub struct DhtNode {
 
 impl DhtNode {
     /// A ring of one that holds `entries`.
-    pub fn new(config: Config, entries: Entries) -> DhtNode {
+    pub fn new(config: Config, mut entries: Entries) -> DhtNode {
         let routing = Routing::alone(Member::at(config.advertise));
+        entries.set_writer(routing.me().id);
+        entries.keep_tombstones(config.replicas > 1);
         DhtNode {
             config,
             routing,
@@ -236,6 +243,7 @@ impl DhtNode {
             staged_bytes: 0,
             writing_bytes: 0,
             forwarding_bytes: 0,
+            writing: HashMap::new(),
             refusals: Refusals::default(),
             role: Role::Member,
             lock_holder: LockHolder::Nobody,
