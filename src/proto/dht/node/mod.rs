@@ -32,7 +32,7 @@ use super::membership::leave::Leave;
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
-use super::replication::{IncomingCopy, LinkTag};
+use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -129,6 +129,9 @@ pub enum Note {
 pub enum Timer {
     Retry(OpId),
     Link(LinkTimer),
+    /// The next piece of a comparison that a peer asked for, and of a synchronisation of ours.
+    Compare,
+    Sync,
     /// Parked connections may have waited long enough.
     Parked,
     /// Fenced writes may have waited long enough.
@@ -214,6 +217,8 @@ pub struct DhtNode {
     pub(crate) recovered: RecoveredEntries,
     pub(crate) operations: Operations<Tag>,
     pub(crate) links: Links<LinkTag>,
+    pub(crate) comparisons: Comparisons,
+    pub(crate) syncs: Syncs,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(crate) submitted: u64,
     pub(crate) written: u64,
@@ -255,6 +260,8 @@ impl DhtNode {
             recovered: RecoveredEntries::default(),
             operations: Operations::default(),
             links: Links::default(),
+            comparisons: Comparisons::default(),
+            syncs: Syncs::default(),
             submitted: 0,
             written: 0,
             finger: 0,
@@ -551,6 +558,8 @@ impl Service for DhtNode {
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
             Timer::Link(timer) => links::timer(self, hub, timer),
+            Timer::Compare => self.compare_some(hub),
+            Timer::Sync => self.sync_some(hub),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
             Timer::Lock(conn) => self.lock_window_over(hub, conn),
