@@ -21,6 +21,8 @@ use std::net::SocketAddrV4;
 use crate::engine::{ConnId, Hub, Ticks};
 use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use crate::proto::dht::replication::LinkTag;
+use crate::proto::dht::id::Id;
+use crate::proto::dht::replication::sync::Mode;
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client::{self, OpId};
 use crate::proto::dht::rpc::links::{self, LinkError};
@@ -393,9 +395,22 @@ impl DhtNode {
             let place = dead.iter().position(|dead| *dead == source.of);
             let end = place.and_then(|place| dead.get(place + 1)).unwrap_or(&after);
             let (start, end) = (source.of.id, end.id);
-            return self.fetch_range(hub, at, start, end);
+            let me = self.me().addr;
+            self.start_sync(hub, at, (start, end), (me, 0), Mode::PullOnly);
+            return;
         }
         self.take_dead_range(hub, after);
+    }
+
+    /// A synchronisation with this peer is for the range of a dead owner.
+    pub(crate) fn is_fetching(&self, _peer: SocketAddrV4, start: Id) -> bool {
+        match &self.lock_holder {
+            LockHolder::Absorb(absorb) => {
+                let fetches = matches!(absorb.phase, Phase::Fetch { .. });
+                fetches && absorb.dead.iter().any(|dead| dead.id == start)
+            }
+            _ => false,
+        }
     }
 
     /// A synchronisation for this is over.

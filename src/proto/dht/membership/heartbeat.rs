@@ -23,8 +23,9 @@
 use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Cx, Hub, Tick, Ticks};
-use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer, acknowledge, say};
+use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use crate::proto::dht::replication::LinkTag;
+use crate::proto::dht::replication::drive::answer;
 use crate::proto::dht::routing::{Member, Routing};
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::links::{self, LinkError};
@@ -453,11 +454,8 @@ impl DhtNode {
         let me = self.me().addr;
         let contacts: Vec<SocketAddrV4> = [by.addr, next].into_iter().filter(|addr| *addr != me).collect();
         self.holds.clear();
-        for (conn, owns_said) in self.copies.abandon() {
-            if !owns_said {
-                say(hub, conn, true);
-            }
-            acknowledge(hub, conn, false);
+        for client in self.copies.abandon() {
+            answer(hub, client, false);
         }
         self.routing = Routing::alone(self.me());
         self.join(hub, contacts);

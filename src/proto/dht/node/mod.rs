@@ -39,8 +39,8 @@ use super::membership::relay::Relay;
 use super::replication::copies::Copies;
 use super::replication::holds::Holds;
 use super::replication::serve::Committing;
-use super::replication::{IncomingCopy, LinkTag};
 use super::routing::fingers::FINGER_EVERY;
+use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -147,6 +147,9 @@ pub enum Timer {
     Suspect,
     /// The one that is asked while a dead next is looked into is silent.
     Absorb(OpId),
+    /// The next piece of a comparison that a peer asked for, and of a synchronisation of ours.
+    Compare,
+    Sync,
     /// Parked connections may have waited long enough.
     Parked,
     /// Fenced writes may have waited long enough.
@@ -244,9 +247,10 @@ pub struct DhtNode {
     /// What we hold for others.
     pub(crate) holds: Holds,
     pub(crate) committing: Committing,
-    pub(crate) sync_left: Vec<(SocketAddrV4, usize, bool)>,
     /// Our next is to be probed again.
     pub(crate) suspect_armed: bool,
+    pub(crate) comparisons: Comparisons,
+    pub(crate) syncs: Syncs,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(crate) submitted: u64,
     pub(crate) written: u64,
@@ -296,8 +300,9 @@ impl DhtNode {
             copies_armed: false,
             holds: Holds::default(),
             committing: Committing::default(),
-            sync_left: Vec::new(),
             suspect_armed: false,
+            comparisons: Comparisons::default(),
+            syncs: Syncs::default(),
             submitted: 0,
             written: 0,
             finger: 0,
@@ -613,6 +618,8 @@ impl Service for DhtNode {
                 self.suspect_next(hub);
             }
             Timer::Absorb(op) => self.absorb_late(hub, op),
+            Timer::Compare => self.compare_some(hub),
+            Timer::Sync => self.sync_some(hub),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
             Timer::Lock(conn) => self.lock_window_over(hub, conn),

@@ -15,7 +15,9 @@ use crate::proto::dht::wire;
 use crate::proto::dht::wire::extension::{Extension, Reply};
 
 use super::LinkTag;
-use super::copies::{CopyStep, Write};
+use super::copies::{Client, CopyStep, Write};
+use super::sync::Mode;
+use super::syncs::SyncOver;
 
 /// How often unfinished copies are looked at.
 const COPIES_EVERY: Ticks = Ticks::from_millis(500);
@@ -54,24 +56,37 @@ impl DhtNode {
         value: Option<Bytes>,
     ) -> bool {
         let version = self.entries.next_version();
-        let durable = self.config.durable;
         let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
+        let client = Client { conn, owns_said };
+        let begun = self.begin_copies(hub, Some(client), key, version, value);
+        if !begun && !owns_said {
+            say(hub, conn, true);
+        }
+        begun
+    }
+
+    #[must_use]
+    fn begin_copies(
+        &mut self,
+        hub: &mut Hub<Self>,
+        client: Option<Client>,
+        key: Id,
+        version: Version,
+        value: Option<Bytes>,
+    ) -> bool {
+        let durable = self.config.durable;
         let number = self.copies.last() + 1;
         if durable {
             let changes = Changes::One(key, Entry { version, value: value.clone() });
             if self.submit(hub, changes, Then::Copied(number)).is_err() {
-                if !owns_said {
-                    say(hub, conn, true);
-                }
                 return false;
             }
         }
         let write = Write {
-            conn,
+            client,
             key,
             version,
             value: value.clone(),
-            owns_said,
         };
         self.copies.begin_write(write, hub.now(), durable);
         let takers: Vec<SocketAddrV4> = self.copies.takers().collect();
@@ -92,11 +107,8 @@ impl DhtNode {
     /// Copies may have to be tried again, and writes may have waited long enough.
     pub(crate) fn copies_due(&mut self, hub: &mut Hub<Self>) {
         self.copies_armed = false;
-        while let Some((conn, owns_said)) = self.copies.take_late(hub.now()) {
-            if !owns_said {
-                say(hub, conn, true);
-            }
-            acknowledge(hub, conn, false);
+        while let Some(client) = self.copies.take_late(hub.now()) {
+            answer(hub, client, false);
         }
         self.drive_copies(hub);
     }
@@ -211,11 +223,44 @@ impl DhtNode {
                     };
                     links::call(self, hub, to, request, None, LinkTag::Hold);
                 }
-                CopyStep::Sync { with } => self.sync_holder(hub, with, start, end),
+                CopyStep::Sync { with } => {
+                    self.start_sync(hub, with, (start, end), (owner, epoch), Mode::Both);
+                }
             }
         }
         self.finish_writes(hub);
         self.arm_copies(hub);
+    }
+
+    /// A synchronisation is over: one with a holder, or one for the range of a dead next.
+    pub(crate) fn sync_done(&mut self, hub: &mut Hub<Self>, over: SyncOver) {
+        let done = over.result.is_ok();
+        if self.is_fetching(over.peer, over.start) {
+            return self.fetched(hub, done);
+        }
+        self.copies.synced(over.peer, hub.now(), done);
+        self.drive_copies(hub);
+    }
+
+    /// An entry of ours that a holder has newer than this node: the write of a former owner that was not acknowledged, or of
+    /// this node before it was taken for dead. It becomes visible when all holders have it, as every write does. False: the
+    /// key is not ours.
+    pub(crate) fn adopt(
+        &mut self,
+        hub: &mut Hub<Self>,
+        key: Id,
+        version: Version,
+        value: Option<Bytes>,
+    ) -> bool {
+        if !self.owns(key) || !self.copies.has_holders() {
+            return false;
+        }
+        self.entries.observe(version);
+        if self.known_version(key).is_none_or(|known| known < version) {
+            // At the worker's limit the next comparison finds it again.
+            let _ = self.begin_copies(hub, None, key, version, value);
+        }
+        true
     }
 
     /// Writes that all have become visible, and their clients are acknowledged.
@@ -228,11 +273,8 @@ impl DhtNode {
                 let (version, value) = (write.version, write.value);
                 self.apply(write.key, Entry { version, value });
             }
-            if !finished.answered {
-                if !write.owns_said {
-                    say(hub, write.conn, true);
-                }
-                acknowledge(hub, write.conn, finished.stored);
+            if let Some(client) = finished.client {
+                answer(hub, client, finished.stored);
             }
         }
         if any {
@@ -240,4 +282,13 @@ impl DhtNode {
             self.leave_settled(hub);
         }
     }
+}
+
+/// Tells a client what became of its write.
+pub(crate) fn answer(hub: &mut Hub<DhtNode>, client: Client, stored: bool) {
+    let Client { conn, owns_said } = client;
+    if !owns_said {
+        say(hub, conn, true);
+    }
+    acknowledge(hub, conn, stored);
 }

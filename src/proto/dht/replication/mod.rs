@@ -3,18 +3,26 @@
 //!
 //! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
 
+mod compare;
 pub(crate) mod copies;
 pub(crate) mod drive;
 pub(crate) mod holds;
 pub(crate) mod serve;
-mod sync_stub;
+mod serve_sync;
+pub mod sync;
+pub mod syncs;
+
+use std::net::SocketAddrV4;
 
 use bytes::Bytes;
-use std::net::SocketAddrV4;
 
 use crate::engine::{Cx, Hub, Step, Tick, Violation};
 
 use self::holds::Held;
+pub(crate) use self::serve_sync::Comparisons;
+use self::sync::Asked;
+pub(crate) use self::syncs::Syncs;
+use self::syncs::SyncId;
 use super::id::Id;
 use super::node::{Conn, DhtNode, Expect, Timer};
 use super::rpc::links::{LinkError, LinkHost, LinkKey, LinkTimer, Links};
@@ -33,8 +41,8 @@ pub enum LinkTag {
     Copy(u64),
     /// A fence at another holder of this dead owner.
     Fence { owner: SocketAddrV4 },
-    /// A step of a range's synchronisation.
-    Sync,
+    /// A call of a synchronisation.
+    Sync { id: SyncId, asked: Asked },
 }
 
 /// An entry that an owner sends to one of its holders.
@@ -156,10 +164,11 @@ impl DhtNode {
                 reply.put(cx.out());
                 Ok(Step::Done(used))
             }
-            Extension::Fetch { .. } => { Reply::No.put(cx.out()); Ok(Step::Done(used)) }
-            // Of a range that is compared.
-            Extension::Digest { .. } | Extension::Keys { .. } => {
-                Err(Malformed::UnknownCommand.into())
+            Extension::Digest { start, end } => self.serve_digest(cx, (start, end), used),
+            Extension::Keys { start, end } => self.serve_keys(cx, (start, end), used),
+            Extension::Fetch { key } => {
+                self.serve_fetch(cx, key);
+                Ok(Step::Done(used))
             }
         }
     }
@@ -216,7 +225,7 @@ impl LinkHost for DhtNode {
             LinkTag::Beat { sent, epoch } => self.beat_told(hub, from, sent, epoch, result),
             LinkTag::Fence { owner } => self.fence_told(hub, from, owner, result),
             LinkTag::Hold | LinkTag::Copy(_) => self.holder_told(hub, from, tag, result),
-            LinkTag::Sync => self.sync_told(hub, from, result),
+            LinkTag::Sync { id, asked } => self.sync_replied(hub, from, id, asked, result),
         }
     }
 }
@@ -232,3 +241,6 @@ impl From<LinkTimer> for Timer {
         Timer::Link(timer)
     }
 }
+
+#[cfg(test)]
+mod tests;

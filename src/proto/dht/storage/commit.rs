@@ -8,6 +8,7 @@ use crate::engine::{ConnId, Hub};
 use super::entries::{self, Entry};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, acknowledge, say};
+use crate::proto::dht::replication::syncs::SyncId;
 
 /// Changes for the worker to commit.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) enum Then {
     },
     /// Received entries of a transfer on this connection are on disk.
     Staged(ConnId),
+    /// Entries that a synchronisation brought are on disk.
+    Synced(SyncId),
     /// Entries of a sweep are gone from the disk.
     Swept,
     /// The write of ours with this number is on our disk; copies of it are on their way.
@@ -176,6 +179,7 @@ impl DhtNode {
                 acknowledge(hub, conn, committed);
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
+            (Then::Synced(sync), _) => self.sync_committed(hub, sync, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
             (Then::Copied(number), _) => self.copy_committed(hub, number, committed),
             (Then::HeldFor { conn }, changes) => self.copy_held(hub, conn, changes, committed),

@@ -46,10 +46,17 @@ const AGAIN_AFTER: Ticks = Ticks::from_millis(500);
 /// A write under way.
 #[derive(Debug)]
 pub struct Write {
-    pub conn: ConnId,
+    /// Who waits for it.
+    pub client: Option<Client>,
     pub key: Id,
     pub version: Version,
     pub value: Option<Bytes>,
+}
+
+/// The connection of a client that waits for the outcome of its write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    pub conn: ConnId,
     /// The `1` that says whose key it is was sent already.
     pub owns_said: bool,
 }
@@ -66,8 +73,6 @@ struct Pending {
     begun: Tick,
     /// The worker could not commit it.
     failed: bool,
-    /// Its client has been told that the outcome is unknown.
-    answered: bool,
 }
 
 /// The range that a holder was told, and whether it is complete in it.
@@ -122,8 +127,8 @@ pub struct Finished {
     pub write: Write,
     /// It is where it has to be; else it could not be committed here.
     pub stored: bool,
-    /// Its client was answered before.
-    pub answered: bool,
+    /// Who waits for it still.
+    pub client: Option<Client>,
 }
 
 #[derive(Debug)]
@@ -295,7 +300,6 @@ impl Copies {
             write,
             begun: now,
             failed: false,
-            answered: false,
         });
         self.last
     }
@@ -461,35 +465,27 @@ impl Copies {
         if self.pending.is_empty() || !ready {
             return None;
         }
-        let Pending {
-            write,
-            failed,
-            answered,
-            ..
-        } = self.pending.pop_front()?;
+        let Pending { write, failed, .. } = self.pending.pop_front()?;
         self.pending_bytes -= write.bytes();
         Some(Finished {
+            client: write.client,
             write,
             stored: !failed,
-            answered,
         })
     }
 
     /// The client of the oldest write that waits too long, each once.
-    pub fn take_late(&mut self, now: Tick) -> Option<(ConnId, bool)> {
-        let is_late = |p: &&mut Pending| !p.answered && now >= p.begun + WRITE_WITHIN;
-        let late = self.pending.iter_mut().find(is_late)?;
-        late.answered = true;
-        Some((late.write.conn, late.write.owns_said))
+    pub fn take_late(&mut self, now: Tick) -> Option<Client> {
+        let late = self.pending.iter_mut().take_while(|p| now >= p.begun + WRITE_WITHIN);
+        late.filter_map(|p| p.write.client.take()).next()
     }
 
     /// All writes under way, when the node is no member any more: their outcome is unknown.
-    pub fn abandon(&mut self) -> Vec<(ConnId, bool)> {
+    pub fn abandon(&mut self) -> Vec<Client> {
         self.holders.clear();
         self.committed = self.last;
         self.pending_bytes = 0;
-        let open = self.pending.drain(..).filter(|pending| !pending.answered);
-        open.map(|p| (p.write.conn, p.write.owns_said)).collect()
+        self.pending.drain(..).filter_map(|p| p.write.client).collect()
     }
 }
 

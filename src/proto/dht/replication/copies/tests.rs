@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::engine::{ConnId, Ticks};
+use crate::engine::Ticks;
 
 /// A holder as it really is.
 #[derive(Default)]
@@ -78,11 +78,10 @@ impl Model {
     fn write(&mut self) {
         self.begun += 1;
         let write = Write {
-            conn: ConnId::from_token(0),
+            client: None,
             key: Id::ZERO,
             version: Version(self.begun),
             value: None,
-            owns_said: false,
         };
         let number = self.copies.begin_write(write, self.now, false);
         assert_eq!(number, self.begun);
