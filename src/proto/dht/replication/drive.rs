@@ -53,9 +53,10 @@ impl DhtNode {
         hub: &mut Hub<Self>,
         conn: ConnId,
         key: Id,
+        version: Option<Version>,
         value: Option<Bytes>,
     ) -> bool {
-        let version = self.entries.next_version();
+        let version = version.unwrap_or_else(|| self.entries.next_version());
         let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
         let client = Client { conn, owns_said };
         let begun = self.begin_copies(hub, Some(client), key, version, value);
@@ -256,7 +257,7 @@ impl DhtNode {
             return false;
         }
         self.entries.observe(version);
-        if self.known_version(key).is_none_or(|known| known < version) {
+        if !self.is_older(key, version) {
             // At the worker's limit the next comparison finds it again.
             let _ = self.begin_copies(hub, None, key, version, value);
         }

@@ -90,13 +90,7 @@ impl DhtNode {
             .is_none_or(|value| self.has_memory_for(cx, key, value));
         let yes = fits && !self.routing.owns(key) && self.holds.takes(owner, epoch, key);
         if yes && self.config.durable {
-            // What is older than what is here, or on its way to the disk, must not replace it there. Its answer waits for its turn.
-            let is_known = self.known_version(key).is_some_and(|known| known >= version);
-            let changes = if is_known {
-                Changes::Many(Vec::new())
-            } else {
-                Changes::One(key, Entry { version, value })
-            };
+            let changes = Changes::One(key, Entry { version, value });
             let then = Then::HeldFor { conn };
             if self.submit(cx, changes, then).is_err() {
                 // The owner sends it again over another link.

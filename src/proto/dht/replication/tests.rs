@@ -1,5 +1,7 @@
 //! Two nodes in the simulator synchronise a range; scripted peers that are plain, or lie.
 
+use crate::proto::dht::replication::syncs::SyncOver;
+use crate::proto::dht::storage::version::Version;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -53,6 +55,15 @@ impl Pair {
         for (id, next) in nodes.into_iter().zip([members[1], members[0]]) {
             world.with(id, |node, _| node.routing.set_next(next));
         }
+        let held = Held {
+            owner: addr(1),
+            epoch: 7,
+            start: members[0].id,
+            end: members[1].id,
+            complete: false,
+        };
+        let told = world.with(nodes[1], |node, _| node.holds.told(held));
+        assert!(told, "nobody is fenced");
         Pair {
             world,
             owner: nodes[0],
@@ -256,7 +267,7 @@ fn writes_during_a_synchronisation_do_no_harm() {
                     let owner = pair.owner;
                     let value = (!old.is_multiple_of(3)).then(|| Bytes::from_static(b"new"));
                     let entry = pair.world.with(owner, |node, _| {
-                        node.write_in_memory(key, value);
+                        node.write_in_memory(key, None, value);
                         node.entries.entry(key).cloned()
                     });
                     written.insert(key, entry.expect("a tombstone at least"));
