@@ -52,6 +52,9 @@ pub use timeline::{Lane, Mark, State, Timeline};
 /// Violations that are kept; one fault of a ring may be found again with every change of it.
 const VIOLATIONS_MAX: usize = 100;
 
+/// A new member counts among those that have copies after this time.
+const HEARD_OF_US: u64 = 2_000_000;
+
 /// A stall that is longer makes a member dead for the others.
 const SUSPECT_US: u64 = 3_000_000;
 
@@ -84,6 +87,7 @@ struct Host {
     is_back: bool,
     /// It was stopped, and has not had a turn since.
     is_stalled: bool,
+    member_since_us: u64,
     died_us: u64,
     /// Messages that its former lives received.
     messages: u64,
@@ -201,6 +205,7 @@ impl Ring {
             doing: Doing::default(),
             is_back: false,
             is_stalled: false,
+            member_since_us: 0,
             died_us: 0,
             messages: 0,
         });
@@ -224,6 +229,13 @@ impl Ring {
     fn members(&self) -> Vec<usize> {
         let is_member = |at: &usize| self.hosts[*at].view.stage == Stage::Member;
         self.up().filter(is_member).collect()
+    }
+
+    /// Members of which the others have had time to hear: a new one takes its first copies a few round trips later.
+    fn settled_members(&self) -> usize {
+        let now_us = self.world.now_us();
+        let is_settled = |at: &usize| now_us >= self.hosts[*at].member_since_us + HEARD_OF_US;
+        self.members().into_iter().filter(is_settled).count()
     }
 
     /// How many members there are.
@@ -282,6 +294,9 @@ impl Ring {
         if view == host.view && was_stalled == host.is_stalled {
             return;
         }
+        if view.is_member() && !host.view.is_member() {
+            host.member_since_us = now_us;
+        }
         host.view = view;
         self.timeline.note(at, now_us, &host.view, host.is_stalled);
         if self.trace {
@@ -315,7 +330,7 @@ impl Ring {
     fn ring_changed(&mut self) {
         let now_us = self.world.now_us();
         let members = self.members().len();
-        self.clients.note_members(members);
+        self.clients.note_members(self.settled_members());
         let serving = self.serving();
         let views: Vec<&View> = serving.iter().map(|(_, view)| *view).collect();
         let one_owner = checks::one_owner(&views);
@@ -397,8 +412,9 @@ impl Ring {
         let contacts = contacts.map(|at| self.hosts[at].addr).to_vec();
         let now_us = self.world.now_us();
         let traced = self.trace.then(|| format!("{verb:.60?}"));
+        let settled = self.settled_members();
         let clients = &mut self.clients;
-        let (number, operation) = clients.begin(key, verb, contacts, now_us, members.len());
+        let (number, operation) = clients.begin(key, verb, contacts, now_us, settled);
         if let Some(what) = traced {
             self.trace(format_args!("#{number} key {key}: {what}"));
         }

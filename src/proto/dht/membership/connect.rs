@@ -197,6 +197,9 @@ impl DhtNode {
         if !self.may_announce(cx, addr) {
             return Err(Violation::peer("an address that the joiner cannot have"));
         }
+        if !self.heartbeat.holds_lease(cx.now()) {
+            return Err(Violation::us("the range may be another's by now"));
+        }
         let member = Member::at(addr);
         if member.id != joiner {
             return Err(Violation::peer(

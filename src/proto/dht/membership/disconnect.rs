@@ -347,7 +347,7 @@ impl DhtNode {
             return;
         }
         let (conn, next) = (*conn, *next);
-        if staging.is_failed() {
+        if staging.is_failed() || !self.heartbeat.holds_lease(hub.now()) {
             self.refuse_leaver(hub);
             return;
         }

@@ -242,10 +242,12 @@ impl Heartbeat {
 }
 
 impl Watch {
-    /// A heartbeat of our next is granted.
-    pub fn beat(&mut self, now: Tick, conn: ConnId, epoch: u64, after: Vec<Member>) {
+    /// A heartbeat of our next is granted. True: others follow it than before.
+    pub fn beat(&mut self, now: Tick, conn: ConnId, epoch: u64, after: Vec<Member>) -> bool {
+        let is_news = self.after != after;
         (self.granted, self.conn, self.epoch, self.after) = (now, Some(conn), epoch, after);
         self.beats = true;
+        is_news
     }
 
     /// A plain one answered.
@@ -327,6 +329,26 @@ impl DhtNode {
         }
     }
 
+    /// Those before us changed, which matters to our next: its heartbeat asks for them.
+    fn greet_next(&mut self, hub: &mut Hub<Self>) {
+        let (me, next) = (self.me(), self.routing.next());
+        if next != me {
+            let once = Bounds {
+                attempts_max: 1,
+                ..self.bounds()
+            };
+            let operation = Operation::update_prev(me.addr, next.addr, once);
+            client::start(self, hub, operation, Tag::Greeting);
+        }
+    }
+
+    /// UPDATE_PREV came from our prev as it was: those before it may have changed.
+    pub(crate) fn greeted(&mut self, hub: &mut Hub<Self>, by: Member) {
+        if self.copies.is_on() && self.routing.prev() == Some(by) {
+            self.begin_beats(hub);
+        }
+    }
+
     /// The prev is another one: it is told that we are here.
     pub(crate) fn greet_new_prev(&mut self, hub: &mut Hub<Self>) {
         if self.copies.is_on() && self.heartbeat.is_new(self.routing.prev()) {
@@ -339,7 +361,8 @@ impl DhtNode {
         let epoch = self.copies.epoch();
         let successors = [self.routing.next()]
             .into_iter()
-            .chain(self.heartbeat.watch.after.iter().copied());
+            .chain(self.heartbeat.watch.after.iter().copied())
+            .take(usize::from(self.config.replicas));
         let beat = Extension::Beat {
             from: me.addr,
             epoch,
@@ -372,11 +395,17 @@ impl DhtNode {
             Ok(Reply::Granted { clock, preds }) => {
                 self.entries.observe(Version(clock));
                 let before = preds.into_iter().map(Member::at).collect();
+                let known = self.heartbeat.before(me);
                 if self.heartbeat.granted(by, prev, sent, before) {
                     self.copies.new_heir();
                 }
                 self.copies.confirmed(epoch);
                 self.place_copies(hub);
+                let nearest = usize::from(self.config.replicas);
+                let now_known = self.heartbeat.before(me);
+                if !now_known.iter().take(nearest).eq(known.iter().take(nearest)) {
+                    self.greet_next(hub);
+                }
             }
             Ok(Reply::NotGranted { next }) => {
                 let next = Member::at(next);
@@ -424,9 +453,13 @@ impl DhtNode {
             && !matches!(self.lock_holder, LockHolder::Absorb(_));
         let next = self.routing.next();
         if can_grant && next == member {
-            let after = successors.into_iter().map(Member::at).collect();
+            let most = usize::from(self.config.replicas);
+            let after: Vec<Member> = successors.into_iter().take(most).map(Member::at).collect();
             let conn = cx.id();
-            self.heartbeat.watch.beat(now, conn, epoch, after);
+            if self.heartbeat.watch.beat(now, conn, epoch, after) {
+                // Who is before us has this in its list.
+                cx.soon(Timer::BeatNow);
+            }
             self.entries.observe(Version(epoch));
             if !holders.contains(&self.me().addr) {
                 // Left out as a holder: what is here of its entries may be old.

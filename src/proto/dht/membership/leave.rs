@@ -151,12 +151,14 @@ impl DhtNode {
 
     pub(crate) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
         let me = self.me();
+        // Without a lease and with our id owned by the node before us, we were taken for dead; it has our entries.
+        let deposed = self.copies.is_on() && !self.heartbeat.holds_lease(hub.now());
         let busy = !matches!(self.lock_holder, LockHolder::Nobody);
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
         match result {
-            Ok(Outcome::After { before, owner }) if owner == before && leave.uncertain => {
+            Ok(Outcome::After { before, owner }) if owner == before && (leave.uncertain || deposed) => {
                 leave.heir = Member::at(before);
                 self.gone(hub);
             }

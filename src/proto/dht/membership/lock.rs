@@ -125,7 +125,7 @@ impl DhtNode {
             self.supersede_disconnect(cx, next);
             self.yield_to_leaver(cx);
         }
-        if self.is_locked() && self.may_take_part(&request) {
+        if self.is_locked() && self.may_take_part(cx, &request) {
             let (id, until) = (cx.id(), cx.now() + PARKED_FOR);
             if self.park(cx, id, until) {
                 *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
@@ -192,7 +192,7 @@ impl DhtNode {
             (Request::Connect(joiner, form), Some(after)) => {
                 self.begin_hand_back(cx, expect, *joiner, after, *form)
             }
-            _ if self.is_locked() && self.may_take_part(&request) => self.park(cx, id, until),
+            _ if self.is_locked() && self.may_take_part(cx, &request) => self.park(cx, id, until),
             _ => self.begin_change(cx, expect, &request),
         };
         if !goes_on {
@@ -201,7 +201,11 @@ impl DhtNode {
         }
     }
 
-    fn may_take_part(&self, request: &Request) -> bool {
+    fn may_take_part(&self, hub: &Hub<Self>, request: &Request) -> bool {
+        // Without a lease the range may be another's by now: it is not ours to give, or to add to.
+        if !self.heartbeat.holds_lease(hub.now()) {
+            return false;
+        }
         match (&self.role, request) {
             (Role::Member, _) => true,
             (Role::Leaving(leave), Request::Disconnect(..)) => leave.pauses(),
@@ -216,7 +220,7 @@ impl DhtNode {
         expect: &mut Expect,
         request: &Request,
     ) -> bool {
-        if !self.may_take_part(request) {
+        if !self.may_take_part(cx, request) {
             return false;
         }
         match request {

@@ -143,6 +143,8 @@ pub enum Timer {
     Link(LinkTimer),
     /// The next heartbeat is due.
     Beat,
+    /// One more, as it has news.
+    BeatNow,
     /// Copies that are not finished are looked at.
     Copies,
     /// Our next is probed once more.
@@ -210,6 +212,8 @@ pub enum Tag {
     Finger,
     /// Whether our next is dead, and who follows it.
     Absorb,
+    /// Our next is told that those before us changed.
+    Greeting,
     /// A next that sends no heartbeats is told that we are before it.
     PlainBeat(SocketAddrV4),
     /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
@@ -439,7 +443,7 @@ impl DhtNode {
             Request::UpdatePrev(addr) => {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
-                self.greet_new_prev(cx);
+                self.greeted(cx, Member::at(addr));
             }
             Request::Stat => {
                 let stat = self.is_settled_member().then(|| self.stat());
@@ -629,6 +633,7 @@ impl Service for DhtNode {
             Timer::Retry(op) => client::retry(self, hub, op),
             Timer::Link(timer) => links::timer(self, hub, timer),
             Timer::Beat => self.beat_due(hub),
+            Timer::BeatNow => self.begin_beats(hub),
             Timer::Copies => self.copies_due(hub),
             Timer::Suspect => {
                 self.suspect_armed = false;
@@ -694,7 +699,7 @@ impl Host for DhtNode {
             Tag::Probe => self.probe_told(hub, result),
             Tag::Rejoin => self.rejoin_told(hub, result),
             Tag::Recovered(key) => self.recovered_told(hub, key, result),
-            Tag::TakeBack | Tag::TellNext => {}
+            Tag::TakeBack | Tag::TellNext | Tag::Greeting => {}
             Tag::Absorb => self.absorb_told(hub, result),
             Tag::PlainBeat(to) => self.plain_beat_told(hub, to, result.is_ok()),
             Tag::Join => self.join_told(hub, result),
