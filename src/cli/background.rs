@@ -11,10 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use peerloop::engine::{Hub, Service};
-use peerloop::net::{Caller, Handle, Reactor};
+use peerloop::net::{Caller, Handle, Reactor, leave_signals};
 
 /// Any free port on loopback.
 pub(super) const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
@@ -25,12 +24,12 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Longest start of a server: it may have much data to load.
 const START_MAX: Duration = Duration::from_secs(120);
 
-/// SIGINT or SIGTERM came. Set only once [`catch_interrupts`] was called.
+/// One of [`leave_signals`] came. Set only once [`catch_interrupts`] was called.
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on SIGINT and SIGTERM end every wait of this file with an error.
+/// From now on the [`leave_signals`] end every wait of this file with an error.
 pub(super) fn catch_interrupts() -> Result<()> {
-    for signal in [SIGINT, SIGTERM] {
+    for signal in leave_signals() {
         signal_hook::flag::register(signal, INTERRUPTED.clone())?;
     }
     Ok(())

@@ -16,7 +16,20 @@
 //! alone; when it fires early, it is armed again. So serving a message does not touch the wheel.
 //!
 //! No deadline passes early, and none more than a tick late ([`Tick::deadline`]), unless more timers are due than a turn
-//! has a share for.
+//! has a share for, or more connections are ready than it serves.
+//!
+//! # What comes before a deadline
+//!
+//! The deadline of a connection, or a timer of a service, fires only when everything that had reached this host by then was
+//! told by the driver and served (`heard.rs`): input, room for output, a dial's result. A process that was stopped for longer
+//! than its timeouts goes on by serving what came meanwhile. A peer that is silent all the same is closed then.
+//!
+//! - A connection whose turn it is (input left of an earlier share, output that can be sent) has no deadline that passes.
+//! - A service may take a timer that fires for proof that nothing came before it, with two exceptions: what lies behind a
+//!   `Wait` or a high-water mark, where the service itself does not read on; and what is left after the shares that a stop
+//!   is made up for with. It may not compare times in [`Service::on_input`] to that end: after a stop they are far apart.
+//! - It proves nothing of what a peer would have sent, had it been asked: a service that owes the question (a heartbeat of
+//!   its own that fires late, too) asks first, and waits again. Late timers fire in order of deadline.
 
 use super::conn::{Connection, Phase, Timeout};
 use super::end::{Deadline, End};
@@ -29,7 +42,7 @@ impl<S: Service> Node<S> {
     /// Due timers, within their share of the turn; the rest stays due, in its order.
     pub(super) fn fire_timers(&mut self) {
         let share = self.hub.limits.timers_per_turn;
-        self.hub.wheel.advance(self.hub.now);
+        self.hub.wheel.advance(self.catch_up.judged);
         for _ in 0..share {
             let Some((_, timer)) = self.hub.wheel.pop_due() else {
                 break;
@@ -64,9 +77,14 @@ impl<S: Service> Node<S> {
         conn.timer = None;
         let missed = conn
             .deadline(&self.hub.limits)
-            .is_some_and(|at| at <= self.hub.now);
+            .is_some_and(|at| at <= self.catch_up.judged);
         if !missed {
             self.hub.update_deadline(slot);
+        } else if conn.is_our_turn() {
+            // After its share of the next turn.
+            conn.timer_at = self.hub.now + Ticks(1);
+            let timer = Timer::Connection(slot as u32);
+            conn.timer = Some(self.hub.wheel.arm(conn.timer_at, timer));
         } else if matches!(conn.phase, Phase::Open | Phase::Dialling) {
             let (id, end) = (conn.id(slot), conn.end_at_deadline());
             self.hub.end(id, end);
@@ -132,6 +150,16 @@ impl Connection {
             Timeout::None => return None,
         };
         (allowed != Ticks::NEVER).then(|| self.since.deadline(allowed))
+    }
+
+    /// Not the peer, but we are to do something: serve what is left of its input, or send what it has room for.
+    fn is_our_turn(&self) -> bool {
+        let serves = match self.phase {
+            Phase::Open | Phase::Dialling => self.on_ready_list,
+            // What a lingering peer sends does not count.
+            Phase::Closing | Phase::Lingering | Phase::Closed => false,
+        };
+        serves || (self.on_dirty_list && self.writable && !self.output.is_empty())
     }
 
     /// Bytes moved in the direction that `timeout` looks at. At the least pace they buy time, but never more

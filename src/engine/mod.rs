@@ -15,6 +15,7 @@
 //!
 //! Where to look:
 //! - `node`: what a driver tells a node. `turn`: one turn of the loop. `deadlines`: timeouts of connections, due timers.
+//!   `heard`: which of these may be judged.
 //! - `service`: what a protocol implements. `hub`: what it may do. `input`: what it reads. `end`: why a connection ended.
 //! - `conn`, `output`, `peers`: a connection, its queue, its address. [`wheel`]: timers. [`framing`]: lines and frames.
 //! - `limits`: every bound. `stats`: every counter. `validate`: the invariants below, as assertions.
@@ -30,6 +31,7 @@ mod conn;
 mod deadlines;
 mod end;
 pub mod framing;
+mod heard;
 mod hub;
 mod input;
 mod limits;
@@ -46,6 +48,7 @@ pub mod wheel;
 
 pub use conn::ConnId;
 pub use end::{Blame, Deadline, End, Violation};
+pub use heard::Heard;
 pub use hub::{Cx, Hub};
 pub use input::{Input, Step};
 pub use limits::Limits;

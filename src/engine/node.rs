@@ -3,11 +3,13 @@
 //! The driver's contract in one sentence: [`Node::begin`] at a tick, feed any number of events
 //! ([`Node::ready`], [`Node::accepted`], [`Node::job_done`]), [`Node::turn`], then sleep until
 //! [`Node::next_deadline`], or not at all while [`Node::has_work`]. The reactor and the simulator do exactly this.
+//! One that may not have fed all that happened by that tick says so ([`Node::heard`]).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::conn::{ConnId, Phase};
+use super::heard::CatchUp;
 use super::hub::Hub;
 use super::service::Service;
 use super::{End, Limits, Readiness, Stats, Tick};
@@ -20,6 +22,7 @@ pub struct Node<S: Service> {
     pub(super) halves: Vec<Option<S::Conn>>,
     pub(super) hub: Hub<S>,
     started: bool,
+    pub(super) catch_up: CatchUp,
     /// Ready connections served in one turn. Alone, a node serves all: nobody waits for the turn but they.
     pub(super) ready_per_turn: usize,
     /// The one read buffer of all connections.
@@ -40,6 +43,7 @@ impl<S: Service> Node<S> {
             halves: Vec::new(),
             hub: Hub::new(limits, seed, now),
             started: false,
+            catch_up: CatchUp::default(),
             ready_per_turn: usize::MAX,
             scratch,
             reaped: Vec::new(),
@@ -148,12 +152,19 @@ impl<S: Service> Node<S> {
     /// service starts.
     pub fn begin(&mut self, now: Tick) {
         self.set_now(now);
+        self.catch_up.heard = self.hub.now;
         if !std::mem::replace(&mut self.started, true) {
             self.service.on_start(&mut self.hub);
         }
     }
 
-    /// The same for a driver that lends the node between turns: it starts nothing.
+    /// Of what happened after this tick, and before that of [`Node::begin`], the driver may not have told: nothing that
+    /// is due later fires in this turn. The deadlines that it passed are then in the past ([`Node::next_deadline`]).
+    pub fn heard(&mut self, until: Tick) {
+        self.catch_up.heard = until.min(self.hub.now);
+    }
+
+    /// [`Node::begin`] for a driver that lends the node between turns: it starts nothing.
     pub fn set_now(&mut self, now: Tick) {
         self.hub.now = self.hub.now.max(now);
     }

@@ -69,7 +69,7 @@ pub trait Service: Sized {
     /// A job of [`Hub::submit`] is done. The connection that asked for it may be gone by now.
     fn on_done(&mut self, _hub: &mut Hub<Self>, _done: Self::Done) {}
 
-    /// The operator asks the process to leave (SIGINT, SIGTERM, a handle). The service calls
+    /// The operator asks the process to leave (SIGINT, SIGTERM, SIGHUP, a handle). The service calls
     /// [`Hub::stop`] when it is ready to; by default at once.
     fn on_shutdown(&mut self, hub: &mut Hub<Self>) {
         hub.stop();

@@ -28,7 +28,11 @@ impl<S: Service> Node<S> {
     /// Everything that the events since [`Node::begin`] give rise to.
     pub fn turn(&mut self, io: &mut impl Transport) {
         self.hub.stats.turns += 1;
-        self.serve_ready(io);
+        self.catch_up.begin(self.hub.ready.len());
+        let served = self.serve_ready(io);
+        let next_timer = self.hub.wheel.next_deadline();
+        self.catch_up
+            .served(served, self.hub.ready.len(), next_timer);
         self.fire_timers();
         self.deliver_notes();
         self.start_dials(io);
@@ -38,11 +42,13 @@ impl<S: Service> Node<S> {
         self.hub.stats.queued_bytes = self.hub.queues.owned_bytes() as u64;
     }
 
-    fn serve_ready(&mut self, io: &mut impl Transport) {
+    /// Serves the first of the ready list; returns how many.
+    fn serve_ready(&mut self, io: &mut impl Transport) -> usize {
         // Connections that are queued again wait for the next turn, behind all others.
-        for _ in 0..self.hub.ready.len().min(self.ready_per_turn) {
+        let share = self.hub.ready.len().min(self.ready_per_turn);
+        for _ in 0..share {
             let Some(id) = self.hub.ready.pop_front() else {
-                return;
+                break;
             };
             let Some(conn) = self.hub.conn_mut(id) else {
                 continue;
@@ -55,6 +61,7 @@ impl<S: Service> Node<S> {
                 Phase::Closing | Phase::Closed => {}
             }
         }
+        share
     }
 
     /// Reads and serves one connection, within its share of the turn.

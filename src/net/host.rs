@@ -165,11 +165,11 @@ impl<S: Service> Host<S> {
 
     /// A service that has stopped accepts no more and has `limits.linger` to get out what is queued; then its connections
     /// end, read or not, though other services go on.
-    fn leave(&mut self, now: Tick) {
+    fn leave(&mut self, now: Tick, heard: Tick) {
         self.listeners.clear();
         let linger = self.node.limits().linger;
         let closes_at = *self.closes_at.get_or_insert(now + linger);
-        if closes_at <= now {
+        if closes_at <= heard {
             self.node.drop_all();
         } else if self.node.drained() {
             self.node.close_all();
@@ -180,14 +180,16 @@ impl<S: Service> Host<S> {
 /// A service, as the loop sees it.
 pub(super) trait Served {
     fn begin(&mut self, now: Tick);
+    /// How many events there can be, of one each.
+    fn sources(&self) -> usize;
     /// Marks what an event is about.
     fn event(&mut self, event: &Event);
     /// What the workers have done; and when the loop was woken, what callers wait for.
     fn take_done(&mut self, woken: bool) -> io::Result<()>;
     fn shutdown(&mut self);
     fn stop(&mut self);
-    /// Accepts, serves, hands out jobs.
-    fn turn(&mut self, now: Tick) -> io::Result<()>;
+    /// Accepts, serves, hands out jobs. By tick `heard` all events are told.
+    fn turn(&mut self, now: Tick, heard: Tick) -> io::Result<()>;
     /// How long the poll may sleep; `None` until an event.
     fn sleep(&self) -> Option<Duration>;
     fn is_stopping(&self) -> bool;
@@ -205,6 +207,10 @@ pub(super) trait Served {
 impl<S: Service> Served for Host<S> {
     fn begin(&mut self, now: Tick) {
         self.node.begin(now);
+    }
+
+    fn sources(&self) -> usize {
+        self.node.conns() + self.listeners.len()
     }
 
     fn event(&mut self, event: &Event) {
@@ -239,7 +245,8 @@ impl<S: Service> Served for Host<S> {
         self.node.with(|_, hub| hub.stop());
     }
 
-    fn turn(&mut self, now: Tick) -> io::Result<()> {
+    fn turn(&mut self, now: Tick, heard: Tick) -> io::Result<()> {
+        self.node.heard(heard);
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             listener.accept(number, now, &mut self.node, &mut self.sockets);
         }
@@ -248,7 +255,7 @@ impl<S: Service> Served for Host<S> {
             self.listeners.iter_mut().for_each(Listener::resume);
         }
         if self.is_shared && self.node.stopping() {
-            self.leave(now);
+            self.leave(now, heard);
         }
         self.hand_out_jobs()
     }

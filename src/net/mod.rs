@@ -5,7 +5,8 @@
 //! most programs have one and never see it.
 //!
 //! `listener` binds and accepts; `sockets` dials, reads and writes; `worker` is a thread for jobs; `calls` are closures from
-//! other threads; `signals` are SIGINT and SIGTERM; `files` are limits of descriptors; `tokens` name what an event is of.
+//! other threads; `signals` are those that ask a process to leave; `files` are limits of descriptors; `tokens` name what an
+//! event is of.
 
 mod calls;
 mod clock;
@@ -28,3 +29,4 @@ pub use files::{raise_file_limit, survive_file_size_limit};
 pub use host::Host;
 pub use listener::{Address, Bound};
 pub use reactor::{Handle, Reactor, ServiceId};
+pub use signals::leave_signals;

@@ -4,6 +4,10 @@
 //! workers have done; then each service accepts a batch, and its engine serves, fires timers, writes and reaps; jobs go
 //! to the workers. An idle node sleeps: there is no periodic wake-up, but for one a second while jobs are under way.
 //!
+//! Deadlines are judged up to the tick before the last poll that told of everything, not up to the time after it: the process
+//! may have been stopped between the two, or the poll cut short (SIGCONT interrupts it). So the turn that a deadline woke
+//! is followed by one that does not sleep, which hears what came until then and fires.
+//!
 //! Several services ([`Reactor::add_service`]) take their part of each turn one after the other. What one may do in its
 //! part is bounded by its limits a connection, and by a number of connections: a flood of one costs the others about a
 //! millisecond a turn. Each stops for itself; the loop ends when all have.
@@ -16,8 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Waker};
+use signal_hook::consts::SIGHUP;
 
-use crate::engine::{Limits, Node, Service, Work};
+use crate::engine::{Heard, Limits, Node, Service, Tick, Work};
 
 use super::calls::Caller;
 use super::clock::Clock;
@@ -31,6 +36,9 @@ use super::tokens::{self, CONNS_MAX, SERVICES_MAX};
 /// they are still in the second-level cache then.
 const EVENTS_PER_TURN: usize = 256;
 
+/// Sources of events that are no service's.
+const WAKER_AND_SIGNALS: usize = 2;
+
 /// Services on real sockets: one whose type is known, and any that were added.
 pub struct Reactor<S: Service> {
     poll: Poll,
@@ -43,10 +51,15 @@ pub struct Reactor<S: Service> {
     /// Descriptors that connections may have, over all services.
     files: usize,
     clock: Clock,
+    /// When the last turn began; the next poll begins later.
+    now: Tick,
+    heard: Heard,
     waker: Arc<Waker>,
     stop_asked: Arc<AtomicBool>,
-    /// A signal came.
+    /// A signal came: the services are told.
     leaving: bool,
+    /// A SIGINT or SIGTERM came: the next one ends the run.
+    pressed: bool,
 }
 
 /// Names a service that was added to a reactor, see [`Reactor::host`].
@@ -100,9 +113,12 @@ impl<S: Service> Reactor<S> {
             events: Events::with_capacity(EVENTS_PER_TURN),
             signals: None,
             clock,
+            now: Tick(0),
+            heard: Heard::default(),
             waker,
             stop_asked: Arc::new(AtomicBool::new(false)),
             leaving: false,
+            pressed: false,
         })
     }
 
@@ -187,9 +203,11 @@ impl<S: Service> Reactor<S> {
         self.first.start_worker_for(takes, work)
     }
 
-    /// From now on SIGINT and SIGTERM ask every service to leave. The second one ends [`Reactor::run`] with an error of
-    /// the kind [`io::ErrorKind::Interrupted`], and dropping the reactor then waits for no worker. When the last reactor
-    /// that listens is gone, they end the process.
+    /// From now on SIGINT, SIGTERM and SIGHUP ask every service to leave. The second SIGINT or SIGTERM ends
+    /// [`Reactor::run`] with an error of the kind [`io::ErrorKind::Interrupted`], and dropping the reactor then waits for
+    /// no worker. A SIGHUP never does: one terminal that closes may send several, and a service manager one behind its
+    /// SIGTERM. When the last reactor that listens is gone, the signals end the process. Where SIGHUP was ignored before
+    /// (`nohup`), it stays so.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         self.signals = Some(Caught::new(self.poll.registry(), tokens::SIGNALS)?);
         Ok(())
@@ -232,10 +250,11 @@ impl<S: Service> Reactor<S> {
         let stopped = Instant::now();
         while !self.hosts().all(|host| host.is_drained()) {
             let left = linger.unwrap_or_default().saturating_sub(stopped.elapsed());
+            // The last turn does not sleep: it sends what there is room for after a time in which the process did not run.
+            self.turn(Some(left))?;
             if left.is_zero() {
                 break;
             }
-            self.turn(Some(left))?;
         }
         Ok(())
     }
@@ -255,12 +274,22 @@ impl<S: Service> Reactor<S> {
 
     fn take_turn(&mut self, wait_max: Option<Duration>) -> io::Result<()> {
         let sleep = soonest(self.sleep(), wait_max);
-        match self.poll.poll(&mut self.events, sleep) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+        let heard = match self.poll.poll(&mut self.events, sleep) {
+            Ok(()) => {
+                let count = self.events.iter().count();
+                let sources =
+                    WAKER_AND_SIGNALS + self.hosts().map(|host| host.sources()).sum::<usize>();
+                let full = count == EVENTS_PER_TURN;
+                self.heard.polled(self.now, count, full, sources)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                self.heard.interrupted()
+            }
             Err(e) => return Err(e),
-        }
+        };
         let now = self.clock.now();
+        self.now = now;
         self.first.begin(now);
         self.others.iter_mut().for_each(|host| host.begin(now));
         // A sleep that ran out is also the time to look at the workers.
@@ -285,9 +314,9 @@ impl<S: Service> Reactor<S> {
         if signalled {
             self.take_signals()?;
         }
-        self.first.turn(now)?;
+        self.first.turn(now, heard)?;
         for host in &mut self.others {
-            host.turn(now)?;
+            host.turn(now, heard)?;
         }
         Ok(())
     }
@@ -299,16 +328,20 @@ impl<S: Service> Reactor<S> {
     }
 
     fn take_signals(&mut self) -> io::Result<()> {
-        let came = self.signals.as_mut().map_or(0, Caught::take);
-        for _ in 0..came {
-            if self.leaving {
-                self.hosts_mut().for_each(|host| host.stop());
-                return Err(io::Error::new(
-                    io::ErrorKind::Interrupted,
-                    "ended by a second signal, before everything was done",
-                ));
-            }
-            self.leaving = true;
+        let came = self.signals.as_mut().map_or(Vec::new(), Caught::take);
+        came.into_iter().try_for_each(|signal| self.signal(signal))
+    }
+
+    /// Tells the services to leave, or ends the run when it was asked for a second time.
+    fn signal(&mut self, signal: i32) -> io::Result<()> {
+        if signal != SIGHUP && std::mem::replace(&mut self.pressed, true) {
+            self.hosts_mut().for_each(|host| host.stop());
+            return Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "ended by a second signal, before everything was done",
+            ));
+        }
+        if !std::mem::replace(&mut self.leaving, true) {
             log::info!("leaving; a second signal ends at once");
             self.hosts_mut().for_each(|host| host.shutdown());
         }
@@ -344,7 +377,30 @@ fn divide(files: usize, asked: &[usize]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+
+    use crate::net::tests::Quiet;
+
     use super::*;
+
+    #[test]
+    fn a_hang_up_asks_once_and_is_no_second_signal() {
+        for (signals, ends_at) in [
+            (&[SIGHUP, SIGHUP, SIGHUP][..], None),
+            (&[SIGTERM, SIGHUP], None),
+            (&[SIGHUP, SIGTERM, SIGHUP], None),
+            (&[SIGHUP, SIGTERM, SIGTERM], Some(2)),
+            (&[SIGTERM, SIGHUP, SIGINT], Some(2)),
+            (&[SIGINT, SIGTERM], Some(1)),
+        ] {
+            let mut reactor = Reactor::new(Quiet::default(), Limits::default()).unwrap();
+            let mut ends = signals
+                .iter()
+                .map(|&signal| reactor.signal(signal).is_err());
+            assert_eq!(ends.position(|ends| ends), ends_at, "{signals:?}");
+            assert!(reactor.leaving);
+        }
+    }
 
     #[test]
     fn who_asks_for_little_gets_it_and_the_others_share_the_rest() {

@@ -122,6 +122,11 @@ impl Transport for Sockets {
             Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
             Err(e) => return Err(e),
         }
+        if meets_itself(&socket, to)? {
+            // A reset: after an orderly close the port would wait for a minute.
+            socket.set_linger(Some(Duration::ZERO))?;
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         self.insert(id, TcpStream::from_std(socket.into()))
     }
 
@@ -149,6 +154,17 @@ impl Transport for Sockets {
             self.closed |= stream.take().is_some();
         }
     }
+}
+
+/// Whether a dial to `to` goes to its own socket, which TCP connects to itself (a simultaneous open). The kernel may choose
+/// the dialled port for a dial of an ephemeral port of this host at which nobody listens; that counts as refused. Known
+/// as soon as the socket has an address, before anything of it is told.
+fn meets_itself(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
+    let here = socket.local_addr()?.as_socket();
+    // The unspecified address is this host.
+    Ok(here.is_some_and(|here| {
+        here.port() == to.port() && (here.ip() == to.ip() || to.ip().is_unspecified())
+    }))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::{Node, Readiness, Service, Tick, Ticks, Work};
+use crate::engine::{Heard, Node, Readiness, Service, Tick, Ticks, Work};
 
 use super::event::{TICK_US, What};
 use super::faults::Span;
@@ -41,6 +41,7 @@ pub(super) struct Host<S: Service> {
     deadline_us: Option<u64>,
     /// When the node wants its next turn if nothing happens.
     wake_us: Option<u64>,
+    heard: Heard,
     accepts_from: Option<Tick>,
     /// The service stopped the node; by then it is gone.
     leaves_at: Option<Tick>,
@@ -62,6 +63,7 @@ impl<S: Service> Host<S> {
             done: VecDeque::new(),
             deadline_us: None,
             wake_us: None,
+            heard: Heard::default(),
             accepts_from: None,
             leaves_at: None,
             empty_turns: 0,
@@ -82,6 +84,7 @@ impl<S: Service> Host<S> {
         self.working = false;
         (self.deadline_us, self.wake_us) = (None, None);
         (self.accepts_from, self.leaves_at) = (None, None);
+        self.heard = Heard::default();
         self.paused = false;
         self.empty_turns = 0;
     }
@@ -98,7 +101,13 @@ impl<S: Service> Host<S> {
         }
         let now = Tick(net.now_us / TICK_US);
         self.node.begin(now);
-        self.take_edges(net, host);
+        let events = self.take_edges(net, host);
+        let (more, sources) = (
+            !net.doors[host].edges.is_empty(),
+            net.doors[host].slots.len(),
+        );
+        let heard = self.heard.polled(now, events, more, sources);
+        self.node.heard(heard);
         let share = self.node.limits().jobs_done_per_turn.min(self.done.len());
         for done in self.done.drain(..share) {
             self.node.job_done(done);
@@ -114,13 +123,14 @@ impl<S: Service> Host<S> {
         self.plan(net, host);
     }
 
-    fn take_edges(&mut self, net: &mut Net, host: usize) {
+    /// Returns how many.
+    fn take_edges(&mut self, net: &mut Net, host: usize) -> usize {
         if net.chance(net.faults.spurious) {
             self.make_up_an_edge(net, host);
         }
-        for _ in 0..EVENTS_PER_TURN {
+        for taken in 0..EVENTS_PER_TURN {
             let Some((id, end)) = net.doors[host].edges.pop_front() else {
-                return;
+                return taken;
             };
             let Some(end) = end else {
                 let all = Readiness {
@@ -137,6 +147,7 @@ impl<S: Service> Host<S> {
                 self.node.ready(id, link.readiness(end.side()));
             }
         }
+        EVENTS_PER_TURN
     }
 
     fn make_up_an_edge(&mut self, net: &mut Net, host: usize) {

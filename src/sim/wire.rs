@@ -70,6 +70,10 @@ impl Transport for Wire<'_> {
             }
             Some(from) => from,
         };
+        // It would meet itself, see the sockets of `net`.
+        if from == to {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
         let end = self.net.connect(Owner::Conn(self.host, id), from, to);
         self.insert(id, end);
         Ok(())

@@ -1,6 +1,7 @@
 //! The reactor and its worker threads: what fails there, and what comes all at once.
 
 mod ipv6;
+mod itself;
 mod services;
 mod starts;
 

@@ -7,6 +7,7 @@ mod limits;
 mod lines;
 mod regressions;
 mod relay;
+mod stops;
 mod swarm;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

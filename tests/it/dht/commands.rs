@@ -423,7 +423,7 @@ fn a_node_without_stdin_keeps_running() {
 #[test]
 fn signals_end_a_node_orderly() {
     let data = tempfile::tempdir().expect("a directory");
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         for options in [&[][..], &["--data", text(data.path())]] {
             let mut node = node(options);
             let mut peer = node.connect();

@@ -357,22 +357,24 @@ fn an_interrupted_stress_run_leaves_no_process_behind() {
         "60",
         "--processes",
     ];
-    let mut child = peerloop(&words)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("spawn");
-    let parent = child.id();
-    assert!(wait_until(DEADLINE, || children(parent).len() == 3));
-    let nodes = children(parent);
-    kill_process(Pid::from_child(&child), Signal::INT).expect("kill");
-    let status = wait(&mut child, DEADLINE).expect("it ends");
-    assert_eq!(status.code(), Some(2));
-    for node in nodes {
-        assert!(
-            !std::fs::exists(format!("/proc/{node}")).expect("/proc"),
-            "{node} lives"
-        );
+    for signal in [Signal::INT, Signal::HUP] {
+        let mut child = peerloop(&words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        let parent = child.id();
+        assert!(wait_until(DEADLINE, || children(parent).len() == 3));
+        let nodes = children(parent);
+        kill_process(Pid::from_child(&child), signal).expect("kill");
+        let status = wait(&mut child, DEADLINE).expect("it ends");
+        assert_eq!(status.code(), Some(2));
+        for node in nodes {
+            assert!(
+                !std::fs::exists(format!("/proc/{node}")).expect("/proc"),
+                "{node} lives"
+            );
+        }
     }
 }
 

@@ -286,7 +286,7 @@ fn an_id_is_kept_while_a_large_file_is_hashed() {
 fn a_shell_between_two_commands_can_be_ended() {
     use std::io::{BufRead, Write};
     let place = Place::new();
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut command = place.command(&["shell"]);
         command.stdin(std::process::Stdio::piped());
         command.stdout(std::process::Stdio::piped());

@@ -1,5 +1,7 @@
-//! Engine and reactor: limits, allocations, and the example of a service.
+//! Engine and reactor: limits, allocations, signals, stops, and the example of a service.
 
 pub mod allocations;
 mod echo_example;
 mod limits;
+mod signals;
+mod stops;

@@ -241,11 +241,25 @@ impl Server {
     }
 
     /// A field of /proc/PID/status.
-    fn status(&self, field: &str) -> u64 {
+    fn status_text(&self, field: &str) -> String {
         let text = self.proc("status");
         let line = text.lines().find_map(|line| line.strip_prefix(field));
         let value = line.and_then(|line| line.strip_prefix(':')?.split_whitespace().next());
-        value.expect("a field of status").parse().expect("a number")
+        value.expect("a field of status").into()
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        self.status_text(field).parse().expect("a number")
+    }
+
+    /// A letter of the kernel's: `T` is stopped.
+    pub fn state(&self) -> String {
+        self.status_text("State")
+    }
+
+    pub fn ignores(&self, signal: Signal) -> bool {
+        let mask = u64::from_str_radix(&self.status_text("SigIgn"), 16).expect("a mask");
+        mask >> (signal.as_raw() - 1) & 1 == 1
     }
 
     fn proc(&self, file: &str) -> String {

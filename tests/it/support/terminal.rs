@@ -51,6 +51,11 @@ impl Terminal {
         assert!(came, "no {text:?} in {}", shown.escape_ascii());
     }
 
+    /// Closes the terminal under the program, which may live on.
+    pub fn hang_up(self) {
+        drop(self);
+    }
+
     /// The exit code, once it has ended.
     pub fn wait(&mut self) -> Option<i32> {
         wait(&mut self.child, DEADLINE)?.code()
