@@ -1,12 +1,14 @@
 //! Changes of the ring: who joins and leaves, and which range moves with it.
 //!
 //! - `lock`: one change of membership at a time; the other requests wait.
-//! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next.
+//! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next. `confirm`: the joiner
+//!   is a member before its entries are removed here. `stall`: a joiner that does nothing does not hold up the others.
 //! - `disconnect`: serves DISCONNECT, takes the range of a leaver. `relay`: a DISCONNECT for another member.
 //! - `join`, `leave`: our own join and leave.
 //! - `address_policy`: which addresses a peer may announce.
 
 pub(crate) mod address_policy;
+pub(crate) mod confirm;
 pub(crate) mod connect;
 pub(crate) mod disconnect;
 pub(crate) mod join;
@@ -14,3 +16,4 @@ pub(crate) mod leave;
 pub(crate) mod lock;
 pub(crate) mod rejoin;
 pub(crate) mod relay;
+pub(crate) mod stall;

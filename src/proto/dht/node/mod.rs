@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
 use super::id::Id;
+use super::membership::confirm::Confirmation;
 use super::membership::connect::HandOff;
 use super::membership::disconnect::Disconnect;
 use super::membership::join::{self, Join};
@@ -30,6 +31,7 @@ use super::membership::leave::Leave;
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
+use super::membership::stall::Stallers;
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -97,6 +99,8 @@ pub(crate) enum Role {
 pub(crate) enum LockHolder {
     Nobody,
     HandOff(HandOff),
+    /// The joiner that a range was handed to is asked whether it is a member.
+    Confirmation(Confirmation),
     Disconnect(Disconnect),
     /// A DISCONNECT that is for another member.
     Relay(Relay),
@@ -136,6 +140,10 @@ pub enum Timer {
     Finger,
     /// Look up our prev.
     Prev,
+    /// Look whether the joiner, to which a range is being handed over, goes on.
+    Stall,
+    /// Look whether the joiner, to which a range was handed over, answers.
+    Confirmation,
     /// Remove a further piece.
     Sweep,
     /// A round of the probe of our next is over.
@@ -166,6 +174,8 @@ pub enum Tag {
     Rejoin,
     /// A recovered entry, at its owner.
     Recovered(Id),
+    /// Whether the joiner that has our range is a member.
+    Confirmation,
     /// Our next takes us back as its prev after a joiner failed.
     TakeBack,
     /// Our next is told its prev, after we left or joined.
@@ -196,6 +206,8 @@ pub struct DhtNode {
     pub(crate) lock_holder: LockHolder,
     pub(crate) lock_deadline: Option<Deadline>,
     pub(crate) parked: Parked,
+    pub(crate) stallers: Stallers,
+    pub(crate) stall_armed: bool,
     /// A step of the sweep is queued.
     pub(crate) sweep_queued: bool,
     pub(crate) fenced_writes: FencedWrites,
@@ -234,6 +246,8 @@ impl DhtNode {
             lock_holder: LockHolder::Nobody,
             lock_deadline: None,
             parked: Parked::default(),
+            stallers: Stallers::default(),
+            stall_armed: false,
             sweep_queued: false,
             fenced_writes: FencedWrites::default(),
             probe: None,
@@ -535,6 +549,8 @@ impl Service for DhtNode {
             Timer::LeaveDeadline => self.leave_window_over(hub),
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.claim_late(hub),
+            Timer::Stall => self.look_for_stall(hub),
+            Timer::Confirmation => self.look_at_joiner(hub),
             Timer::Sweep => self.sweep_late(hub),
             Timer::Probe => self.probe_late(hub),
             Timer::Rejoin => self.rejoin_late(hub),
@@ -582,6 +598,7 @@ impl Host for DhtNode {
             Tag::Probe => self.probe_told(hub, result),
             Tag::Rejoin => self.rejoin_told(hub, result),
             Tag::Recovered(key) => self.recovered_told(hub, key, result),
+            Tag::Confirmation => self.joiner_answered(hub, result),
             Tag::TakeBack | Tag::TellNext => {}
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),

@@ -24,6 +24,7 @@ impl Ring {
                 lock_holder: match node.lock_holder {
                     LockHolder::Nobody => None,
                     LockHolder::HandOff(_) => Some("hand-overs"),
+                    LockHolder::Confirmation(_) => Some("confirmed"),
                     LockHolder::Disconnect(_) => Some("absorbed"),
                     LockHolder::Relay(_) => Some("relayed"),
                     LockHolder::Rejoin(_) => Some("revived"),
