@@ -357,12 +357,12 @@ fn fenced_writes_are_refused_after_thirty_seconds() {
     let mut world = Ring::new(9);
     let p = ring(&mut world, 1)[0];
     let (joiner, id) = joiner_at(&world, p);
-    let slow = "v".repeat(300_000);
+    let slow = "v".repeat(3_000_000);
     for n in 0..8 {
         put(&mut world, p, after(id, n), &slow);
     }
     let peer = say(&mut world, joiner, p, &format!("CONNECT\n{id}\n"));
-    world.peer(peer).set_window(4000);
+    world.peer(peer).set_window(8000);
     world.peer(peer).stop_reading();
     world.run_for(secs(1));
     let writer = say(&mut world, addr(66), p, &insert(id, "x"));
@@ -376,7 +376,8 @@ fn fenced_writes_are_refused_after_thirty_seconds() {
         waited += 1;
         assert!(waited < 70, "it waits for ever");
     }
-    assert!(waited > 20, "{waited}");
+    let got = world.peer(peer).received().len();
+    assert!(waited > 20, "{waited} {got} {:?}", world.peer(writer).received());
     hears(&mut world, writer, "1\n0\n");
 }
 
