@@ -128,7 +128,15 @@ fn init_log(verbose: u8) {
         2 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
-    env_logger::Builder::new()
+    let mut builder = env_logger::Builder::new();
+    if verbose == 0 && std::env::var_os("RUST_LOG").is_none() {
+        // Whoever starts a node waits for it to be a member.
+        for module in ["join", "seeds"] {
+            let module = format!("peerloop::proto::dht::membership::{module}");
+            builder.filter_module(&module, LevelFilter::Info);
+        }
+    }
+    builder
         .filter_level(level)
         .parse_default_env()
         // A message may quote a peer.

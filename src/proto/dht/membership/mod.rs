@@ -4,7 +4,7 @@
 //! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next. `confirm`: the joiner
 //!   is a member before its entries are removed here. `stall`: a joiner that does nothing does not hold up the others.
 //! - `disconnect`: serves DISCONNECT, takes the range of a leaver. `relay`: a DISCONNECT for another member.
-//! - `join`, `leave`: our own join and leave.
+//! - `join`, `leave`: our own join and leave. `seeds`: nodes that are started with one list, and who founds their ring.
 //! - `address_policy`: which addresses a peer may announce.
 
 pub(crate) mod address_policy;
@@ -16,4 +16,5 @@ pub(crate) mod leave;
 pub(crate) mod lock;
 pub(crate) mod rejoin;
 pub(crate) mod relay;
+pub(crate) mod seeds;
 pub(crate) mod stall;

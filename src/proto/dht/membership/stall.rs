@@ -17,7 +17,7 @@ use crate::engine::{Cx, Hub, Tick, Ticks};
 use crate::proto::dht::node::{DhtNode, LockHolder, Role, Timer};
 
 /// With a look, two seconds: the longest that a write waits for a joiner that does nothing.
-const STALL: Ticks = Ticks::from_millis(1700);
+const STALL: Ticks = Ticks::from_millis(1500);
 const LOOK_EVERY: Ticks = Ticks::from_millis(250);
 
 const STRIKE_AFTER: Ticks = Ticks::from_secs(1);
@@ -201,10 +201,10 @@ mod tests {
         };
         // Nothing waits.
         assert!(!over(0, false, at(0, false)) && !over(600, false, at(0, false)));
-        assert!(!over(602, true, at(0, false)) && !over(618, true, at(999, false)));
-        assert!(!over(619, true, at(1000, false)), "just enough");
-        assert!(!over(635, true, at(1500, false)) && over(636, true, at(1999, false)));
-        assert!(!over(640, true, at(3 << 20, true)) && !over(686, true, at(3 << 20, true)));
-        assert!(over(687, true, at(3 << 20, true)));
+        assert!(!over(602, true, at(0, false)) && !over(616, true, at(999, false)));
+        assert!(!over(617, true, at(1000, false)), "just enough");
+        assert!(!over(631, true, at(1500, false)) && over(632, true, at(1999, false)));
+        assert!(!over(640, true, at(3 << 20, true)) && !over(684, true, at(3 << 20, true)));
+        assert!(over(685, true, at(3 << 20, true)));
     }
 }

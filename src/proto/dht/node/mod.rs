@@ -183,6 +183,8 @@ pub enum Tag {
     /// A step of our own join or leave.
     Join,
     Leave,
+    /// Whether a node that we may join by is a member.
+    Seed,
     Finger,
     /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
     Prev(u64),
@@ -318,6 +320,11 @@ impl DhtNode {
         serves && self.routing.owns(key)
     }
 
+    /// LOCATE has an answer: not so while we join and know no member.
+    fn names_owners(&self) -> bool {
+        !matches!(&self.role, Role::Joining(join) if !join.names_owner())
+    }
+
     /// Of all nodes that this one knows, the last at or before `key`.
     pub(crate) fn closest(&self, key: Id) -> Member {
         match &self.role {
@@ -337,6 +344,7 @@ impl DhtNode {
         used: usize,
     ) -> Step {
         match request {
+            Request::Locate(_) if !self.names_owners() => cx.close(),
             Request::Locate(key) => {
                 let closest = self.closest(key);
                 wire::put_address(cx.out(), closest.addr);
@@ -601,6 +609,7 @@ impl Host for DhtNode {
             Tag::Confirmation => self.joiner_answered(hub, result),
             Tag::TakeBack | Tag::TellNext => {}
             Tag::Join => self.join_told(hub, result),
+            Tag::Seed => self.seed_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(result),
             Tag::Prev(claims) => self.prev_found(claims, result),

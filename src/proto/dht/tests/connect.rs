@@ -377,7 +377,11 @@ fn fenced_writes_are_refused_after_thirty_seconds() {
         assert!(waited < 70, "it waits for ever");
     }
     let got = world.peer(peer).received().len();
-    assert!(waited > 20, "{waited} {got} {:?}", world.peer(writer).received());
+    assert!(
+        waited > 20,
+        "{waited} {got} {:?}",
+        world.peer(writer).received()
+    );
     hears(&mut world, writer, "1\n0\n");
 }
 

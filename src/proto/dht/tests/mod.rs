@@ -1,15 +1,17 @@
 //! The DHT under the simulator: whole rings with everything going on at once ([`ring`]), and single exchanges against
 //! scripted peers: CONNECT, DISCONNECT and what they may cost ([`connect`], [`disconnect`], [`relay`], [`rejoin`],
-//! [`limits`]), LOCATE ([`lookups`]), peers that lie ([`untrusted_peers`]).
+//! [`joiners`], [`limits`]), joining by a list ([`seeds`]), LOCATE ([`lookups`]), peers that lie ([`untrusted_peers`]).
 
 mod connect;
 mod disconnect;
+mod joiners;
 mod limits;
 mod lookups;
 mod rejoin;
 mod relay;
 mod ring;
 mod script;
+mod seeds;
 mod untrusted_peers;
 
 use std::collections::BTreeMap;

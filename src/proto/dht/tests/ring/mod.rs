@@ -580,7 +580,7 @@ const HAPPENS: &[(&str, u64)] = &[
 const HAPPENS_WITH_RESTARTS: &[(&str, u64)] = &[
     ("restarts", 100),
     ("revived", 100),
-    ("unpacked", 40),
+    ("unpacked", 20),
     ("joined", 250),
     ("leaves", 60),
     ("kills", 50),
