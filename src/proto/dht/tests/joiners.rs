@@ -267,9 +267,9 @@ fn joiners_that_stall_in_a_loop_let_writes_through() {
         let end = world.now() + secs(119);
         while world.now() < end {
             stallers.retain(|peer| !world.peer(*peer).is_closed());
-            for n in 0..stallers.len() {
-                if world.peer(stallers[n]).received() == b"0\n" {
-                    world.peer(stallers[n]).reset();
+            for staller in &stallers {
+                if world.peer(*staller).received() == b"0\n" {
+                    world.peer(*staller).reset();
                 }
             }
             while stallers.len() < 3 {
