@@ -70,6 +70,18 @@ pub(super) fn advertised(
     Ok(SocketAddrV4::new(ip, listening.port()))
 }
 
+/// Whether what listens on `listening` and advertises `advertised` is reached at `addr`.
+pub(super) fn is_own(
+    addr: SocketAddrV4,
+    advertised: SocketAddrV4,
+    listening: SocketAddrV4,
+) -> bool {
+    // Only an address of this machine can be bound.
+    let is_here = |ip: Ipv4Addr| UdpSocket::bind((ip, 0)).is_ok();
+    let everywhere = listening.ip().is_unspecified() && addr.port() == listening.port();
+    addr == advertised || addr == listening || everywhere && is_here(*addr.ip())
+}
+
 /// Asks the routing table; connecting a UDP socket sends nothing.
 fn default_route_ip() -> Option<Ipv4Addr> {
     // An address of TEST-NET-1, which is nobody's and so takes the default route.

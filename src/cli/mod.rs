@@ -96,7 +96,13 @@ fn parses(line: &str) -> bool {
 pub fn run() -> ExitCode {
     let matches = options::negative_values(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    init_log(cli.verbose);
+    let runs_node = matches!(
+        cli.command,
+        Command::Dht {
+            command: dht::Command::Node(_)
+        }
+    );
+    init_log(cli.verbose, runs_node);
     if let Err(e) = survive_file_size_limit() {
         log::warn!("a file that reaches its size limit will end the program: {e}");
     }
@@ -121,14 +127,22 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn init_log(verbose: u8) {
+fn init_log(verbose: u8, runs_node: bool) {
     let level = match verbose {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
         2 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
-    env_logger::Builder::new()
+    let mut builder = env_logger::Builder::new();
+    if runs_node && verbose == 0 && std::env::var_os("RUST_LOG").is_none() {
+        // Whoever starts a node waits for it to be a member.
+        for module in ["join", "seeds"] {
+            let module = format!("peerloop::proto::dht::membership::{module}");
+            builder.filter_module(&module, LevelFilter::Info);
+        }
+    }
+    builder
         .filter_level(level)
         .parse_default_env()
         // A message may quote a peer.

@@ -25,7 +25,7 @@ use peerloop::proto::dht::storage::entries::Entries;
 use peerloop::store::redb::Redb;
 use peerloop::workers::commit::Committer;
 
-use super::addr::{advertised, bind, resolve, serve};
+use super::addr::{advertised, bind, is_own, resolve, serve};
 use super::options::{LONG_SECS, patience_secs, within};
 use super::prompt::{self, NodePrompt};
 use super::{Answer, print};
@@ -58,7 +58,8 @@ pub(super) struct NodeArgs {
     /// Join the ring that this peer is in; without one the node is a ring of its own
     #[arg(num_args = 2, value_names = ["PEER_IP", "PEER_PORT"])]
     peer: Vec<String>,
-    /// The same; may be given several times, and then any of them will do
+    /// The same; may be given several times, and then any of them will do. With the node's own address among them, the
+    /// nodes of a new ring can all be started with one list: the one with the least address founds it
     #[arg(long, value_name = "IP:PORT", value_parser = resolve, conflicts_with = "peer")]
     join: Vec<SocketAddrV4>,
     /// Where to listen; port 0 is any free one
@@ -213,7 +214,13 @@ impl NodeArgs {
         }
         serve(&mut reactor, bound)?;
         if !contacts.is_empty() {
-            reactor.node().with(|node, hub| node.join(hub, contacts));
+            let (own, others): (Vec<_>, Vec<_>) = contacts
+                .into_iter()
+                .partition(|contact| is_own(*contact, advertise, listening));
+            let own = own.into_iter().min();
+            reactor
+                .node()
+                .with(|node, hub| node.join_or_found(hub, others, own));
         }
         let prompt = prompt(&reactor, listening)?;
         let result = reactor.run();

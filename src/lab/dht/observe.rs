@@ -192,6 +192,7 @@ impl Doing {
                 LockHolder::Relay(_) => Some("relayed"),
                 LockHolder::Rejoin(_) => Some("revived"),
                 LockHolder::Recovery => Some("unpacked"),
+                LockHolder::Confirmation(_) => Some("confirmed"),
                 LockHolder::Absorb(_) => Some("absorbs"),
                 LockHolder::Sweep(_) => Some("swept"),
             },

@@ -1,14 +1,18 @@
 //! Serves CONNECT: the part of our range from the joiner's id on is handed to the joiner.
 //!
 //! ```text
-//! Settling ──writes under way are done──▶ Sending ──all entries, next──▶ Answer ──its address──▶ our next
+//! Settling ──writes under way are done──▶ Sending ──all entries, next──▶ Answer ──its address──▶ confirm
 //!     └──────────── the joiner is gone, late, slow or lies: the range stays ───────┘
 //! ```
 //! Ownership moves with the joiner's address and not before. Until then this node answers reads of the range, and writes
-//! into it are fenced. If the joiner fails after it was told our next, that next is told that we are its prev again.
+//! into it are fenced. If the joiner fails after it was told our next, that next is told that we are its prev again. How long
+//! the others wait for a joiner is in [`super::stall`], and what follows its address in [`super::confirm`].
+
+use std::net::Ipv4Addr;
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
+use super::stall::{Progress, Stall};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Tag};
 use crate::proto::dht::routing::Member;
@@ -22,6 +26,7 @@ use crate::proto::dht::wire::{self, Form};
 pub(crate) struct HandOff {
     /// The joiner's connection.
     conn: ConnId,
+    source: Ipv4Addr,
     joiner: Id,
     /// Our next, or the node after it when the joiner is our next; the joiner's next to be.
     next: Member,
@@ -29,6 +34,7 @@ pub(crate) struct HandOff {
     sending: Sending,
     /// A note that goes on with it is queued: one batch of commits, or one turn, is one quantum.
     noted: bool,
+    pub(crate) stall: Stall,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,19 @@ enum Phase {
 impl HandOff {
     pub(crate) fn moves(&self, key: Id) -> bool {
         key.in_arc(self.joiner, self.next.id)
+    }
+
+    pub(crate) fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// How far the joiner is, given what is queued for it; `None` while it waits for us.
+    pub(crate) fn progress(&self, queued_bytes: usize) -> Option<Progress> {
+        let progress = Progress {
+            taken_bytes: self.sending.taken_bytes(queued_bytes),
+            has_all: self.phase == Phase::Answer && queued_bytes == 0,
+        };
+        (!matches!(self.phase, Phase::Settling { .. })).then_some(progress)
     }
 
     /// Bytes that the joiner took, given what is queued for it; `None` while nothing is to be sent.
@@ -86,7 +105,9 @@ impl DhtNode {
         form: Form,
     ) -> bool {
         let conn = cx.id();
-        if !self.start_lock_deadline(cx, conn, self.config.transfer.within) {
+        if !self.watch_joiner(cx)
+            || !self.start_lock_deadline(cx, conn, self.config.transfer.within)
+        {
             return false;
         }
         wire::put_ack(cx.out(), true);
@@ -95,11 +116,13 @@ impl DhtNode {
         let phase = Phase::Settling(self.writes_before());
         self.lock_holder = LockHolder::HandOff(HandOff {
             conn,
+            source: *cx.peer_v4().ip(),
             joiner,
             next,
             phase,
             sending,
             noted: false,
+            stall: Stall::default(),
         });
         self.note_hand_off(cx);
         true
@@ -191,7 +214,13 @@ impl DhtNode {
         let Some((addr, used)) = wire::address(input.bytes, input.seen)? else {
             return Ok(Step::More);
         };
-        let LockHolder::HandOff(HandOff { joiner, next, .. }) = self.lock_holder else {
+        let LockHolder::HandOff(HandOff {
+            joiner,
+            next,
+            source,
+            ..
+        }) = self.lock_holder
+        else {
             return Err(Violation::us("the hand-off is over"));
         };
         if !self.may_announce(cx, addr) {
@@ -207,10 +236,7 @@ impl DhtNode {
             ));
         }
         *expect = Expect::Request;
-        log::info!("{addr} joined; it is our next");
-        self.set_next(cx, member);
-        self.sweep(cx, joiner, next.id);
-        self.release_fenced_writes(cx);
+        self.begin_confirmation(cx, member, next.id, source);
         Ok(Step::Done(used))
     }
 
@@ -230,7 +256,11 @@ impl DhtNode {
     /// The joiner's connection is over before it gave its address.
     pub(crate) fn hand_off_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
         let LockHolder::HandOff(HandOff {
-            conn, next, phase, ..
+            conn,
+            next,
+            phase,
+            source,
+            ..
         }) = self.lock_holder
         else {
             return;
@@ -238,12 +268,20 @@ impl DhtNode {
         if conn != id {
             return;
         }
+        self.strike_if_held(hub.now(), source);
         log::info!("a joiner left before it had joined; the range stays");
-        if phase == Phase::Answer && next != self.me() && next == self.routing.next() {
-            let operation = Operation::update_prev(self.me().addr, next.addr, self.bounds());
-            client::start(self, hub, operation, Tag::TakeBack);
+        if phase == Phase::Answer && next == self.routing.next() {
+            self.take_prev_back(hub, next);
         }
         self.release_lock(hub);
         self.release_fenced_writes(hub);
+    }
+
+    /// Our next was told by a joiner that failed that the joiner is its prev.
+    pub(crate) fn take_prev_back(&mut self, hub: &mut Hub<Self>, next: Member) {
+        if next != self.me() {
+            let operation = Operation::update_prev(self.me().addr, next.addr, self.bounds());
+            client::start(self, hub, operation, Tag::TakeBack);
+        }
     }
 }

@@ -470,7 +470,7 @@ impl DhtNode {
                 preds: self.heartbeat.told_before().collect(),
             };
             reply.put(cx.out());
-            return;
+            return self.joiner_beats(cx, member);
         }
         // Its own address says that this node cannot grant, and nothing else.
         let next = if can_grant { next.addr } else { from };

@@ -1,11 +1,15 @@
 //! Joins a ring: CONNECT at the node that owns our id.
 //!
 //! ```text
-//! Locate ─▶ Receive ─▶ Commit ─▶ Update ─▶ Confirm ─▶ a member
-//!    └─────────┴── a pause, and again ──┴──────┘
+//! (Seeds) ─▶ Locate ─▶ Receive ─▶ Commit ─▶ Update ─▶ Confirm ─▶ a member
+//!    └──────────┴─────────┴── a pause, and again ──┴──────┘
 //! ```
 //! Until CONNECT completes, the node owns no keys. It answers data commands with `0`, LOCATE with the owner of its
-//! range, and UPDATE_PREV with `1`.
+//! range, and UPDATE_PREV with `1`. Before it knows an owner, LOCATE ends the connection: the seed that it was told may be
+//! silent, and whoever is sent there waits in vain.
+//!
+//! A node that has itself among its seeds asks them first whether they are members (see [`super::seeds`]), and does not give
+//! up.
 //!
 //! The last step of CONNECT, our address, has no ack. So the node asks the ring for its own id until the answer is its own
 //! address. Another answer is no proof that the join failed: our address may still be under way. Received entries
@@ -24,6 +28,7 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::address_policy;
 use super::lock::Deadline;
+use super::seeds::Seeds;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use crate::proto::dht::routing::Member;
@@ -51,10 +56,14 @@ const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(500).0;
 /// The same after [`TRIES_MAX`] tries: in each the node before us dials several others.
 const LONG_PAUSE_TICKS_MAX: u64 = Ticks::from_secs(2).0;
 
+/// What it does not succeed in is said this often.
+const SAID_EVERY: Ticks = Ticks::from_secs(5);
+
 #[derive(Debug)]
 pub(crate) struct Join {
-    contacts: Vec<SocketAddrV4>,
+    pub(super) seeds: Seeds,
     phase: Phase,
+    said: Option<Tick>,
     tries: u32,
     begun: Tick,
     /// The ring named us as the owner of our range before we sent our address: this node was killed and joins again.
@@ -62,6 +71,8 @@ pub(crate) struct Join {
     given_up: bool,
     /// The owner of our range; the first contact while it is not known.
     owner: Member,
+    /// The ring named it, and no look-up failed since.
+    knows_owner: bool,
     /// Our next, from the moment our address was sent until it is certain that it did not arrive.
     given: Option<Member>,
     /// Leave as soon as it is known whether the join succeeded.
@@ -77,6 +88,8 @@ pub(crate) struct Join {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// The seeds are asked whether they are members.
+    Seeds,
     /// The owner of our id is looked up.
     Locate,
     /// CONNECT goes on.
@@ -107,9 +120,38 @@ impl Join {
         self.owner
     }
 
+    pub(super) fn begun(&self) -> Tick {
+        self.begun
+    }
+
+    pub(super) fn asks_seeds(&self) -> bool {
+        self.phase == Phase::Seeds && !self.given_up
+    }
+
+    /// LOCATE can be answered.
+    pub(crate) fn names_owner(&self) -> bool {
+        self.knows_owner || self.given.is_some()
+    }
+
     /// Our address may have been sent, so the ring may count on this node.
     pub(crate) fn is_perhaps_member(&self) -> bool {
-        self.given.is_some()
+        self.given.is_some() && !self.given_up
+    }
+
+    /// Says why a try failed, now and then.
+    fn say(&mut self, now: Tick, why: impl std::fmt::Display, pause: Ticks) {
+        let is_due = self.said.is_none_or(|said| now >= said + SAID_EVERY);
+        let level = if is_due {
+            log::Level::Info
+        } else {
+            log::Level::Debug
+        };
+        self.said = if is_due { Some(now) } else { self.said };
+        let (tries, by, pause) = (self.tries, list(self.seeds.others()), pause.as_duration());
+        log::log!(
+            level,
+            "try {tries} to join by {by}: {why}; again in {pause:?}"
+        );
     }
 
     /// A new transfer begins, or none.
@@ -123,26 +165,49 @@ impl Join {
     }
 }
 
+fn list(addrs: &[SocketAddrV4]) -> String {
+    let addrs: Vec<String> = addrs.iter().map(SocketAddrV4::to_string).collect();
+    addrs.join(", ")
+}
+
 impl DhtNode {
     /// Joins the ring of any of `contacts`. Entries that the node holds are recovered into the ring, see
-    /// `recovered_entries`.
-    ///
-    /// # Panics
-    /// If there are no contacts.
-    pub fn join(&mut self, hub: &mut Hub<Self>, contacts: Vec<SocketAddrV4>) {
-        let owner = Member::at(contacts[0]);
+    /// `recovered_entries`. If the node's own address is among them, see [`DhtNode::join_or_found`].
+    pub fn join(&mut self, hub: &mut Hub<Self>, mut contacts: Vec<SocketAddrV4>) {
+        let me = self.me().addr;
+        let own = contacts.contains(&me).then_some(me);
+        contacts.retain(|contact| *contact != me);
+        self.join_or_found(hub, contacts, own);
+    }
+
+    /// The same with `own`, how the list of contacts that the nodes of a ring were given calls this one. It founds the ring if
+    /// it is the least of the list and no other is a member, or if there are no others.
+    pub fn join_or_found(
+        &mut self,
+        hub: &mut Hub<Self>,
+        others: Vec<SocketAddrV4>,
+        own: Option<SocketAddrV4>,
+    ) {
+        let Some(first) = others.first() else {
+            log::info!("there is nobody else to join: this node is a ring of its own");
+            return;
+        };
+        let owner = Member::at(*first);
+        log::info!("joining by {}", list(&others));
         self.set_recovered_aside();
         if self.copies.is_on() {
             self.heartbeat.reset(hub.now());
         }
         self.role = Role::Joining(Join {
-            contacts,
+            seeds: Seeds::new(others, own),
             phase: Phase::Locate,
+            said: None,
             tries: 0,
             begun: hub.now(),
             listed: false,
             given_up: false,
             owner,
+            knows_owner: false,
             given: None,
             leaves: false,
             next: None,
@@ -170,9 +235,20 @@ impl DhtNode {
 
     /// Begins a try, or asks once more whether the last one succeeded.
     pub(crate) fn join_step(&mut self, hub: &mut Hub<Self>) {
+        let Some(join) = self.joining() else { return };
+        let confirms = matches!(join.phase, Phase::Confirm { .. }) || join.given.is_some();
+        if join.seeds.has_us() && !confirms {
+            join.phase = Phase::Seeds;
+            return self.ask_seeds(hub);
+        }
+        self.join_by_seeds(hub);
+    }
+
+    /// Looks our owner up, beginning at the first seed.
+    pub(super) fn join_by_seeds(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
         let Some(join) = self.joining() else { return };
-        let mut contacts = join.contacts.clone();
+        let mut contacts = join.seeds.others().to_vec();
         match join.phase {
             // The owner is the first to know.
             Phase::Confirm { .. } => contacts.insert(0, join.owner.addr),
@@ -199,7 +275,7 @@ impl DhtNode {
                 if owner == before || owner == me.addr =>
             {
                 join.listed = owner == me.addr;
-                join.owner = Member::at(before);
+                (join.owner, join.knows_owner) = (Member::at(before), true);
                 self.dial_owner(hub);
             }
             (Phase::Update, Ok(_)) => self.give_address(hub),
@@ -210,7 +286,10 @@ impl DhtNode {
                 }
             }
             (_, Ok(outcome)) => self.try_again(hub, format_args!("the ring says {outcome:?}")),
-            (_, Err(failure)) => self.try_again(hub, failure),
+            (phase, Err(failure)) => {
+                join.knows_owner &= phase != Phase::Locate;
+                self.try_again(hub, failure);
+            }
         }
     }
 
@@ -467,19 +546,20 @@ impl DhtNode {
             hub.close_conn(conn);
         }
         let matters = join.listed || join.given.is_some();
-        if join.tries >= TRIES_MAX && !(matters && hub.now() < join.begun + LISTED_WITHIN) {
+        let goes_on = join.seeds.has_us() || matters && hub.now() < join.begun + LISTED_WITHIN;
+        if join.tries >= TRIES_MAX && !goes_on {
             return self.give_up_join(hub, why);
         }
         if join.leaves && join.given.is_none() {
             return self.drop_join(hub);
         }
-        log::info!("try {} to join: {why}", join.tries);
         let below = if join.tries < TRIES_MAX {
             PAUSE_TICKS_MAX
         } else {
             LONG_PAUSE_TICKS_MAX
         };
         let pause = Ticks(1 + hub.rng().random_range(0..below));
+        join.say(hub.now(), why, pause);
         if hub.arm(pause, Timer::Join).is_none() {
             self.give_up_join(hub, "no timer");
         }
@@ -503,6 +583,20 @@ impl DhtNode {
         }
     }
 
+    /// No seed is a member, and another one founds the ring.
+    pub(super) fn no_seed_is_member(&mut self, hub: &mut Hub<Self>) {
+        self.try_again(hub, "none of them is a member");
+    }
+
+    /// This node founds the ring, once the entries of a join before are gone.
+    pub(super) fn drop_received(&mut self, hub: &mut Hub<Self>) {
+        if !self.is_locked() {
+            let all = self.me().id;
+            self.sweep(hub, all, all);
+        }
+        self.try_again(hub, "none of them is a member any more");
+    }
+
     fn joined(&mut self, hub: &mut Hub<Self>) {
         let (me, bounds) = (self.me(), self.bounds());
         let Some(join) = self.joining() else { return };
@@ -516,6 +610,7 @@ impl DhtNode {
         self.routing.claim_prev(owner);
         self.set_next(hub, next);
         log::info!("joined between {} and {}", owner.addr, next.addr);
+        log::info!("joined, {} entries", self.entries.len());
         if next != owner {
             // Our next was told before the owner listed us. If it looked up its prev in that moment, the ring named the
             // owner, so it is told once more. `rejoin` relies on a prev that is right.

@@ -1,7 +1,7 @@
 //! The membership lock: one join or leave at a time changes the range of this node; the others wait.
 //!
 //! ```text
-//!  CONNECT, DISCONNECT ──free──▶ the change runs (connect, rejoin, disconnect, relay) ──▶ sweep ──▶ free
+//!  CONNECT, DISCONNECT ──free──▶ the change runs (connect, confirm, rejoin, disconnect, relay) ──▶ sweep ──▶ free
 //!          └────────taken──────▶ parked, at most PARKED_FOR ──free──▶ judged again
 //! ```
 //! A request that comes while the lock is taken is parked. When the lock is free it is offered to the one that waits longest,
@@ -39,6 +39,10 @@ pub(crate) struct Parked {
 impl Parked {
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    pub(crate) fn conns(&self) -> impl Iterator<Item = ConnId> {
+        self.queue.iter().map(|(id, _)| *id)
     }
 
     pub(crate) fn forget(&mut self, id: ConnId) {
@@ -124,6 +128,10 @@ impl DhtNode {
         if let Request::Disconnect(next, _) = request {
             self.supersede_disconnect(cx, next);
             self.yield_to_leaver(cx);
+        }
+        if matches!(request, Request::Connect(..)) && !self.may_connect(cx) {
+            wire::put_ack(cx.out(), false);
+            return Step::Done(used);
         }
         if self.is_locked() && self.may_take_part(cx, &request) {
             let (id, until) = (cx.id(), cx.now() + PARKED_FOR);
@@ -224,6 +232,8 @@ impl DhtNode {
             return false;
         }
         match request {
+            // One that waited may have struck meanwhile on another connection.
+            Request::Connect(..) if self.is_staller(cx) => false,
             Request::Connect(joiner, form) => {
                 self.begin_hand_off(cx, expect, *joiner, *form)
                     || self.begin_rejoin(cx, expect, *joiner, *form)

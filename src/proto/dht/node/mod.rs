@@ -28,6 +28,7 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, Vio
 
 use super::id::Id;
 use super::membership::absorb::Absorb;
+use super::membership::confirm::Confirmation;
 use super::membership::connect::HandOff;
 use super::membership::disconnect::Disconnect;
 use super::membership::heartbeat::Heartbeat;
@@ -39,6 +40,7 @@ use super::membership::relay::Relay;
 use super::replication::copies::Copies;
 use super::replication::holds::Holds;
 use super::replication::serve::Committing;
+use super::membership::stall::Stallers;
 use super::routing::fingers::FINGER_EVERY;
 use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
 use super::routing::{Member, Routing};
@@ -115,6 +117,8 @@ pub(crate) enum Role {
 pub(crate) enum LockHolder {
     Nobody,
     HandOff(HandOff),
+    /// The joiner that a range was handed to is asked whether it is a member.
+    Confirmation(Confirmation),
     Disconnect(Disconnect),
     /// A DISCONNECT that is for another member.
     Relay(Relay),
@@ -170,6 +174,10 @@ pub enum Timer {
     Finger,
     /// Look up our prev.
     Prev,
+    /// Look whether the joiner, to which a range is being handed over, goes on.
+    Stall,
+    /// Look whether the joiner, to which a range was handed over, answers.
+    Confirmation,
     /// Remove a further piece.
     Sweep,
     /// A round of the probe of our next is over.
@@ -202,6 +210,8 @@ pub enum Tag {
     Rejoin,
     /// A recovered entry, at its owner.
     Recovered(Id),
+    /// Whether the joiner that has our range is a member.
+    Confirmation,
     /// Our next takes us back as its prev after a joiner failed.
     TakeBack,
     /// Our next is told its prev, after we left or joined.
@@ -209,6 +219,8 @@ pub enum Tag {
     /// A step of our own join or leave.
     Join,
     Leave,
+    /// Whether a node that we may join by is a member.
+    Seed,
     Finger,
     /// Whether our next is dead, and who follows it.
     Absorb,
@@ -240,6 +252,8 @@ pub struct DhtNode {
     pub(crate) lock_holder: LockHolder,
     pub(crate) lock_deadline: Option<Deadline>,
     pub(crate) parked: Parked,
+    pub(crate) stallers: Stallers,
+    pub(crate) stall_armed: bool,
     /// A step of the sweep is queued.
     pub(crate) sweep_queued: bool,
     pub(crate) fenced_writes: FencedWrites,
@@ -298,6 +312,8 @@ impl DhtNode {
             lock_holder: LockHolder::Nobody,
             lock_deadline: None,
             parked: Parked::default(),
+            stallers: Stallers::default(),
+            stall_armed: false,
             sweep_queued: false,
             fenced_writes: FencedWrites::default(),
             probe: None,
@@ -385,6 +401,11 @@ impl DhtNode {
         serves && self.routing.owns(key)
     }
 
+    /// LOCATE has an answer: not so while we join and know no member.
+    fn names_owners(&self) -> bool {
+        !matches!(&self.role, Role::Joining(join) if !join.names_owner())
+    }
+
     /// Of all nodes that this one knows, the last at or before `key`.
     pub(crate) fn closest(&self, key: Id) -> Member {
         match &self.role {
@@ -407,6 +428,7 @@ impl DhtNode {
             return Err(Malformed::UnknownCommand.into());
         }
         match request {
+            Request::Locate(_) if !self.names_owners() => cx.close(),
             Request::Locate(key) => {
                 let closest = self.closest(key);
                 wire::put_address(cx.out(), closest.addr);
@@ -651,6 +673,8 @@ impl Service for DhtNode {
             Timer::LeaveDeadline => self.leave_window_over(hub),
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.claim_late(hub),
+            Timer::Stall => self.look_for_stall(hub),
+            Timer::Confirmation => self.look_at_joiner(hub),
             Timer::Sweep => self.sweep_late(hub),
             Timer::Probe => self.probe_late(hub),
             Timer::Rejoin => self.rejoin_late(hub),
@@ -699,10 +723,12 @@ impl Host for DhtNode {
             Tag::Probe => self.probe_told(hub, result),
             Tag::Rejoin => self.rejoin_told(hub, result),
             Tag::Recovered(key) => self.recovered_told(hub, key, result),
+            Tag::Confirmation => self.joiner_answered(hub, result),
             Tag::TakeBack | Tag::TellNext | Tag::Greeting => {}
             Tag::Absorb => self.absorb_told(hub, result),
             Tag::PlainBeat(to) => self.plain_beat_told(hub, to, result.is_ok()),
             Tag::Join => self.join_told(hub, result),
+            Tag::Seed => self.seed_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(hub, result),
             Tag::Prev(claims) => self.prev_found(claims, result),

@@ -3,7 +3,7 @@
 //! The protocol cannot send a change after the entries are counted. So such a write waits, unseen by its sender. If the
 //! range stays, it is stored. If the range goes, it is passed on to the new owner as an ordinary INSERT or REMOVE, and
 //! that owner's answer is relayed. Waiting is bounded by [`FENCED_BYTES_MAX`] and [`FENCED_FOR`]; beyond either the answer
-//! is `0`.
+//! is `0`. Behind a joiner that does nothing they wait two seconds (see [`crate::proto::dht::membership::stall`]).
 //!
 //! Invariants: `bytes` is the sum of what the queue costs; the queue is in the order of its deadlines; while it is not
 //! empty one timer is armed.
@@ -37,12 +37,18 @@ struct FencedWrite {
     conn: ConnId,
     key: Id,
     value: Option<Bytes>,
-    until: Tick,
+    begun: Tick,
 }
 
 impl FencedWrites {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// When the oldest began to wait.
+    pub(crate) fn since(&self) -> Option<Tick> {
+        let oldest = self.queue.front();
+        oldest.map(|write| write.begun)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -72,6 +78,7 @@ impl DhtNode {
         }
         match &self.lock_holder {
             LockHolder::HandOff(hand_off) => hand_off.moves(key),
+            LockHolder::Confirmation(confirmation) => confirmation.moves(key),
             _ => false,
         }
     }
@@ -89,7 +96,7 @@ impl DhtNode {
             conn,
             key,
             value,
-            until: hub.now() + FENCED_FOR,
+            begun: hub.now(),
         };
         let cost_bytes = write.cost_bytes();
         let fits = self.fenced_writes.bytes.saturating_add(cost_bytes) <= FENCED_BYTES_MAX;
@@ -129,16 +136,27 @@ impl DhtNode {
 
     pub(crate) fn refuse_late_fenced_writes(&mut self, hub: &mut Hub<Self>) {
         self.fenced_writes.armed = false;
-        while let Some(FencedWrite { until, .. }) = self.fenced_writes.queue.front() {
-            let until = *until;
+        while let Some(since) = self.fenced_writes.since() {
+            let until = since + FENCED_FOR;
             if until > hub.now() && self.arm_fenced_writes(hub, until - hub.now()) {
                 return;
             }
             // Late, or without a timer to end its wait.
-            if let Some(write) = self.fenced_writes.queue.pop_front() {
-                self.fenced_writes.bytes -= write.cost_bytes();
-                acknowledge(hub, write.conn, false);
-            }
+            self.refuse_oldest_fenced_write(hub);
+        }
+    }
+
+    /// Nobody knows yet where they belong, and they have waited long enough.
+    pub(crate) fn refuse_fenced_writes(&mut self, hub: &mut Hub<Self>) {
+        while !self.fenced_writes.is_empty() {
+            self.refuse_oldest_fenced_write(hub);
+        }
+    }
+
+    fn refuse_oldest_fenced_write(&mut self, hub: &mut Hub<Self>) {
+        if let Some(write) = self.fenced_writes.queue.pop_front() {
+            self.fenced_writes.bytes -= write.cost_bytes();
+            acknowledge(hub, write.conn, false);
         }
     }
 }

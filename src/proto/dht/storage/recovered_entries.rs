@@ -105,6 +105,11 @@ impl DhtNode {
         };
     }
 
+    /// There is no ring to recover them into: they are ours as they were.
+    pub(crate) fn put_recovered_back(&mut self) {
+        self.entries = std::mem::take(&mut self.recovered).entries;
+    }
+
     /// The node is a member now. False when there is nothing to recover.
     pub(crate) fn begin_recovery(&mut self, hub: &mut Hub<Self>) -> bool {
         if self.recovered.is_empty() {

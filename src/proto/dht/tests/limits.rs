@@ -1,6 +1,6 @@
 //! What one membership change may cost: time, memory, a turn, room at the worker.
 
-use super::script::{Member, Ring, Then, after, hears, places, put, ring, say};
+use super::script::{Member, Ring, Then, after, confirm, hears, places, put, ring, say};
 use super::*;
 use crate::proto::dht::node::{LockHolder, Role, TransferLimits};
 use crate::proto::dht::routing;
@@ -402,7 +402,7 @@ fn entries_of_a_joiner_leave_the_disk_even_when_the_worker_is_full_or_fails() {
             w.peer(peer).received().ends_with(b"10.1.0.1:5000\n")
         });
         world.peer(peer).send(format!("{joiner}\n").as_bytes());
-        world.run_for(Ticks(1));
+        confirm(&mut world, node, joiner);
         assert!(!is_free(&world, node), "until everything is gone");
         world.until(secs(10), |w| is_free(w, node));
         assert!(world.service(node).entries().is_empty());

@@ -5,12 +5,14 @@
 mod connect;
 mod crashes;
 mod disconnect;
+mod joiners;
 mod limits;
 mod lookups;
 mod rejoin;
 mod relay;
 mod ring;
 mod script;
+mod seeds;
 mod untrusted_peers;
 mod versions;
 

@@ -7,7 +7,7 @@ use crate::sim::{ListenerId, NodeId, PeerEnd, PeerId, World};
 
 use super::{add, addr, secs};
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{DhtNode, Role};
+use crate::proto::dht::node::{DhtNode, LockHolder, Role};
 
 pub(super) type Ring = World<DhtNode>;
 
@@ -77,6 +77,20 @@ pub(super) struct Member {
     peers: Vec<(PeerId, String)>,
     /// Every request, in order.
     pub heard: Vec<String>,
+}
+
+/// A joiner at `addr` has sent its address, and answers until the node knows that it is a member.
+#[track_caller]
+pub(super) fn confirm(world: &mut Ring, node: NodeId, addr: SocketAddrV4) -> Member {
+    let mut joiner = Member::at(world, addr);
+    let mut begun = false;
+    world.until(secs(10), |w| {
+        joiner.serve_plain(w, &mut |_, _| Then::Say(format!("{addr}\n")));
+        let goes_on = matches!(w.service(node).lock_holder, LockHolder::Confirmation(_));
+        begun |= goes_on;
+        begun && !goes_on
+    });
+    joiner
 }
 
 /// What a scripted member does upon a request.
