@@ -220,6 +220,7 @@ impl Ring {
             .expect("durable")
             .1;
         let mut entries = Entries::default();
+        entries.keep_tombstones(true);
         for (key, entry) in disk.lock().expect("no panic in here").iter() {
             entries.merge(*key, entry.version, entry.value.clone());
         }
