@@ -526,7 +526,7 @@ impl Service for DhtNode {
     type Done = Written;
 
     fn on_start(&mut self, hub: &mut Hub<Self>) {
-        self.start_tombstones(hub);
+        self.tombstones_due(hub);
     }
 
     fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {

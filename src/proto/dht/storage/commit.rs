@@ -152,11 +152,12 @@ impl DhtNode {
             changes => changes,
         };
         let adds_bytes = adds_bytes(&changes);
+        let keeps_tombstones = self.entries.keeps_tombstones();
+        // Without copies nobody sends versions, so all writes are newer than those before.
         let writing = match &changes {
-            Changes::One(key, entry) => Some((*key, entry.version)),
+            Changes::One(key, entry) if keeps_tombstones => Some((*key, entry.version)),
             _ => None,
         };
-        let keeps_tombstones = self.entries.keeps_tombstones();
         let write = Write {
             changes,
             keeps_tombstones,

@@ -11,11 +11,11 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::{Hub, Tick, Ticks};
+use crate::engine::{Tick, Ticks};
 
+use super::entries::Entries;
 use super::version::Version;
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Changes, DhtNode, Then, Timer};
 
 /// A member that is away for less learns what was removed meanwhile.
 pub(crate) const KEPT_FOR: Ticks = Ticks::from_secs(7 * 24 * 3600);
@@ -33,66 +33,43 @@ pub(crate) struct Tombstones {
     at: Option<Id>,
 }
 
-impl DhtNode {
-    /// The node starts.
-    pub(crate) fn start_tombstones(&mut self, hub: &mut Hub<Self>) {
-        if self.entries.keeps_tombstones() || self.entries.tombstones() > 0 {
-            self.tombstones_due(hub);
+impl Tombstones {
+    /// When [`Tombstones::due`] is to be called next.
+    pub(crate) fn pause(&self) -> Ticks {
+        match self.at {
+            Some(_) => AGAIN_AFTER,
+            None => MARK_EVERY,
         }
     }
 
-    /// The time of the next mark, or of the next piece of the walk.
-    pub(crate) fn tombstones_due(&mut self, hub: &mut Hub<Self>) {
-        if self.tombstones.at.is_none() {
-            self.mark_clock(hub.now());
-            self.tombstones.at = (self.entries.tombstones() > 0).then_some(Id::ZERO);
+    /// The time of the next mark, or of the next piece of the walk: `most` entries are looked at. Says which keys may be
+    /// forgotten.
+    pub(crate) fn due(&mut self, now: Tick, entries: &mut Entries, most: usize) -> Vec<Id> {
+        if self.at.is_none() {
+            self.mark(now, entries);
+            self.at = (entries.tombstones() > 0).then_some(Id::ZERO);
         }
-        if let Some(at) = self.tombstones.at {
-            self.tombstones.at = self.drop_tombstones(hub, at);
-        }
-        let is_walking = self.tombstones.at.is_some();
-        let pause = if is_walking { AGAIN_AFTER } else { MARK_EVERY };
-        if hub.arm(pause, Timer::Tombstones).is_none() {
-            log::warn!("no timer is to be had: tombstones stay until the node starts again");
-        }
-    }
-
-    fn mark_clock(&mut self, now: Tick) {
-        let marks = &mut self.tombstones.marks;
-        marks.push_back((now, self.entries.clock()));
-        while let Some((tick, version)) = marks.front().copied()
-            && now.since(tick) >= KEPT_FOR
-        {
-            self.entries.forget_tombstones_to(version);
-            marks.pop_front();
-        }
-    }
-
-    /// Goes on with the walk; says where it goes on next.
-    fn drop_tombstones(&mut self, hub: &mut Hub<Self>, at: Id) -> Option<Id> {
-        let most = self.config.quanta.swept_per_turn;
-        let from = self.entries.arc_with_tombstones(at, Id::ZERO);
-        let looked_at: Vec<_> = from.take(most).collect();
-        let more = looked_at.len() == most;
-        let next = looked_at.last().map(|(key, _)| key.succ());
-        let mut gone = Vec::new();
-        for (key, entry) in looked_at {
-            // Nothing changes in a range that is counted and sent, and a write on its way to the disk must not be forgotten
-            // there.
-            let rests = !self.is_moving(key) && !self.writing.contains_key(&key);
-            if rests && self.entries.is_old_tombstone(entry) {
+        let Some(at) = self.at else {
+            return Vec::new();
+        };
+        let (mut looked_at, mut last, mut gone) = (0, at, Vec::new());
+        for (key, entry) in entries.arc_with_tombstones(at, Id::ZERO).take(most) {
+            (looked_at, last) = (looked_at + 1, key);
+            if entries.is_old_tombstone(entry) {
                 gone.push(key);
             }
         }
-        if self.config.durable && !gone.is_empty() {
-            let changes = Changes::Forget(gone.clone());
-            if self.submit(hub, changes, Then::Nothing).is_err() {
-                return Some(at);
-            }
+        self.at = (looked_at == most && last != Id::MAX).then(|| last.succ());
+        gone
+    }
+
+    fn mark(&mut self, now: Tick, entries: &mut Entries) {
+        self.marks.push_back((now, entries.clock()));
+        while let Some((tick, version)) = self.marks.front().copied()
+            && now.since(tick) >= KEPT_FOR
+        {
+            entries.forget_tombstones_to(version);
+            self.marks.pop_front();
         }
-        for key in gone {
-            self.entries.forget(key);
-        }
-        next.filter(|next| more && *next != Id::ZERO)
     }
 }

@@ -13,6 +13,7 @@ fn next_of(world: &Ring, id: NodeId) -> SocketAddrV4 {
 /// A node as it starts at the address of `id`, with these entries on its disk.
 fn again(world: &Ring, id: NodeId, disk: Option<&Disk>) -> DhtNode {
     let mut entries = Entries::default();
+    entries.keep_tombstones(true);
     if let Some(disk) = disk {
         for (key, entry) in disk.lock().expect("no panic in here").iter() {
             entries.merge(*key, entry.version, entry.value.clone());

@@ -125,9 +125,8 @@ fn beside_a_plain_peer_nothing_is_lost_and_nothing_waits() {
         join(&mut world, second, first);
         let live = |w: &Ring| {
             [first, second].map(|id| {
-                let up = w.is_up(id);
-                up.then(|| w.service(id).entries().len())
-                    .unwrap_or_default()
+                let entries = w.service(id).entries();
+                if w.is_up(id) { entries.len() } else { 0 }
             })
         };
         world.until(secs(10), |w| is_settled(w, first));
