@@ -117,6 +117,7 @@ impl DhtNode {
         (owner, epoch): (SocketAddrV4, u64),
         mode: Mode,
     ) -> SyncId {
+        let keys_per_part = self.config.quanta.keys_per_part;
         let syncs = &mut self.syncs;
         let id = SyncId(syncs.next);
         syncs.next = syncs.next.wrapping_add(1);
@@ -126,7 +127,7 @@ impl DhtNode {
             peer,
             start,
             end,
-            sync: Sync::new(start, end, owner, mode),
+            sync: Sync::new(start, end, owner, mode, keys_per_part),
             is_ready: false,
             staging: Staging::default(),
         };

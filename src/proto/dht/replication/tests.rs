@@ -12,7 +12,7 @@ use crate::proto::dht::node::{Config, Quanta};
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::storage::entries::{Entries, Entry};
 use crate::proto::dht::wire::extension::{DIGEST_PARTS, Part};
-use crate::sim::{Answer, Faults, NodeId, World, check, seeds};
+use crate::sim::{Faults, NodeId, World, check, seeds};
 
 type Map = BTreeMap<Id, Entry>;
 
@@ -32,9 +32,11 @@ struct Pair {
 impl Pair {
     fn new(seed: u64) -> Pair {
         let mut world = World::new(seed);
+        world.validate_turns(seed.is_multiple_of(4));
         let quanta = if seed.is_multiple_of(2) {
             Quanta {
                 sent_per_turn: 2,
+                keys_per_part: 3,
                 ..Quanta::default()
             }
         } else {
@@ -76,7 +78,11 @@ impl Pair {
     }
 
     fn start(&mut self, mode: Mode) {
-        let (start, end, peer) = (self.start, self.end, addr(2));
+        self.start_with(addr(2), mode);
+    }
+
+    fn start_with(&mut self, peer: SocketAddrV4, mode: Mode) {
+        let (start, end) = (self.start, self.end);
         self.world.with(self.owner, |node, hub| {
             let told = node.syncs.told.len();
             node.start_sync(hub, peer, (start, end), (addr(1), 7), mode);
@@ -93,7 +99,7 @@ impl Pair {
     fn ends(&mut self, count: usize) -> Result<SyncStats, SyncError> {
         let owner = self.owner;
         self.world.until(Ticks::from_secs(120), |w| {
-            w.service(owner).syncs.told.len() == count
+            w.service(owner).syncs.told.len() >= count
         });
         self.told()[count - 1].result
     }
@@ -141,12 +147,12 @@ impl Pair {
     fn value(&mut self, key: Id, version: u64) -> Option<Vec<u8>> {
         let [.., last] = key.to_be_bytes();
         let is_tombstone = (u64::from(last) + version).is_multiple_of(5);
-        (!is_tombstone).then(|| vec![last; (version * 3000) as usize / 2])
+        (!is_tombstone).then(|| vec![last; (version.pow(3) * 200) as usize])
     }
 
     /// Fills both sides: much is common, the rest is on one side or in two versions.
     fn fill(&mut self) {
-        let most = [0, 3, 40, 800, 3000][self.world.rng().random_range(0..5)];
+        let most = [0, 3, 40, 200, 800][self.world.rng().random_range(0..5)];
         let differs = [0, 1, 10, 100][self.world.rng().random_range(0..4)];
         for _ in 0..most {
             let (key, version) = (self.key(), self.version());
@@ -205,7 +211,7 @@ fn two_maps_become_the_same() {
             pair.is_quiet();
         });
     }
-    assert!(pulled > 10_000 && pushed > 10_000 && digests > 400);
+    assert!(pulled > 2000 && pushed > 1500 && digests > 1000);
 }
 
 #[test]
@@ -375,9 +381,8 @@ fn what_the_memory_does_not_hold_does_not_come() {
 #[test]
 fn a_peer_that_lies_does_not_keep_us_busy() {
     let mut pair = Pair::new(1);
-    pair.world.kill(pair.holder);
-    let listener = pair.world.listen(addr(2));
-    pair.world.answer(listener, Answer::Queue);
+    let listener = pair.world.listen(addr(9));
+    let mut peer = None;
     let many = Part {
         count: u64::MAX,
         digest: 1,
@@ -389,8 +394,8 @@ fn a_peer_that_lies_does_not_keep_us_busy() {
     for (nth, (reply, error)) in cases.into_iter().enumerate() {
         let mut text = Vec::new();
         reply.put(&mut text);
-        pair.start(Mode::Both);
-        let (owner, mut peer, mut asked) = (pair.owner, None, 0);
+        pair.start_with(addr(9), Mode::Both);
+        let (owner, mut asked) = (pair.owner, 0);
         pair.world.until(Ticks::from_secs(60), |w| {
             peer = w.accept(listener).or(peer);
             if let Some(peer) = peer
@@ -430,7 +435,7 @@ fn comparisons_for_others_are_bounded_and_block_nobody() {
     }
     assert_eq!(served, 32);
     let turns = pair.world.node(pair.holder).stats().turns;
-    assert!(turns > 32 * 18, "a piece in each turn: {turns}");
+    assert!(turns > 250, "a piece in each turn: {turns}");
     assert!(pair.world.service(pair.holder).comparisons.is_idle());
 }
 

@@ -332,6 +332,22 @@ fn a_peer_of_ours_is_not_taken_for_a_plain_one_when_it_dies() {
     }
 }
 
+/// A plain peer that closes with something unread resets the connection; so does the system of a peer of ours that dies.
+#[test]
+fn a_peer_that_resets_is_asked_twice() {
+    let mut lab = Lab::new(Limits::default());
+    let listener = lab.world.listen(PEER);
+    for (n, error) in [(1, LinkError::Lost), (2, LinkError::Plain)] {
+        lab.fetch(PEER, n);
+        let peer = lab.accept(listener);
+        lab.world.peer(peer).reset();
+        lab.ends(n, Ticks::from_secs(1), error);
+    }
+    lab.fetch(PEER, 3);
+    lab.ends(3, Ticks::from_secs(1), LinkError::Plain);
+    assert!(lab.world.accept(listener).is_none());
+}
+
 /// A value of which something comes in each second takes as long as it takes.
 #[test]
 fn a_reply_that_moves_is_not_too_late() {
