@@ -65,7 +65,7 @@ impl DhtNode {
     /// Serves a request of the extension.
     ///
     /// # Errors
-    /// As for an unknown command, when this node has no copies.
+    /// As for an unknown command where nothing serves it; a limit was reached.
     pub(crate) fn serve_extension(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -73,9 +73,6 @@ impl DhtNode {
         extension: Extension,
         used: usize,
     ) -> Result<Step, Violation> {
-        if self.config.replicas == 1 {
-            return Err(Malformed::UnknownCommand.into());
-        }
         match extension {
             Extension::Put {
                 owner,

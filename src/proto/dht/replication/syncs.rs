@@ -109,7 +109,7 @@ impl Syncs {
 
 impl DhtNode {
     /// Synchronises `[start, end)` with `peer`. Entries go there as `owner`'s, of this epoch.
-    pub(crate) fn start_sync(
+    pub fn start_sync(
         &mut self,
         hub: &mut Hub<Self>,
         peer: SocketAddrV4,
@@ -141,7 +141,7 @@ impl DhtNode {
     }
 
     /// Ends a synchronisation without a word. What is under way may still arrive at the peer.
-    pub(crate) fn cancel_sync(&mut self, id: SyncId) {
+    pub fn cancel_sync(&mut self, id: SyncId) {
         self.syncs.running.remove(&id);
     }
 

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex};
 
 use rand::RngExt;
 
 use super::sync::{Mode, SyncError, SyncStats};
 use super::*;
-use crate::engine::{Limits, Ticks};
-use crate::proto::dht::node::{Config, Quanta};
+use crate::engine::{Limits, Ticks, Work};
+use crate::proto::dht::node::{Config, Quanta, Write, Written};
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::storage::entries::{Entries, Entry};
 use crate::proto::dht::wire::extension::{DIGEST_PARTS, Part};
-use crate::sim::{Faults, NodeId, World, check, seeds};
+use crate::sim::{Faults, NodeId, Span, World, check, seeds};
 
 type Map = BTreeMap<Id, Entry>;
 
@@ -262,7 +263,7 @@ fn writes_during_a_synchronisation_do_no_harm() {
                     let owner = pair.owner;
                     let value = (!old.is_multiple_of(3)).then(|| Bytes::from_static(b"new"));
                     let entry = pair.world.with(owner, |node, _| {
-                        node.write_in_memory(key, value);
+                        node.write_in_memory(key, None, value);
                         node.entries.entry(key).cloned()
                     });
                     written.insert(key, entry.expect("a tombstone at least"));
@@ -377,6 +378,58 @@ fn what_the_memory_does_not_hold_does_not_come() {
     assert!(held <= 20_000, "{held}");
 }
 
+/// Commits to a map; or nothing, once it is full.
+struct Disk(Arc<Mutex<Map>>, usize);
+
+impl Work for Disk {
+    type Job = Write;
+    type Done = Written;
+
+    fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
+        let mut map = self.0.lock().expect("no test panics in here");
+        for write in jobs.drain(..) {
+            let committed = map.len() < self.1;
+            if committed {
+                write.changes.each(|key, entry| match entry {
+                    Some(entry) => _ = map.insert(key, entry.clone()),
+                    None => _ = map.remove(&key),
+                });
+            }
+            done.push(Written { write, committed });
+        }
+    }
+}
+
+/// It is over once everything that came is on the disk.
+#[test]
+fn what_comes_to_a_durable_node_is_committed() {
+    for (seed, full_at) in [(1, usize::MAX), (2, usize::MAX), (3, 1), (4, 100)] {
+        let mut pair = Pair::new(seed);
+        let disk = Arc::new(Mutex::new(Map::new()));
+        let worker = Disk(disk.clone(), full_at);
+        let owner = pair.owner;
+        pair.world.set_worker(owner, worker, Span::ms(20, 20));
+        pair.world.with(owner, |node, _| {
+            node.config.durable = true;
+            node.config.quanta.entries_per_job = 64;
+        });
+        for n in 0..300 {
+            let key = pair.key();
+            pair.put(pair.holder, key, n, (n % 7 != 0).then(|| vec![1]));
+        }
+        let result = pair.runs(Mode::PullOnly).map(|stats| stats.pulled);
+        let came = pair.map(owner);
+        if full_at == usize::MAX {
+            assert_eq!(came, pair.map(pair.holder));
+            assert_eq!(result, Ok(came.len() as u64));
+            assert_eq!(*disk.lock().unwrap(), came);
+        } else {
+            assert_eq!(result, Err(SyncError::NotCommitted));
+        }
+        pair.is_quiet();
+    }
+}
+
 /// A peer that always has something else is given up.
 #[test]
 fn a_peer_that_lies_does_not_keep_us_busy() {
@@ -452,7 +505,7 @@ fn a_million_entries_to_an_empty_holder_and_back() {
             pair.put(pair.owner, key, 9, Some(vec![7; 100]));
         }
     }
-    let mut time = |what: &str, pair: &mut Pair| {
+    let time = |what: &str, pair: &mut Pair| {
         let (since, turns) = (
             std::time::Instant::now(),
             pair.world.node(pair.owner).stats().turns,
