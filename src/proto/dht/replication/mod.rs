@@ -1,6 +1,9 @@
 //! Copies of entries at other members, over links ([`super::rpc::links`]): which requests of the extension a node
 //! serves, and what the replies to its own are for.
 //!
+//! - [`sync`]: a range is synchronised with a peer; pure. [`syncs`]: those of a node. `serve_sync`: the peer's side.
+//! - `compare`: what a node tells of a range in short.
+//!
 //! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
 
 mod compare;

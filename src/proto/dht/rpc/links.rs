@@ -171,7 +171,7 @@ impl<T> Links<T> {
     }
 
     /// The peer sent us a request of the extension.
-    pub fn is_extended(&mut self, addr: SocketAddrV4) {
+    pub fn heard_extension(&mut self, addr: SocketAddrV4) {
         self.learn(addr, Manners::Extended);
     }
 

@@ -306,7 +306,7 @@ fn a_plain_peer_is_asked_once_in_ten_minutes() {
     }
     let id = lab.id;
     lab.world
-        .with(id, |caller, _| caller.links.is_extended(PEER));
+        .with(id, |caller, _| caller.links.heard_extension(PEER));
     lab.fetch(PEER, 5);
     let peer = lab.accept(listener);
     lab.world.peer(peer).close();
@@ -340,6 +340,8 @@ fn a_peer_that_resets_is_asked_twice() {
     for (n, error) in [(1, LinkError::Lost), (2, LinkError::Plain)] {
         lab.fetch(PEER, n);
         let peer = lab.accept(listener);
+        let was_asked = |w: &mut World<Caller>| !w.peer(peer).received().is_empty();
+        lab.world.until(Ticks::from_secs(1), was_asked);
         lab.world.peer(peer).reset();
         lab.ends(n, Ticks::from_secs(1), error);
     }
