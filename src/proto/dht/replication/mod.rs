@@ -1,6 +1,9 @@
 //! Copies of entries at other members, over links ([`super::rpc::links`]): which requests of the extension a node
 //! serves, and what the replies to its own are for.
 //!
+//! - [`sync`]: a range is synchronised with a peer; pure. [`syncs`]: those of a node. `serve_sync`: the peer's side.
+//! - `compare`: what a node tells of a range in short.
+//!
 //! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
 
 mod compare;
@@ -69,7 +72,7 @@ impl DhtNode {
     /// Serves a request of the extension.
     ///
     /// # Errors
-    /// As for an unknown command, when this node has no copies.
+    /// As for an unknown command where nothing serves it; a limit was reached.
     pub(crate) fn serve_extension(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -77,9 +80,6 @@ impl DhtNode {
         extension: Extension,
         used: usize,
     ) -> Result<Step, Violation> {
-        if self.config.replicas == 1 {
-            return Err(Malformed::UnknownCommand.into());
-        }
         if self.waits_for_copies(cx, &extension) {
             return Ok(Step::Wait(0));
         }

@@ -25,11 +25,7 @@ use bytes::Bytes;
 use super::compare::{self, COMPARED_PER_TURN, Digesting};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::storage::entries::{Entries, Entry};
-use crate::proto::dht::wire::extension::{DIGEST_PARTS, Extension, KEYS_MAX, Part, Reply};
-
-/// A part in which the peer has at most this many entries is compared key by key. Half of what a reply may have: some are
-/// written meanwhile.
-const FEW_KEYS: u64 = KEYS_MAX as u64 / 2;
+use crate::proto::dht::wire::extension::{DIGEST_PARTS, Extension, Part, Reply};
 
 /// Digests within digests. A range is a single key after this many.
 const DEPTH_MAX: u32 = Id::BITS as u32 / 4;
@@ -123,6 +119,7 @@ pub(super) struct Owner {
 pub(super) struct Sync {
     owner: Owner,
     mode: Mode,
+    keys_per_part: u64,
     phase: Phase,
     /// Ranges that are still to be compared, and how deep they lie.
     ranges: Vec<Range>,
@@ -167,7 +164,7 @@ enum Phase {
 pub(super) type Call = (Extension, Option<Bytes>, Asked);
 
 impl Sync {
-    pub(super) fn new(start: Id, end: Id, owner: Owner, mode: Mode) -> Sync {
+    pub(super) fn new(start: Id, end: Id, owner: Owner, mode: Mode, keys_per_part: u64) -> Sync {
         let range = Range {
             start,
             end,
@@ -177,6 +174,7 @@ impl Sync {
         Sync {
             owner,
             mode,
+            keys_per_part,
             phase: Phase::Next,
             ranges: vec![range],
             compared: 0,
@@ -253,7 +251,7 @@ impl Sync {
         let Range { start, end, .. } = range;
         self.phase = match range.theirs {
             Some(0) => Phase::walk(range, BTreeMap::new()),
-            Some(1..=FEW_KEYS) => {
+            Some(few) if few <= self.keys_per_part => {
                 self.stats.key_lists += 1;
                 calls.push((Extension::Keys { start, end }, None, Asked::Keys));
                 Phase::Keys(range)

@@ -109,7 +109,7 @@ impl Syncs {
 
 impl DhtNode {
     /// Synchronises `[start, end)` with `peer`. Entries go there as `owner`'s, of this epoch.
-    pub(crate) fn start_sync(
+    pub fn start_sync(
         &mut self,
         hub: &mut Hub<Self>,
         peer: SocketAddrV4,
@@ -117,6 +117,7 @@ impl DhtNode {
         (owner, epoch): (SocketAddrV4, u64),
         mode: Mode,
     ) -> SyncId {
+        let keys_per_part = self.config.quanta.keys_per_part;
         let syncs = &mut self.syncs;
         let id = SyncId(syncs.next);
         syncs.next = syncs.next.wrapping_add(1);
@@ -126,7 +127,7 @@ impl DhtNode {
             peer,
             start,
             end,
-            sync: Sync::new(start, end, owner, mode),
+            sync: Sync::new(start, end, owner, mode, keys_per_part),
             is_ready: false,
             staging: Staging::default(),
         };
@@ -140,7 +141,7 @@ impl DhtNode {
     }
 
     /// Ends a synchronisation without a word. What is under way may still arrive at the peer.
-    pub(crate) fn cancel_sync(&mut self, id: SyncId) {
+    pub fn cancel_sync(&mut self, id: SyncId) {
         self.syncs.running.remove(&id);
     }
 

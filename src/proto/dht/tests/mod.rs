@@ -47,6 +47,7 @@ const SMALL: Quanta = Quanta {
     sent_per_turn: 2,
     swept_per_turn: 2,
     recovered_per_turn: 2,
+    keys_per_part: 2,
     entries_per_job: 2,
 };
 

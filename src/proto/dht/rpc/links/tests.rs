@@ -306,7 +306,7 @@ fn a_plain_peer_is_asked_once_in_ten_minutes() {
     }
     let id = lab.id;
     lab.world
-        .with(id, |caller, _| caller.links.is_extended(PEER));
+        .with(id, |caller, _| caller.links.heard_extension(PEER));
     lab.fetch(PEER, 5);
     let peer = lab.accept(listener);
     lab.world.peer(peer).close();
@@ -330,6 +330,24 @@ fn a_peer_of_ours_is_not_taken_for_a_plain_one_when_it_dies() {
         lab.world.peer(peer).close();
         lab.ends(n, Ticks::from_secs(1), error);
     }
+}
+
+/// A plain peer that closes with something unread resets the connection; so does the system of a peer of ours that dies.
+#[test]
+fn a_peer_that_resets_is_asked_twice() {
+    let mut lab = Lab::new(Limits::default());
+    let listener = lab.world.listen(PEER);
+    for (n, error) in [(1, LinkError::Lost), (2, LinkError::Plain)] {
+        lab.fetch(PEER, n);
+        let peer = lab.accept(listener);
+        let was_asked = |w: &mut World<Caller>| !w.peer(peer).received().is_empty();
+        lab.world.until(Ticks::from_secs(1), was_asked);
+        lab.world.peer(peer).reset();
+        lab.ends(n, Ticks::from_secs(1), error);
+    }
+    lab.fetch(PEER, 3);
+    lab.ends(3, Ticks::from_secs(1), LinkError::Plain);
+    assert!(lab.world.accept(listener).is_none());
 }
 
 /// A value of which something comes in each second takes as long as it takes.
