@@ -7,8 +7,9 @@
 //!                                            0, next: its next is another one
 //! ```
 //! The lease: a node serves its range only while its heir has granted it a lease. The heir takes the range of a node that is silent only
-//! SUSPECT after the last grant, so at most one of the two serves. It grants leases only while it has one itself: when the
-//! heir was deposed, its own heir waits as long. Leases are never on disk; a node that starts has none.
+//! SUSPECT after the last grant, so at most one of the two serves. It grants leases only while it is *listed*: its own prev said
+//! within LEASE that it is its next. So when a heir was deposed, the one that deposed it has to wait for no longer than
+//! SUSPECT once more before it takes the range behind as well. Leases are never on disk; a node that starts has none.
 //!
 //! | the prev is | the lease |
 //! |---|---|
@@ -46,14 +47,18 @@ pub const SUSPECT: Ticks = Ticks::from_secs(7);
 /// Copies are compared with those of complete holders every 60 s.
 const RECHECK_BEATS: u64 = 20;
 
-/// Denials in a row, from members that list another next, after which a node takes itself for deposed.
-const DENIALS_MAX: u32 = 2;
+/// Denials in a row after which a node takes itself for deposed. One from a prev that is alone, or cannot tell, counts once, and
+/// one from a prev that lists another next three times.
+const DENIALS_MAX: u32 = 5;
+const PASSED_OVER: u32 = 3;
 
 /// What a node knows of its neighbours by heartbeats.
 #[derive(Debug, Default)]
 pub struct Heartbeat {
     /// When the lease ends; `None`: none is needed.
     lease_until: Option<Tick>,
+    /// Until then the prev, or the heir before it, has us as its next; `None`: nobody else could have taken our range.
+    listed_until: Option<Tick>,
     /// The prev that granted the last lease.
     heir: Option<Member>,
     /// The prev is this one, and does not know heartbeats.
@@ -93,6 +98,20 @@ impl Heartbeat {
         self.lease_until.is_none_or(|until| now < until)
     }
 
+    /// The node may grant its next a lease.
+    pub fn is_listed(&self, now: Tick) -> bool {
+        self.listed_until.is_none_or(|until| now < until)
+    }
+
+    /// Its prev, or its heir, `by`, has the node as its next, and could not grant a lease.
+    pub fn listed(&mut self, by: Member, prev: Option<Member>, sent: Tick) {
+        if prev == Some(by) || self.heir == Some(by) {
+            let until = sent + LEASE;
+            self.listed_until = Some(self.listed_until.map_or(until, |old| old.max(until)));
+            self.denials = 0;
+        }
+    }
+
     /// When the lease ends; `None`: no lease is needed.
     pub fn lease_until(&self) -> Option<Tick> {
         self.lease_until
@@ -125,12 +144,13 @@ impl Heartbeat {
             };
         }
         if alone {
-            self.lease_until = None;
+            (self.lease_until, self.listed_until) = (None, None);
             (self.heir, self.plain, self.beaten) = (None, None, None);
             self.before_heir.clear();
         } else if was_alone && self.lease_until.is_none() {
             // The first other member became our heir just now. It waits longer than this before it takes our range.
             self.lease_until = Some(now + LEASE);
+            self.listed_until = self.lease_until;
         }
     }
 
@@ -138,6 +158,7 @@ impl Heartbeat {
     pub fn reset(&mut self, now: Tick) {
         *self = Heartbeat {
             lease_until: Some(now),
+            listed_until: Some(now),
             armed: self.armed,
             ..Heartbeat::default()
         };
@@ -167,6 +188,7 @@ impl Heartbeat {
         if !is_prev && self.heir != Some(by) {
             return false;
         }
+        self.listed(by, prev, sent);
         let is_new = self.heir != Some(by);
         (self.heir, self.before_heir, self.denials) = (Some(by), before, 0);
         if is_prev {
@@ -178,15 +200,15 @@ impl Heartbeat {
     }
 
     /// The prev, `by`, has another next. True: the node is listed by nobody and has to join anew.
-    pub fn denied(&mut self, by: Member, prev: Option<Member>, is_passed_over: bool) -> bool {
+    pub fn denied(&mut self, by: Member, prev: Option<Member>, weight: u32) -> bool {
         if self.heir == Some(by) && prev != Some(by) {
             // The new prev grants from now on, or is plain.
             self.heir = None;
             self.end_lease_of_plain();
             return false;
         }
-        if prev == Some(by) && is_passed_over {
-            self.denials += 1;
+        if prev == Some(by) {
+            self.denials += weight;
         }
         self.denials >= DENIALS_MAX
     }
@@ -206,7 +228,7 @@ impl Heartbeat {
     fn end_lease_of_plain(&mut self) {
         if self.plain.is_some() && self.heir.is_none() {
             self.before_heir.clear();
-            self.lease_until = None;
+            (self.lease_until, self.listed_until) = (None, None);
         }
     }
 
@@ -409,15 +431,21 @@ impl DhtNode {
             }
             Ok(Reply::NotGranted { next }) => {
                 let next = Member::at(next);
-                let is_passed_over = next != me && me.id.in_arc(by.id.succ(), next.id);
-                if next != me
-                    && next != by
+                if next == me {
+                    return self.heartbeat.listed(by, prev, sent);
+                }
+                let weight = match next {
+                    _ if next == by => 1,
+                    _ if me.id.in_arc(by.id.succ(), next.id) => PASSED_OVER,
+                    _ => 0,
+                };
+                if next != by
                     && prev == Some(by)
                     && next.id.in_arc(by.id.succ(), me.id)
                 {
                     self.claim_prev(hub, next);
                 }
-                if next != me && self.heartbeat.denied(by, prev, is_passed_over || next == by) {
+                if self.heartbeat.denied(by, prev, weight) {
                     self.deposed(hub, by);
                 }
             }
@@ -447,12 +475,11 @@ impl DhtNode {
             Role::Leaving(leave) => leave.serves(),
             Role::Joining(_) | Role::Gone(_) => false,
         };
-        let can_grant = serves
-            && self.heartbeat.holds_lease(now)
+        let can_tell = serves
             && cx.peer_v4().ip() == from.ip()
             && !matches!(self.lock_holder, LockHolder::Absorb(_));
         let next = self.routing.next();
-        if can_grant && next == member {
+        if can_tell && next == member && self.heartbeat.is_listed(now) {
             let most = usize::from(self.config.replicas);
             let after: Vec<Member> = successors.into_iter().take(most).map(Member::at).collect();
             let conn = cx.id();
@@ -472,8 +499,8 @@ impl DhtNode {
             reply.put(cx.out());
             return self.joiner_beats(cx, member);
         }
-        // Its own address says that this node cannot grant, and nothing else.
-        let next = if can_grant { next.addr } else { from };
+        // Our own address says that we are alone, or cannot tell.
+        let next = if can_tell { next.addr } else { self.me().addr };
         Reply::NotGranted { next }.put(cx.out());
     }
 

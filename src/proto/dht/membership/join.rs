@@ -538,6 +538,8 @@ impl DhtNode {
     }
 
     fn try_again(&mut self, hub: &mut Hub<Self>, why: impl std::fmt::Display) {
+        // A ring with copies that loses members heals, and takes joiners then.
+        let copies = self.copies.is_on();
         let Some(join) = self.joining() else { return };
         join.phase = Phase::Pause;
         join.tries += 1;
@@ -545,7 +547,7 @@ impl DhtNode {
         if let Some(conn) = join.conn.take() {
             hub.close_conn(conn);
         }
-        let matters = join.listed || join.given.is_some();
+        let matters = join.listed || join.given.is_some() || copies;
         let goes_on = join.seeds.has_us() || matters && hub.now() < join.begun + LISTED_WITHIN;
         if join.tries >= TRIES_MAX && !goes_on {
             return self.give_up_join(hub, why);

@@ -30,7 +30,6 @@ use super::id::Id;
 use super::node::{Conn, DhtNode, Expect, Timer};
 use super::rpc::links::{LinkError, LinkHost, LinkKey, LinkTimer, Links};
 use super::storage::range_stream::Incoming;
-use super::wire::Malformed;
 use super::wire::extension::{Extension, Reply};
 
 /// What a call of the node is for.
