@@ -346,7 +346,17 @@ impl Ring {
     }
 
     fn check_lists(&mut self) {
-        let up = self.views();
+        // One that stalls, or has no lease, may have been taken for dead; it joins anew when it hears of it.
+        let now = self.world.now();
+        let stalls = |view: &&View| {
+            let mut hosts = self.hosts.iter();
+            hosts.any(|host| host.view.me == view.me && host.is_stalled)
+        };
+        let mut up = self.views();
+        up.retain(|view| view.is_member() && view.serves_at(now) && !stalls(view));
+        if up.len() <= self.setup.replicas {
+            return;
+        }
         let (live, ring) = (checks::live_successors(&up), checks::one_ring(&up));
         let (principals, least) = (checks::principals(&up).len(), self.setup.replicas + 1);
         let enough = if principals < least {

@@ -269,7 +269,9 @@ impl DhtNode {
                     None => self.follows(hub, candidate),
                 }
             }
-            Answer::Refused | Answer::NoMember | Answer::Silent | Answer::Cut => {
+            // It may be slow only, and have a lease of the dead one. As our next it is watched, and taken for dead in its turn.
+            Answer::Silent | Answer::Cut => self.follows(hub, candidate),
+            Answer::Refused | Answer::NoMember => {
                 if answer != Answer::NoMember && absorb.dead.len() < DEAD_MAX {
                     let me = self.routing.me().id;
                     if let Some(absorb) = self.absorb() {
