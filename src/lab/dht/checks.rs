@@ -56,11 +56,17 @@ pub struct Violation {
     pub what: String,
 }
 
+impl Violation {
+    /// Virtual time since the start.
+    pub fn seconds(&self) -> f64 {
+        self.at.since(Tick(0)).as_duration().as_secs_f64()
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { at, check, what } = self;
-        let seconds = at.since(Tick(0)).as_duration().as_secs_f64();
-        write!(f, "{seconds:.2} s: {check}: {what}")
+        let Violation { check, what, .. } = self;
+        write!(f, "{:.2} s: {check}: {what}", self.seconds())
     }
 }
 

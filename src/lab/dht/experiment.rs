@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::engine::{Tick, Ticks};
-use crate::sim::{Faults, Span};
+use crate::sim::{Faults, Span, Tally};
 
 use super::{Ring, Setup, Stage};
 
@@ -50,6 +50,19 @@ enum Fault {
     SlowDisk,
 }
 
+impl Fault {
+    fn name(self) -> &'static str {
+        match self {
+            Fault::Join => "joins",
+            Fault::Leave => "leaves",
+            Fault::Crash => "crashes",
+            Fault::Stall => "stalls",
+            Fault::Reset => "resets",
+            Fault::SlowDisk => "slow disks",
+        }
+    }
+}
+
 /// The end of what a fault began.
 #[derive(Debug, Clone, Copy)]
 enum Later {
@@ -71,6 +84,10 @@ pub struct Experiment {
     later: Vec<(Tick, Later)>,
     asked: u64,
     given_up: usize,
+    /// What the plan did.
+    faults: Tally,
+    /// Of the time before the plan's clock started.
+    messages_before: u64,
 }
 
 impl Experiment {
@@ -94,7 +111,10 @@ impl Experiment {
             later: Vec::new(),
             asked: 0,
             given_up: 0,
+            faults: Tally::default(),
+            messages_before: 0,
         };
+        experiment.messages_before = experiment.ring.messages();
         experiment.draw_up();
         experiment
     }
@@ -136,9 +156,20 @@ impl Experiment {
         (now.as_duration().as_secs(), self.plan.minutes * 60)
     }
 
+    /// Messages that a member received in a minute, on average.
+    pub fn messages_per_node_minute(&mut self) -> f64 {
+        let minutes = self.progress().0 as f64 / 60.0 * self.ring.size().max(1) as f64;
+        (self.ring.messages() - self.messages_before) as f64 / minutes.max(1.0)
+    }
+
     /// Faults that never could happen.
     pub fn given_up(&self) -> usize {
         self.given_up
+    }
+
+    /// How often each fault of the plan happened, without what its end brought with it.
+    pub fn faults(&self) -> &Tally {
+        &self.faults
     }
 
     pub fn operations(&self) -> u64 {
@@ -173,7 +204,9 @@ impl Experiment {
             self.end(later);
         }
         for fault in std::mem::take(&mut self.waiting) {
-            if !self.begin(fault) {
+            if self.begin(fault) {
+                self.faults.count(fault.name());
+            } else {
                 self.waiting.push(fault);
             }
         }

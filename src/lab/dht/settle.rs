@@ -73,7 +73,7 @@ impl Ring {
     }
 
     /// D7.
-    fn is_converged(&self) -> Result<(), String> {
+    pub(super) fn is_converged(&self) -> Result<(), String> {
         if self.setup.replicas == 1 {
             return Ok(());
         }
@@ -100,7 +100,7 @@ impl Ring {
 
     /// D2: the members' nexts are one round through all of them, so their ranges tile the ring. Without copies, each has
     /// what is its own and nothing else; memory and disk are the same.
-    fn check_ring(&mut self) {
+    pub(super) fn check_ring(&mut self) {
         let up = self.views();
         let mut result = checks::ideal(&up);
         for (i, view) in up.iter().enumerate().filter(|_| up.len() > 1) {
@@ -193,8 +193,12 @@ impl Ring {
                 self.run_for(LOOK);
             }
         }
+        self.compare_served_before(&before);
+    }
+
+    pub(super) fn compare_served_before(&mut self, before: &BTreeMap<Id, Bytes>) {
         let after = self.served_entries();
-        if before != after {
+        if *before != after {
             let (before, after) = (before.len(), after.len());
             let what = format!("{before} entries before, {after} after, or other values");
             self.found(Check::D6, what);
@@ -202,7 +206,7 @@ impl Ring {
     }
 
     /// What a client could read now.
-    fn served_entries(&self) -> BTreeMap<Id, Bytes> {
+    pub(super) fn served_entries(&self) -> BTreeMap<Id, Bytes> {
         let mut all = BTreeMap::new();
         for (at, view) in self.serving() {
             let own = self.node(at).entries().arc(view.me.id, view.next.id);
