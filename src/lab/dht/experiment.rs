@@ -20,7 +20,11 @@ const LOOK: Ticks = Ticks::from_millis(100);
 /// The first nodes join this far apart.
 const GROWTH: Ticks = Ticks::from_millis(500);
 
-/// A crashed member comes back, or is replaced, after up to this.
+/// A crashed member comes back, or is replaced, after at least this: what a client was told meanwhile can still be compared
+/// with what the dead one had.
+const BACK_AFTER_MS: u64 = 1_000;
+
+/// And within this.
 const BACK_WITHIN_MS: u64 = 60_000;
 
 /// Longest stall.
@@ -242,7 +246,7 @@ impl Experiment {
                 } else {
                     Later::Join
                 };
-                self.after_ms(BACK_WITHIN_MS, what);
+                self.later_on(what);
                 true
             }
             Fault::Stall => {
@@ -260,14 +264,15 @@ impl Experiment {
                     // Nobody has a disk.
                     return self.ring.size() > 0;
                 };
-                self.after_ms(BACK_WITHIN_MS, Later::QuickDisk(at));
+                self.later_on(Later::QuickDisk(at));
                 true
             }
         }
     }
 
-    fn after_ms(&mut self, most: u64, what: Later) {
-        let ms = self.ring.world().rng().random_range(1..=most);
+    fn later_on(&mut self, what: Later) {
+        let rng = self.ring.world().rng();
+        let ms = rng.random_range(BACK_AFTER_MS..=BACK_WITHIN_MS);
         let at = self.ring.world().now() + Ticks::from_millis(ms);
         self.later.push((at, what));
     }

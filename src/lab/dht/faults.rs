@@ -170,7 +170,6 @@ impl Ring {
 
     fn kill(&mut self, at: usize, silent: bool) {
         let id = self.hosts[at].id;
-        self.hosts[at].messages += self.world.node(id).stats().messages;
         self.world.kill_with(id, silent);
         self.wounds.push(Wound {
             host: at,
@@ -191,6 +190,7 @@ impl Ring {
             disk::load(&disk, self.setup.replicas > 1)
         });
         let node = DhtNode::new(self.config(addr), entries);
+        self.hosts[at].messages += self.world.node(id).stats().messages;
         self.world.restart(id, node);
         self.hosts[at].is_back = true;
         self.timeline.mark(at, self.world.now_us(), Mark::Return);

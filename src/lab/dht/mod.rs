@@ -313,6 +313,7 @@ impl Ring {
     /// Some node's part in the ring changed.
     fn ring_changed(&mut self) {
         let now_us = self.world.now_us();
+        self.look_again();
         let members = self.members().len();
         self.clients.note_members(members);
         let serving = self.serving();
@@ -326,6 +327,19 @@ impl Ring {
         self.check(Check::D5, served_right);
         if self.setup.replicas > 1 && members > self.setup.replicas {
             self.check_lists();
+        }
+    }
+
+    /// What a node serves may end with time alone, without a turn.
+    fn look_again(&mut self) {
+        for (at, host) in self.hosts.iter_mut().enumerate() {
+            let node = self.world.service(host.id);
+            let is_new = self.world.is_up(host.id) && !host.is_stalled && !host.view.is_of(node);
+            if is_new && host.view.stage != Stage::Down {
+                host.view = View::of(node);
+                let now_us = self.world.now_us();
+                self.timeline.note(at, now_us, &host.view, host.is_stalled);
+            }
         }
     }
 

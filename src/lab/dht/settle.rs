@@ -238,15 +238,7 @@ impl Ring {
     /// Messages that the members received so far, all of their lives.
     pub fn messages(&self) -> u64 {
         let hosts = self.hosts.iter();
-        let of = |host: &super::Host| {
-            // Those of a node that was killed were added to its former lives'.
-            let now = if self.world.is_up(host.id) || host.died_us == 0 {
-                self.world.node(host.id).stats().messages
-            } else {
-                0
-            };
-            host.messages + now
-        };
+        let of = |host: &super::Host| host.messages + self.world.node(host.id).stats().messages;
         hosts.map(of).sum()
     }
 

@@ -40,17 +40,24 @@ fn ring(replicas: usize) -> Ring {
 }
 
 impl Ring {
-    /// A key that has a value, or none, and the host that serves it.
-    fn key(&self, has_value: bool) -> (usize, Id, usize) {
+    /// A key that has a value, and the host that serves it.
+    fn key(&self) -> (usize, Id, usize) {
         let serving = self.serving();
         let mut keys = self.clients.keys.iter().enumerate();
         let found = keys.find_map(|(at, key)| {
             let value = key.register.settled()?;
             let (owner, _) = serving.iter().find(|(_, view)| view.owns(key.id))?;
-            (value.is_some() == has_value && key.register.unknown() == 0)
-                .then_some((at, key.id, *owner))
+            (value.is_some() && key.register.unknown() == 0).then_some((at, key.id, *owner))
         });
         found.expect("80 operations on 8 keys")
+    }
+
+    /// The same of a key that was removed.
+    fn removed_key(&mut self) -> (usize, Id, usize) {
+        let found = self.key();
+        self.ask_for(found.0, Verb::Remove);
+        self.run_for(Ticks::from_secs(5));
+        found
     }
 
     fn change(&mut self, at: usize, change: impl FnOnce(&mut DhtNode)) {
@@ -90,7 +97,7 @@ fn d2_a_next_that_is_dead_is_found_when_the_ring_is_quiet() {
 fn d3_an_acknowledgement_before_the_copies_is_found() {
     for value in [Some(Bytes::from_static(b"new")), None] {
         let mut ring = ring(2);
-        let (_, key, _) = ring.key(true);
+        let (_, key, _) = ring.key();
         let write = Pending::only(key, value, ring.world.now_us(), 5);
         ring.check_copies(&write);
         ring.assert_found(Check::D3);
@@ -100,7 +107,7 @@ fn d3_an_acknowledgement_before_the_copies_is_found() {
 #[test]
 fn d4_what_comes_back_is_found() {
     let mut ring = ring(1);
-    let (key, id, owner) = ring.key(false);
+    let (key, id, owner) = ring.removed_key();
     ring.change(owner, |node| {
         node.entries.insert(id, Bytes::from_static(b"old"))
     });
@@ -112,7 +119,7 @@ fn d4_what_comes_back_is_found() {
 #[test]
 fn a_lost_write_is_found_by_its_reader() {
     let mut ring = ring(1);
-    let (key, id, owner) = ring.key(true);
+    let (key, id, owner) = ring.key();
     ring.change(owner, |node| _ = node.entries.forget(id));
     ring.read(key);
     ring.run_for(Ticks::from_secs(5));
@@ -123,7 +130,7 @@ fn a_lost_write_is_found_by_its_reader() {
 #[test]
 fn d5_a_hand_over_that_loses_an_entry_is_found_before_anybody_reads() {
     let mut ring = ring(1);
-    let (_, id, owner) = ring.key(true);
+    let (_, id, owner) = ring.key();
     ring.change(owner, |node| _ = node.entries.forget(id));
     while ring.violations.is_empty() && ring.hosts.len() < 12 {
         ring.join();
@@ -138,7 +145,7 @@ fn d6_an_entry_that_is_gone_after_joins_and_leaves_is_found() {
     ring.check_conserved(2, 2);
     assert_eq!(ring.violations, []);
     let before = ring.served_entries();
-    let (_, id, owner) = ring.key(true);
+    let (_, id, owner) = ring.key();
     ring.change(owner, |node| _ = node.entries.forget(id));
     ring.compare_served_before(&before);
     ring.assert_found(Check::D6);
@@ -147,7 +154,7 @@ fn d6_an_entry_that_is_gone_after_joins_and_leaves_is_found() {
 #[test]
 fn d7_a_holder_without_a_copy_is_found() {
     let mut ring = ring(2);
-    let (_, id, owner) = ring.key(true);
+    let (_, id, owner) = ring.key();
     let before = ring.serving();
     let at = before.iter().position(|(at, _)| *at == owner);
     let at = at.expect("it serves");
@@ -159,7 +166,7 @@ fn d7_a_holder_without_a_copy_is_found() {
 #[test]
 fn what_never_ends_is_found() {
     let mut ring = ring(1);
-    let (key, _, _) = ring.key(true);
+    let (key, _, _) = ring.key();
     ring.clients.begin(key, Verb::Get, vec![addr(1)], 0, 5);
     ring.settle();
     ring.assert_found(Check::Settles);
@@ -169,7 +176,7 @@ fn what_never_ends_is_found() {
 #[test]
 fn an_answer_is_judged_once() {
     let mut ring = ring(1);
-    let (key, _, _) = ring.key(false);
+    let (key, _, _) = ring.removed_key();
     let (number, _) = ring.clients.begin(key, Verb::Get, vec![addr(1)], 0, 5);
     let value = Some(Bytes::from_static(b"x"));
     let mut tell = || {
