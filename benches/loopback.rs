@@ -207,11 +207,13 @@ fn durable(c: &mut Criterion) {
 }
 
 /// The table that [`Committer`] keeps a node's entries in.
-const ENTRIES: Table = Table::new("dht-entries");
+const ENTRIES: Table = Table::new("dht-entries-with-versions");
 
 fn change(n: usize) -> Change {
     let key = key(n % DURABLE_KEYS).to_be_bytes();
-    Change::put(ENTRIES, key, Bytes::from_static(&[b'x'; 100]))
+    // A version, and that a value follows.
+    let row = [&[0, 0, 0, 0, 0, 0, 0, 1, 1][..], &[b'x'; 100]].concat();
+    Change::put(ENTRIES, key, row)
 }
 
 fn fill(dir: &Path) {

@@ -4,6 +4,8 @@
 //! and no entry of it comes back from the disk after a crash. A removal that the worker has no room for is repeated. One
 //! that cannot be committed is repeated [`FAILURES_MAX`] times; then the sweep goes on without it, as a full or broken
 //! disk must not keep others from joining and leaving.
+//!
+//! Tombstones that are old enough go in the same way, without the lock.
 
 use crate::engine::{Hub, Ticks};
 
@@ -145,5 +147,33 @@ impl DhtNode {
             sweep.undropped += removals.len();
         }
         self.go_on_sweeping(hub);
+    }
+
+    /// The node starts, or old tombstones are to go; see [`super::tombstones`].
+    pub(crate) fn tombstones_due(&mut self, hub: &mut Hub<Self>) {
+        if !self.entries.keeps_tombstones() && self.entries.tombstones() == 0 {
+            return;
+        }
+        let most = self.config.quanta.swept_per_turn;
+        let mut gone = self.tombstones.due(hub.now(), &mut self.entries, most);
+        // Nothing changes in a range that is counted and sent, and a write on its way to the disk must not be forgotten there.
+        // The next walk finds these again, and those that the worker has no room for.
+        gone.retain(|key| !self.is_moving(*key) && !self.writing.contains_key(key));
+        if !self.config.durable
+            || gone.is_empty()
+            || self
+                .submit(hub, Changes::Forget(gone.clone()), Then::Nothing)
+                .is_ok()
+        {
+            for key in gone {
+                self.entries.forget(key);
+            }
+        }
+        if hub
+            .arm(self.tombstones.pause(), Timer::Tombstones)
+            .is_none()
+        {
+            log::warn!("no timer is to be had: tombstones stay until the node starts again");
+        }
     }
 }
