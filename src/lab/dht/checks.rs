@@ -186,6 +186,7 @@ mod tests {
             me: members[i],
             stage: Stage::Member,
             serves: true,
+            lease_until: None,
             next: members[(i + 1) % 5],
             successors: vec![members[(i + 1) % 5], members[(i + 2) % 5]],
         };

@@ -303,8 +303,9 @@ impl Ring {
 
     /// Hosts that answer for a range, with their views, in the order of ids. A stalled one answers nobody.
     fn serving(&self) -> Vec<(usize, &View)> {
+        let now = self.world.now();
         let hosts = self.hosts.iter().enumerate();
-        let serving = hosts.filter(|(_, host)| host.view.serves && !host.is_stalled);
+        let serving = hosts.filter(|(_, host)| host.view.serves_at(now) && !host.is_stalled);
         let mut serving: Vec<_> = serving.map(|(at, host)| (at, &host.view)).collect();
         serving.sort_by_key(|(_, view)| view.me.id);
         serving

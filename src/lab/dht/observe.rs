@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::engine::Tick;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, LockHolder, Role};
 use crate::proto::dht::routing::Member;
@@ -39,8 +40,10 @@ impl Stage {
 pub struct View {
     pub me: Member,
     pub stage: Stage,
-    /// It answers `1` for `[me, next)`.
+    /// It answers `1` for `[me, next)`, while it has a lease.
     pub serves: bool,
+    /// When its lease ends; `None`: it needs none.
+    pub lease_until: Option<Tick>,
     pub next: Member,
     /// Who follows it, nearest first.
     pub successors: Vec<Member>,
@@ -52,6 +55,7 @@ impl View {
             me: node.me(),
             stage: Stage::of(node),
             serves: node.owns(node.me().id),
+            lease_until: node.heartbeat.lease_until(),
             next: node.routing().next(),
             successors: successors(node).collect(),
         }
@@ -62,6 +66,7 @@ impl View {
         self.next == node.routing().next()
             && self.stage == Stage::of(node)
             && self.serves == node.owns(node.me().id)
+            && self.lease_until == node.heartbeat.lease_until()
             && successors(node).eq(self.successors.iter().copied())
     }
 
@@ -81,6 +86,11 @@ impl View {
         self.next == self.me
     }
 
+    /// It answers `1` for its range now.
+    pub fn serves_at(&self, now: Tick) -> bool {
+        self.serves && self.lease_until.is_none_or(|until| now < until)
+    }
+
     /// It answers `1` for this key.
     pub fn owns(&self, key: Id) -> bool {
         self.serves && key.in_arc(self.me.id, self.next.id)
@@ -88,7 +98,8 @@ impl View {
 }
 
 fn successors(node: &DhtNode) -> impl Iterator<Item = Member> {
-    std::iter::once(node.routing().next())
+    let after = node.heartbeat.watch.after.iter().copied();
+    std::iter::once(node.routing().next()).chain(after)
 }
 
 /// What a node has of a key, whether it serves it or not.
@@ -181,6 +192,7 @@ impl Doing {
                 LockHolder::Relay(_) => Some("relayed"),
                 LockHolder::Rejoin(_) => Some("revived"),
                 LockHolder::Recovery => Some("unpacked"),
+                LockHolder::Absorb(_) => Some("absorbs"),
                 LockHolder::Sweep(_) => Some("swept"),
             },
         }

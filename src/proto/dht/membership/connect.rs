@@ -14,6 +14,7 @@ use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Tag};
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::Operation;
+use crate::proto::dht::storage::commit::WritesBefore;
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
 use crate::proto::dht::wire::{self, Form};
 
@@ -33,9 +34,7 @@ pub(crate) struct HandOff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Writes that the worker had before may still change the range. They are done when as many have come back.
-    Settling {
-        submitted: u64,
-    },
+    Settling(WritesBefore),
     Sending,
     Answer,
 }
@@ -93,9 +92,7 @@ impl DhtNode {
         wire::put_ack(cx.out(), true);
         *expect = Expect::Joiner;
         let sending = Sending::new(joiner, next.id, form);
-        let phase = Phase::Settling {
-            submitted: self.submitted,
-        };
+        let phase = Phase::Settling(self.writes_before());
         self.lock_holder = LockHolder::HandOff(HandOff {
             conn,
             joiner,
@@ -136,9 +133,16 @@ impl DhtNode {
         if hand_off.conn != id || hand_off.noted {
             return;
         }
+        if let Phase::Settling(before) = hand_off.phase
+            && !self.are_over(before)
+        {
+            return;
+        }
+        let LockHolder::HandOff(hand_off) = &mut self.lock_holder else {
+            return;
+        };
         match hand_off.phase {
-            Phase::Settling { submitted } if self.written < submitted => return,
-            Phase::Settling { .. } => hand_off.phase = Phase::Sending,
+            Phase::Settling(_) => hand_off.phase = Phase::Sending,
             Phase::Sending => {}
             Phase::Answer => return,
         }
@@ -168,10 +172,10 @@ impl DhtNode {
     /// A write came back from the worker.
     pub(crate) fn hand_off_settled(&mut self, hub: &mut Hub<Self>) {
         if let LockHolder::HandOff(HandOff {
-            phase: Phase::Settling { submitted },
+            phase: Phase::Settling(before),
             ..
         }) = self.lock_holder
-            && self.written >= submitted
+            && self.are_over(before)
         {
             self.note_hand_off(hub);
         }

@@ -132,6 +132,9 @@ impl DhtNode {
     pub fn join(&mut self, hub: &mut Hub<Self>, contacts: Vec<SocketAddrV4>) {
         let owner = Member::at(contacts[0]);
         self.set_recovered_aside();
+        if self.copies.is_on() {
+            self.heartbeat.reset(hub.now());
+        }
         self.role = Role::Joining(Join {
             contacts,
             phase: Phase::Locate,
@@ -520,7 +523,7 @@ impl DhtNode {
             client::start(self, hub, operation, Tag::TellNext);
         }
         // The owner may have sent entries from beyond our next.
-        if !self.is_locked() && !self.begin_recovery(hub) {
+        if !self.is_locked() && !self.begin_recovery(hub) && !self.copies.is_on() {
             self.sweep(hub, next.id, self.me().id);
         }
         if leaves {

@@ -30,6 +30,7 @@ use crate::proto::dht::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::storage::commit::WritesBefore;
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
 use crate::proto::dht::wire::{self, Form, NextNode, Request};
 
@@ -62,9 +63,7 @@ enum Phase {
     /// The node before us is looked up.
     Find,
     /// Writes that the worker had before come back.
-    Settle {
-        submitted: u64,
-    },
+    Settle(WritesBefore),
     /// The heir is asked whether it knows versions.
     Ask,
     Send,
@@ -168,9 +167,11 @@ impl DhtNode {
             Ok(_) if busy => self.pause_leave(hub, "somebody joins or leaves here"),
             Ok(Outcome::After { before, owner }) if owner == me.addr && before != me.addr => {
                 leave.heir = Member::at(before);
-                leave.phase = Phase::Settle {
-                    submitted: self.submitted,
+                let before = self.writes_before();
+                let Role::Leaving(leave) = &mut self.role else {
+                    return;
                 };
+                leave.phase = Phase::Settle(before);
                 self.leave_settled(hub);
             }
             Ok(_) => self.pause_leave(hub, "the ring knows nobody before us"),
@@ -180,9 +181,10 @@ impl DhtNode {
 
     /// A write came back from the worker.
     pub(crate) fn leave_settled(&mut self, hub: &mut Hub<Self>) {
-        if let Role::Leaving(leave) = &mut self.role
-            && let Phase::Settle { submitted } = leave.phase
-            && self.written >= submitted
+        if let Role::Leaving(leave) = &self.role
+            && let Phase::Settle(before) = leave.phase
+            && self.are_over(before)
+            && let Role::Leaving(leave) = &mut self.role
         {
             let limits = &self.config.transfer;
             leave.deadline = Deadline::start(hub, limits, limits.within, Timer::LeaveDeadline);

@@ -17,9 +17,10 @@ use std::collections::VecDeque;
 
 use crate::engine::{ConnId, Cx, Hub, Step, Tick, Ticks, TimerId};
 
+use crate::proto::dht::id::Id;
 use crate::proto::dht::node::config::TransferLimits;
 use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Timer};
-use crate::proto::dht::wire::{self, NextNode, Request};
+use crate::proto::dht::wire::{self, Form, NextNode, Request};
 
 /// A joiner waits this long and is then told `0`, upon which it tries again.
 const PARKED_FOR: Ticks = Ticks::from_secs(5);
@@ -143,6 +144,21 @@ impl DhtNode {
 
     pub(crate) fn is_locked(&self) -> bool {
         !matches!(self.lock_holder, LockHolder::Nobody)
+    }
+
+    /// A CONNECT waits until the lock is free, which something else has now.
+    #[must_use]
+    pub(crate) fn park_connect(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        joiner: Id,
+        form: Form,
+    ) -> bool {
+        let (request, until) = (Request::Connect(joiner, form), cx.now() + PARKED_FOR);
+        *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
+        let id = cx.id();
+        self.park(cx, id, until)
     }
 
     /// False when there is no place, no timer, or no time left.

@@ -4,11 +4,14 @@
 //! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next.
 //! - `disconnect`: serves DISCONNECT, takes the range of a leaver. `relay`: a DISCONNECT for another member.
 //! - `join`, `leave`: our own join and leave.
+//! - `heartbeat`: leases, and who lives. `absorb`: takes the range of a dead next.
 //! - `address_policy`: which addresses a peer may announce.
 
+pub(crate) mod absorb;
 pub(crate) mod address_policy;
 pub(crate) mod connect;
 pub(crate) mod disconnect;
+pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod leave;
 pub(crate) mod lock;

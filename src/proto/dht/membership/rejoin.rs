@@ -84,6 +84,11 @@ impl DhtNode {
             return false;
         }
         let conn = cx.id();
+        if self.copies.is_on() {
+            // If it is dead its range is taken, and then the joiner is one as all others.
+            self.suspect_next(cx);
+            return self.park_connect(cx, expect, joiner, form);
+        }
         let (request, until) = (Request::Connect(joiner, form), cx.now());
         *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
         self.lock_holder = LockHolder::Rejoin(Rejoin {

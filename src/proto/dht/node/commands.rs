@@ -25,7 +25,7 @@ use crate::proto::dht::wire;
 
 impl DhtNode {
     pub(crate) fn get(&self, cx: &mut Cx<'_, Self>, key: Id) {
-        if !self.owns(key) {
+        if !self.serves(key, cx.now()) {
             wire::put_ack(cx.out(), false);
             return;
         }
@@ -127,7 +127,11 @@ impl DhtNode {
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
-        if owns && !moves && !self.config.durable {
+        let at_once = self.serves(key, cx.now())
+            && !moves
+            && !self.config.durable
+            && !self.copies.has_holders();
+        if at_once {
             self.write_in_memory(key, version, value);
             wire::put_ack(cx.out(), true);
             return Step::Done(used);
@@ -179,6 +183,12 @@ impl DhtNode {
             self.forwarding_bytes += bytes;
             client::start(self, hub, operation, Tag::Forward { conn, bytes });
             return true;
+        }
+        if self.copies.has_holders() {
+            return self.replicate(hub, conn, key, version, value);
+        }
+        if !self.heartbeat.holds_lease(hub.now()) {
+            return false;
         }
         if self.config.durable {
             // If the `1` to the key has not left yet, it goes with the `1` to the write. A peer that did not wait for it

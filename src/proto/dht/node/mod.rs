@@ -13,26 +13,34 @@
 //!   most, `forwarding_bytes` of the values that are passed on to other owners;
 //! - a connection has at most one write under way;
 //! - the membership lock has at most one holder;
-//! - a key that is not ours by [`DhtNode::owns`] is never served, whatever is in `entries`.
+//! - a key that is not ours by [`DhtNode::serves`] is never served, whatever is in `entries`.
 
 mod commands;
 pub(crate) mod config;
 
 use std::collections::HashMap;
 
+use std::net::SocketAddrV4;
+
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, Violation};
 
 use super::id::Id;
+use super::membership::absorb::Absorb;
 use super::membership::connect::HandOff;
 use super::membership::disconnect::Disconnect;
+use super::membership::heartbeat::Heartbeat;
 use super::membership::join::{self, Join};
 use super::membership::leave::Leave;
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
-use super::replication::{IncomingCopy, LinkTag};
+use super::replication::copies::Copies;
+use super::replication::holds::Holds;
+use super::replication::serve::Committing;
+use super::routing::fingers::FINGER_EVERY;
+use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -114,6 +122,8 @@ pub(crate) enum LockHolder {
     Rejoin(Rejoin),
     /// Recovered entries of our own range are taken over in pieces.
     Recovery,
+    /// Our next is dead, or may be.
+    Absorb(Absorb),
     /// Entries that are not ours are removed in pieces.
     Sweep(Sweep),
 }
@@ -131,6 +141,17 @@ pub enum Note {
 pub enum Timer {
     Retry(OpId),
     Link(LinkTimer),
+    /// The next heartbeat is due.
+    Beat,
+    /// Copies that are not finished are looked at.
+    Copies,
+    /// Our next is probed once more.
+    Suspect,
+    /// The one that is asked while a dead next is looked into is silent.
+    Absorb(OpId),
+    /// The next piece of a comparison that a peer asked for, and of a synchronisation of ours.
+    Compare,
+    Sync,
     /// Parked connections may have waited long enough.
     Parked,
     /// Fenced writes may have waited long enough.
@@ -187,6 +208,10 @@ pub enum Tag {
     Join,
     Leave,
     Finger,
+    /// Whether our next is dead, and who follows it.
+    Absorb,
+    /// A next that sends no heartbeats is told that we are before it.
+    PlainBeat(SocketAddrV4),
     /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
     Prev(u64),
     /// Whether our prev, this one, is gone: a farther node claims its place.
@@ -219,6 +244,18 @@ pub struct DhtNode {
     pub(crate) tombstones: Tombstones,
     pub(crate) operations: Operations<Tag>,
     pub(crate) links: Links<LinkTag>,
+    pub(crate) heartbeat: Heartbeat,
+    /// The copies of our entries.
+    pub(crate) copies: Copies,
+    /// The timer of unfinished copies runs.
+    pub(crate) copies_armed: bool,
+    /// What we hold for others.
+    pub(crate) holds: Holds,
+    pub(crate) committing: Committing,
+    /// Our next is to be probed again.
+    pub(crate) suspect_armed: bool,
+    pub(crate) comparisons: Comparisons,
+    pub(crate) syncs: Syncs,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(crate) submitted: u64,
     pub(crate) written: u64,
@@ -226,6 +263,8 @@ pub struct DhtNode {
     /// Rounds of finger look-ups begun since we were alone.
     pub(crate) finger_round: u64,
     pub(crate) finger_armed: bool,
+    /// From one look-up to the next.
+    pub(crate) finger_pause: Ticks,
     pub(crate) prev_armed: bool,
     /// UPDATE_PREVs ever.
     pub(crate) prev_claims: u64,
@@ -238,8 +277,9 @@ pub struct DhtNode {
 impl DhtNode {
     /// A ring of one that holds `entries`.
     pub fn new(config: Config, mut entries: Entries) -> DhtNode {
-        let routing = Routing::alone(Member::at(config.advertise));
-        entries.set_writer(routing.me().id);
+        let me = Member::at(config.advertise);
+        let (routing, replicas) = (Routing::alone(me), config.replicas);
+        entries.set_writer(me.id);
         entries.keep_tombstones(config.replicas > 1);
         DhtNode {
             config,
@@ -261,11 +301,20 @@ impl DhtNode {
             tombstones: Tombstones::default(),
             operations: Operations::default(),
             links: Links::default(),
+            heartbeat: Heartbeat::default(),
+            copies: Copies::new(replicas, me.id),
+            copies_armed: false,
+            holds: Holds::default(),
+            committing: Committing::default(),
+            suspect_armed: false,
+            comparisons: Comparisons::default(),
+            syncs: Syncs::default(),
             submitted: 0,
             written: 0,
             finger: 0,
             finger_round: 0,
             finger_armed: false,
+            finger_pause: FINGER_EVERY,
             prev_armed: false,
             prev_claims: 0,
             prev_tentative: None,
@@ -316,7 +365,13 @@ impl DhtNode {
         matches!(self.role, Role::Member | Role::Leaving(_))
     }
 
-    /// The node answers for `key` now.
+    /// The node answers for `key` now: the key is its own, and no other can have taken its range.
+    #[inline]
+    pub fn serves(&self, key: Id, now: Tick) -> bool {
+        self.owns(key) && self.heartbeat.holds_lease(now)
+    }
+
+    /// The key is in the range of this node, as far as it knows.
     pub fn owns(&self, key: Id) -> bool {
         let serves = match &self.role {
             Role::Member => true,
@@ -354,7 +409,7 @@ impl DhtNode {
             }
             Request::Get(key) => self.get(cx, key),
             Request::Contains(key) => {
-                let owned = self.owns(key);
+                let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     wire::put_ack(cx.out(), self.value_of(key).is_some());
@@ -362,7 +417,7 @@ impl DhtNode {
             }
             Request::Insert(key) | Request::Merge { key, .. } => {
                 let version = request.version().map(Version);
-                let owned = self.owns(key);
+                let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     *expect = Expect::Length { key, version };
@@ -370,7 +425,7 @@ impl DhtNode {
                 }
             }
             Request::Remove(key) => {
-                let owned = self.owns(key);
+                let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     return Ok(self.write(cx, key, None, None, used));
@@ -384,6 +439,7 @@ impl DhtNode {
             Request::UpdatePrev(addr) => {
                 self.claim_prev(cx, Member::at(addr));
                 wire::put_ack(cx.out(), true);
+                self.greet_new_prev(cx);
             }
             Request::Stat => {
                 let stat = self.is_settled_member().then(|| self.stat());
@@ -538,6 +594,10 @@ impl Service for DhtNode {
     fn on_end(&mut self, hub: &mut Hub<Self>, id: ConnId, conn: Conn, end: End) {
         // It may have been the last reader of a value.
         self.release_pinned(PINNED_PER_EVENT);
+        if matches!(conn, Conn::Peer(_)) && self.copies.is_on() {
+            self.committing.forget(id);
+            self.watched_conn_ended(hub, id);
+        }
         match conn {
             Conn::Operation(op) => client::ended(self, hub, id, op, end),
             Conn::Join(join::Expect::Ack) if matches!(end, End::Eof | End::Broken(_)) => {
@@ -568,6 +628,15 @@ impl Service for DhtNode {
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
             Timer::Link(timer) => links::timer(self, hub, timer),
+            Timer::Beat => self.beat_due(hub),
+            Timer::Copies => self.copies_due(hub),
+            Timer::Suspect => {
+                self.suspect_armed = false;
+                self.suspect_next(hub);
+            }
+            Timer::Absorb(op) => self.absorb_late(hub, op),
+            Timer::Compare => self.compare_some(hub),
+            Timer::Sync => self.sync_some(hub),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
             Timer::Lock(conn) => self.lock_window_over(hub, conn),
@@ -626,14 +695,17 @@ impl Host for DhtNode {
             Tag::Rejoin => self.rejoin_told(hub, result),
             Tag::Recovered(key) => self.recovered_told(hub, key, result),
             Tag::TakeBack | Tag::TellNext => {}
+            Tag::Absorb => self.absorb_told(hub, result),
+            Tag::PlainBeat(to) => self.plain_beat_told(hub, to, result.is_ok()),
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
-            Tag::Finger => self.finger_found(result),
+            Tag::Finger => self.finger_found(hub, result),
             Tag::Prev(claims) => self.prev_found(claims, result),
             Tag::PrevGone(asked) => self.prev_asked(asked, result),
             Tag::Program(number) => self.outcomes.push((number, result)),
         }
         self.swept(hub);
+        self.greet_new_prev(hub);
     }
 }
 

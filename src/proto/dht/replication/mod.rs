@@ -3,11 +3,26 @@
 //!
 //! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
 
-use bytes::Bytes;
+mod compare;
+pub(crate) mod copies;
+pub(crate) mod drive;
+pub(crate) mod holds;
+pub(crate) mod serve;
+mod serve_sync;
+pub mod sync;
+pub mod syncs;
+
 use std::net::SocketAddrV4;
+
+use bytes::Bytes;
 
 use crate::engine::{Cx, Hub, Step, Tick, Violation};
 
+use self::holds::Held;
+pub(crate) use self::serve_sync::Comparisons;
+use self::sync::Asked;
+pub(crate) use self::syncs::Syncs;
+use self::syncs::SyncId;
 use super::id::Id;
 use super::node::{Conn, DhtNode, Expect, Timer};
 use super::rpc::links::{LinkError, LinkHost, LinkKey, LinkTimer, Links};
@@ -18,16 +33,16 @@ use super::wire::extension::{Extension, Reply};
 /// What a call of the node is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkTag {
-    /// A beat, and when it was sent.
-    Beat { sent: Tick },
+    /// A beat: when it was sent, and with which epoch.
+    Beat { sent: Tick, epoch: u64 },
     /// Our prev, or another pred, is told that it is a holder.
     Hold,
     /// A copy of the write with this number.
     Copy(u64),
-    /// A fence at another holder of our dead next.
-    Fence,
-    /// A step of a range's synchronisation.
-    Sync,
+    /// A fence at another holder of this dead owner.
+    Fence { owner: SocketAddrV4 },
+    /// A call of a synchronisation.
+    Sync { id: SyncId, asked: Asked },
 }
 
 /// An entry that an owner sends to one of its holders.
@@ -64,6 +79,9 @@ impl DhtNode {
     ) -> Result<Step, Violation> {
         if self.config.replicas == 1 {
             return Err(Malformed::UnknownCommand.into());
+        }
+        if self.waits_for_copies(cx, &extension) {
+            return Ok(Step::Wait(0));
         }
         match extension {
             Extension::Put {
@@ -111,15 +129,46 @@ impl DhtNode {
                 };
                 self.take_copy(cx, copy, used)
             }
-            // Beats and leases are membership's.
-            Extension::Beat { .. } => Err(Malformed::UnknownCommand.into()),
-            // What a holder knows of its owners.
-            Extension::Hold { .. } | Extension::Fence { .. } => {
-                Err(Malformed::UnknownCommand.into())
+            Extension::Beat {
+                from,
+                epoch,
+                holders,
+                successors,
+            } => {
+                self.serve_beat(cx, from, epoch, &holders, successors);
+                Ok(Step::Done(used))
             }
-            // Of a range that is compared.
-            Extension::Digest { .. } | Extension::Keys { .. } | Extension::Fetch { .. } => {
-                Err(Malformed::UnknownCommand.into())
+            Extension::Hold {
+                owner,
+                epoch,
+                start,
+                end,
+                complete,
+            } => {
+                let held = Held {
+                    owner,
+                    epoch,
+                    start,
+                    end,
+                    complete,
+                };
+                self.serve_hold(cx, held);
+                Ok(Step::Done(used))
+            }
+            Extension::Fence { owner } => {
+                let held = self.holds.fence(owner);
+                let reply = Reply::Fenced {
+                    epoch: held.map(|held| held.epoch),
+                    complete: held.is_some_and(|held| held.complete),
+                };
+                reply.put(cx.out());
+                Ok(Step::Done(used))
+            }
+            Extension::Digest { start, end } => self.serve_digest(cx, (start, end), used),
+            Extension::Keys { start, end } => self.serve_keys(cx, (start, end), used),
+            Extension::Fetch { key } => {
+                self.serve_fetch(cx, key);
+                Ok(Step::Done(used))
             }
         }
     }
@@ -148,26 +197,6 @@ impl DhtNode {
         *expect = Expect::Request;
         self.take_copy(cx, copy, used)
     }
-
-    /// A copy is whole, with the last `used` bytes of the input. Nothing takes it yet.
-    fn take_copy(
-        &mut self,
-        cx: &mut Cx<'_, Self>,
-        copy: Copy,
-        _used: usize,
-    ) -> Result<Step, Violation> {
-        let Copy {
-            owner,
-            epoch,
-            key,
-            version,
-            value,
-        } = copy;
-        let length = value.map(|value| value.len());
-        let conn = cx.id();
-        log::debug!("{conn} {owner} {epoch}: {key} {version} {length:?}");
-        Err(Malformed::UnknownCommand.into())
-    }
 }
 
 impl LinkHost for DhtNode {
@@ -187,17 +216,16 @@ impl LinkHost for DhtNode {
 
     fn on_reply(
         &mut self,
-        _hub: &mut Hub<Self>,
+        hub: &mut Hub<Self>,
         from: SocketAddrV4,
         tag: LinkTag,
         result: Result<Reply, LinkError>,
     ) {
         match tag {
-            LinkTag::Sync => {}
-            // The lease, the holders and the writes that wait for copies take these.
-            LinkTag::Beat { .. } | LinkTag::Hold | LinkTag::Copy(_) | LinkTag::Fence => {
-                log::debug!("{from}: {tag:?}: {result:?}");
-            }
+            LinkTag::Beat { sent, epoch } => self.beat_told(hub, from, sent, epoch, result),
+            LinkTag::Fence { owner } => self.fence_told(hub, from, owner, result),
+            LinkTag::Hold | LinkTag::Copy(_) => self.holder_told(hub, from, tag, result),
+            LinkTag::Sync { id, asked } => self.sync_replied(hub, from, id, asked, result),
         }
     }
 }
@@ -213,3 +241,6 @@ impl From<LinkTimer> for Timer {
         Timer::Link(timer)
     }
 }
+
+#[cfg(test)]
+mod tests;

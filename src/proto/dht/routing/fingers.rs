@@ -9,7 +9,10 @@ use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 
 /// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
-const FINGER_EVERY: Ticks = Ticks::from_secs(1);
+pub(crate) const FINGER_EVERY: Ticks = Ticks::from_secs(1);
+
+/// Where nothing is new, each look-up waits longer than the one before, up to this.
+const FINGER_EVERY_MAX: Ticks = Ticks::from_secs(30);
 
 /// The same in the first round after joining: a new member has its fingers within half a second.
 const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
@@ -20,6 +23,7 @@ impl DhtNode {
     pub(crate) fn begin_fingers(&mut self, hub: &mut Hub<Self>) {
         if !self.finger_armed {
             self.finger_round = 0;
+            self.finger_pause = FINGER_EVERY;
             self.finger_armed = hub.arm(FIRST_FINGERS_EVERY, Timer::Finger).is_some();
         }
     }
@@ -48,12 +52,21 @@ impl DhtNode {
         let every = if self.finger_round < 2 {
             FIRST_FINGERS_EVERY
         } else {
-            FINGER_EVERY
+            self.finger_pause
         };
         self.finger_armed = hub.arm(every, Timer::Finger).is_some();
     }
 
-    pub(crate) fn finger_found(&mut self, result: Result<Outcome, Failure>) {
+    pub(crate) fn finger_found(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
+        let is_news = match &result {
+            Ok(Outcome::Located(addr)) => !self.routing.knows(*addr),
+            _ => true,
+        };
+        self.finger_pause = if is_news {
+            FINGER_EVERY
+        } else {
+            Ticks(self.finger_pause.0 + self.finger_pause.0 / 4).min(FINGER_EVERY_MAX)
+        };
         match result {
             Ok(Outcome::Located(addr)) => self.routing.learn(Member::at(addr)),
             Err(
@@ -62,6 +75,9 @@ impl DhtNode {
                 | Failure::Malformed { addr, .. },
             ) => {
                 self.member_failed(addr);
+                if addr == self.routing.next().addr {
+                    self.suspect_next(hub);
+                }
             }
             _ => {}
         }

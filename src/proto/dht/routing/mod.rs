@@ -120,6 +120,12 @@ impl Routing {
         self.fingers.truncate(Id::BITS);
     }
 
+    /// One of the nodes that this one knows.
+    pub fn knows(&self, addr: SocketAddrV4) -> bool {
+        let is_it = |member: &Member| member.addr == addr;
+        is_it(&self.me) || is_it(&self.next) || self.fingers.iter().any(is_it)
+    }
+
     /// A node did not answer.
     pub fn forget(&mut self, addr: SocketAddrV4) {
         self.fingers.retain(|finger| finger.addr != addr);
@@ -147,13 +153,30 @@ impl Routing {
     }
 }
 
+/// How the range of this node changed: from `[me, before)` to `[me, after)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RangeChange {
+    pub(crate) before: Member,
+    pub(crate) after: Member,
+    /// Keys came that were another's.
+    pub(crate) grew: bool,
+}
+
 impl DhtNode {
-    /// Sets our next, and keeps fingers from when we are not alone.
+    /// Sets our next: the one way in which the range of this node changes. Heartbeats, copies and fingers follow.
     pub(crate) fn set_next(&mut self, hub: &mut Hub<Self>, next: Member) {
+        let (me, before) = (self.routing.me(), self.routing.next());
         self.routing.set_next(next);
         if !self.routing.is_alone() {
             self.begin_fingers(hub);
         }
+        let is_whole = |member: Member| member == me;
+        let change = RangeChange {
+            before,
+            after: next,
+            grew: !is_whole(before) && (is_whole(next) || !next.id.in_arc(me.id, before.id.succ())),
+        };
+        self.range_changed(hub, change);
     }
 }
 

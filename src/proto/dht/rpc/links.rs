@@ -427,7 +427,8 @@ pub fn timer<H: LinkHost>(host: &mut H, hub: &mut Hub<H>, timer: LinkTimer) {
     };
     link.timer = None;
     // What is still on its way to the peer cannot be answered.
-    if hub.queued_of(link.conn) < link.queued_bytes {
+    let sent_bytes = link.queued_bytes.saturating_sub(hub.queued_of(link.conn));
+    if sent_bytes > hub.limits().output_bytes_high {
         link.heard = now;
     }
     if link.due().is_some_and(|due| due <= now) {

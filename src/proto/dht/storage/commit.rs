@@ -9,6 +9,7 @@ use super::entries::{self, Entry};
 use super::version::Version;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, acknowledge, say};
+use crate::proto::dht::replication::syncs::SyncId;
 
 /// Changes for the worker to commit.
 #[derive(Debug)]
@@ -53,8 +54,14 @@ pub(crate) enum Then {
     },
     /// Received entries of a transfer on this connection are on disk.
     Staged(ConnId),
+    /// Entries that a synchronisation brought are on disk.
+    Synced(SyncId),
     /// Entries of a sweep are gone from the disk.
     Swept,
+    /// The write of ours with this number is on our disk; copies of it are on their way.
+    Copied(u64),
+    /// A copy for the owner on this link is on the disk.
+    HeldFor { conn: ConnId },
     /// No connection waits.
     Nothing,
 }
@@ -105,7 +112,25 @@ impl Staging {
     }
 }
 
+/// The writes that were begun before some moment: a range is not moved until they are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WritesBefore {
+    submitted: u64,
+    copied: u64,
+}
+
 impl DhtNode {
+    pub(crate) fn writes_before(&self) -> WritesBefore {
+        WritesBefore {
+            submitted: self.submitted,
+            copied: self.copies.last(),
+        }
+    }
+
+    pub(crate) fn are_over(&self, before: WritesBefore) -> bool {
+        self.written >= before.submitted && self.copies.is_done(before.copied)
+    }
+
     /// Gives changes to the worker. A single write that is older than what is here is not written, as it would be the last
     /// on the disk; it takes its turn.
     ///
@@ -173,7 +198,10 @@ impl DhtNode {
                 acknowledge(hub, conn, committed);
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
+            (Then::Synced(sync), _) => self.sync_committed(hub, sync, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
+            (Then::Copied(number), _) => self.copy_committed(hub, number, committed),
+            (Then::HeldFor { conn }, changes) => self.copy_held(hub, conn, changes, committed),
             (Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);

@@ -5,7 +5,8 @@
 //! ```text
 //!   entries  + values that left them and are still being sent
 //!   recovered entries, not in the ring yet
-//!   values under way: staged (not complete), at the worker, fenced, passed on to another owner, in a transfer
+//!   values under way: staged (not complete), at the worker, fenced, passed on to another owner, in a transfer,
+//!   on their way to those that hold copies
 //! ```
 //! Copies in the engine's buffers are not part of it: the engine bounds them for each connection.
 //!
@@ -47,6 +48,7 @@ impl DhtNode {
             self.staged_bytes,
             self.writing_bytes,
             self.forwarding_bytes,
+            self.copies.pending_bytes(),
             self.fenced_writes.bytes(),
             receiving,
         ]

@@ -10,7 +10,7 @@
 use crate::engine::{Hub, Ticks};
 
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Then, Timer};
+use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Role, Then, Timer};
 
 /// Removals at the worker at once. Each is of one turn's entries; the worker commits them together.
 const JOBS_MAX: usize = 16;
@@ -39,10 +39,12 @@ impl DhtNode {
     /// Removes the entries of `[start, end)`, all of them when the two are the same. Takes the membership lock over.
     pub(crate) fn sweep(&mut self, hub: &mut Hub<Self>, start: Id, end: Id) {
         self.end_lock_deadline(hub);
+        // A member that keeps copies may hold this range for its owner, and merges what it has by version.
+        let keeps = self.copies.is_on() && matches!(self.role, Role::Member | Role::Leaving(_));
         let mut sweep = Sweep {
             start,
             end,
-            more: true,
+            more: !keeps,
             waiting: Vec::new(),
             jobs: 0,
             failures: 0,

@@ -3,6 +3,7 @@
 //! [`limits`]), LOCATE ([`lookups`]), versions of entries ([`versions`]), peers that lie ([`untrusted_peers`]).
 
 mod connect;
+mod crashes;
 mod disconnect;
 mod limits;
 mod lookups;

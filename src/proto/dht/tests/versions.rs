@@ -1,5 +1,7 @@
 //! Versions and tombstones: how they move with a range, outlive their process, and end.
 
+use std::collections::BTreeMap;
+
 use super::script::{Member, Ring, Then, after, hears, places, put, run_with, say};
 use super::*;
 use crate::proto::dht::node::{LockHolder, Role};

@@ -1,0 +1,475 @@
+//! Heartbeats: how a node knows that it is still a member, that its next is alive, and who is around them.
+//!
+//! ```text
+//!        XBEAT: epoch, holders, successors
+//! node ────────────────────────────────────▶ its prev, the heir of its range
+//!      ◀──────────────────────────────────── 1, preds: a lease of LEASE from when the beat was sent
+//!                                            0, next: its next is another one
+//! ```
+//! The lease: a node serves its range only while its heir has granted it a lease. The heir takes the range of a node that is silent only
+//! SUSPECT after the last grant, so at most one of the two serves. It grants leases only while it has one itself: when the
+//! heir was deposed, its own heir waits as long. Leases are never on disk; a node that starts has none.
+//!
+//! | the prev is | the lease |
+//! |---|---|
+//! | a member with our extensions | needed |
+//! | a plain one | not needed: it never takes the range of a node that did not leave |
+//! | the node itself (alone) | not needed |
+//!
+//! A joiner claims to be our prev before it is a member. Until it grants a lease, the old heir is asked as well.
+//!
+//! What it does not do: judge claims to be our prev (see `routing/predecessor`), or take a range (see [`super::absorb`]).
+
+use std::net::SocketAddrV4;
+
+use crate::engine::{ConnId, Cx, Hub, Tick, Ticks};
+use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
+use crate::proto::dht::replication::LinkTag;
+use crate::proto::dht::replication::drive::answer;
+use crate::proto::dht::routing::{Member, Routing};
+use crate::proto::dht::rpc::client;
+use crate::proto::dht::rpc::links::{self, LinkError};
+use crate::proto::dht::rpc::operation::{Bounds, Operation};
+use crate::proto::dht::storage::version::Version;
+use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
+
+/// From one heartbeat to the next: 20 a minute, and as many answers.
+pub const BEAT_EVERY: Ticks = Ticks::from_secs(3);
+
+/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by two seconds.
+pub const LEASE: Ticks = Ticks::from_secs(5);
+
+/// A next that was granted nothing for this long is probed, and is dead when it is silent. Longer than [`LEASE`] by what two clocks
+/// can differ in that time, and more.
+pub const SUSPECT: Ticks = Ticks::from_secs(7);
+
+/// Copies are compared with those of complete holders every 60 s.
+const RECHECK_BEATS: u64 = 20;
+
+/// Denials in a row, from members that list another next, after which a node takes itself for deposed.
+const DENIALS_MAX: u32 = 2;
+
+/// What a node knows of its neighbours by heartbeats.
+#[derive(Debug, Default)]
+pub struct Heartbeat {
+    /// When the lease ends; `None`: none is needed.
+    lease_until: Option<Tick>,
+    /// The prev that granted the last lease.
+    heir: Option<Member>,
+    /// The prev is this one, and does not know heartbeats.
+    plain: Option<SocketAddrV4>,
+    /// Those before the heir, nearest first, as it says.
+    before_heir: Vec<Member>,
+    /// Whom the last heartbeat went to: another prev is told at once.
+    beaten: Option<Member>,
+    denials: u32,
+    /// Heartbeats so far.
+    beats: u64,
+    pub watch: Watch,
+    /// The timer runs.
+    pub armed: bool,
+}
+
+/// What a node knows of its next by the next's heartbeats.
+#[derive(Debug, Default)]
+pub struct Watch {
+    of: Option<Member>,
+    /// The epoch of its copies.
+    pub epoch: u64,
+    /// When it was granted its last lease, or became our next.
+    granted: Tick,
+    /// The connection of its heartbeats.
+    conn: Option<ConnId>,
+    /// It sends heartbeats.
+    pub beats: bool,
+    /// Its next, the one after, and on.
+    pub after: Vec<Member>,
+}
+
+impl Heartbeat {
+    /// The node may serve its range.
+    #[inline]
+    pub fn holds_lease(&self, now: Tick) -> bool {
+        self.lease_until.is_none_or(|until| now < until)
+    }
+
+    /// When the lease ends; `None`: no lease is needed.
+    pub fn lease_until(&self) -> Option<Tick> {
+        self.lease_until
+    }
+
+    /// Time until the lease ends; `None`: no lease is needed.
+    pub fn lease_left(&self, now: Tick) -> Option<Ticks> {
+        let until = self.lease_until?;
+        Some(if until > now { until - now } else { Ticks(0) })
+    }
+
+    /// Our next changed. `alone`: it is the node itself now. `was_alone`: it was before.
+    pub fn next_is(&mut self, next: Member, alone: bool, was_alone: bool, now: Tick) {
+        if self.watch.of != Some(next) {
+            // What followed the old one may follow the new one.
+            let mut after = std::mem::take(&mut self.watch.after);
+            if let Some(at) = after.iter().position(|member| *member == next) {
+                after.drain(..=at);
+            } else if let Some(old) = self.watch.of
+                && old != next
+            {
+                after.insert(0, old);
+                after.truncate(LIST_MAX);
+            }
+            self.watch = Watch {
+                of: Some(next),
+                granted: now,
+                after,
+                ..Watch::default()
+            };
+        }
+        if alone {
+            self.lease_until = None;
+            (self.heir, self.plain, self.beaten) = (None, None, None);
+            self.before_heir.clear();
+        } else if was_alone && self.lease_until.is_none() {
+            // The first other member became our heir just now. It waits longer than this before it takes our range.
+            self.lease_until = Some(now + LEASE);
+        }
+    }
+
+    /// The node is not a member any more, or not yet: it has no lease until it is granted one.
+    pub fn reset(&mut self, now: Tick) {
+        *self = Heartbeat {
+            lease_until: Some(now),
+            armed: self.armed,
+            ..Heartbeat::default()
+        };
+    }
+
+    /// Whom to send a heartbeat to: the prev, and the heir that it has not replaced yet.
+    pub fn targets(&mut self, prev: Option<Member>) -> [Option<Member>; 2] {
+        self.beaten = prev;
+        let asked = prev.filter(|prev| self.plain != Some(prev.addr));
+        [asked, self.heir.filter(|heir| Some(*heir) != asked)]
+    }
+
+    /// The prev is another one than the last heartbeat went to.
+    pub fn is_new(&self, prev: Option<Member>) -> bool {
+        prev.is_some() && prev != self.beaten
+    }
+
+    /// A lease was granted by `by`. True: it is a new heir.
+    pub fn granted(
+        &mut self,
+        by: Member,
+        prev: Option<Member>,
+        sent: Tick,
+        before: Vec<Member>,
+    ) -> bool {
+        let is_prev = prev == Some(by);
+        if !is_prev && self.heir != Some(by) {
+            return false;
+        }
+        let is_new = self.heir != Some(by);
+        (self.heir, self.before_heir, self.denials) = (Some(by), before, 0);
+        if is_prev {
+            self.plain = None;
+        }
+        let until = sent + LEASE;
+        self.lease_until = Some(self.lease_until.map_or(until, |old| old.max(until)));
+        is_new
+    }
+
+    /// The prev, `by`, has another next. True: the node is listed by nobody and has to join anew.
+    pub fn denied(&mut self, by: Member, prev: Option<Member>, is_passed_over: bool) -> bool {
+        if self.heir == Some(by) && prev != Some(by) {
+            // The new prev grants from now on, or is plain.
+            self.heir = None;
+            self.end_lease_of_plain();
+            return false;
+        }
+        if prev == Some(by) && is_passed_over {
+            self.denials += 1;
+        }
+        self.denials >= DENIALS_MAX
+    }
+
+    /// The prev does not know heartbeats. True: that is news.
+    pub fn is_plain(&mut self, addr: SocketAddrV4, prev: Option<Member>) -> bool {
+        if prev.is_none_or(|prev| prev.addr != addr) || self.plain == Some(addr) {
+            return false;
+        }
+        self.plain = Some(addr);
+        self.heir = self.heir.filter(|heir| heir.addr != addr);
+        self.end_lease_of_plain();
+        true
+    }
+
+    /// A plain prev needs no lease, but the heir before it, if it still lists us, could take our range.
+    fn end_lease_of_plain(&mut self) {
+        if self.plain.is_some() && self.heir.is_none() {
+            self.before_heir.clear();
+            self.lease_until = None;
+        }
+    }
+
+    pub fn has_plain_prev(&self, prev: Option<Member>) -> bool {
+        prev.is_some_and(|prev| self.plain == Some(prev.addr))
+    }
+
+    /// A member is dead.
+    pub fn forget(&mut self, addr: SocketAddrV4) {
+        self.heir = self.heir.filter(|heir| heir.addr != addr);
+        self.end_lease_of_plain();
+        self.before_heir.retain(|member| member.addr != addr);
+        self.watch.after.retain(|member| member.addr != addr);
+    }
+
+    /// The members before us, nearest first, up to ourselves.
+    pub fn before(&self, me: Member) -> Vec<Member> {
+        let mut before: Vec<Member> = Vec::with_capacity(LIST_MAX);
+        for member in self.heir.into_iter().chain(self.before_heir.iter().copied()) {
+            if member == me || before.contains(&member) {
+                break;
+            }
+            before.push(member);
+        }
+        before
+    }
+
+    /// What is told to our next of those before us: ourselves left out.
+    pub fn told_before(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
+        let all = self.heir.into_iter().chain(self.before_heir.iter().copied());
+        all.map(|member| member.addr).take(LIST_MAX)
+    }
+}
+
+impl Watch {
+    /// A heartbeat of our next is granted.
+    pub fn beat(&mut self, now: Tick, conn: ConnId, epoch: u64, after: Vec<Member>) {
+        (self.granted, self.conn, self.epoch, self.after) = (now, Some(conn), epoch, after);
+        self.beats = true;
+    }
+
+    /// A plain one answered.
+    pub fn seen(&mut self, now: Tick) {
+        self.granted = now;
+    }
+
+    /// Its connection is over: it may be dead. True once.
+    pub fn lost(&mut self, conn: ConnId) -> bool {
+        let is_its = self.conn == Some(conn);
+        if is_its {
+            self.conn = None;
+        }
+        is_its
+    }
+
+    /// Silent for so long that it may be taken for dead.
+    pub fn is_suspect(&self, now: Tick) -> bool {
+        now >= self.granted + SUSPECT
+    }
+}
+
+impl DhtNode {
+    /// Begins heartbeats, and sends one at once. Called whenever there is a member next to us that was not there before.
+    pub(crate) fn begin_beats(&mut self, hub: &mut Hub<Self>) {
+        if self.copies.is_on() && matches!(self.role, Role::Member | Role::Leaving(_)) {
+            self.beat(hub);
+            self.arm_beat(hub);
+        }
+    }
+
+    fn arm_beat(&mut self, hub: &mut Hub<Self>) {
+        if !self.heartbeat.armed && !self.routing.is_alone() {
+            self.heartbeat.armed = hub.arm(BEAT_EVERY, Timer::Beat).is_some();
+        }
+    }
+
+    /// The time of the next heartbeat.
+    pub(crate) fn beat_due(&mut self, hub: &mut Hub<Self>) {
+        self.heartbeat.armed = false;
+        if self.routing.is_alone() || !matches!(self.role, Role::Member | Role::Leaving(_)) {
+            return;
+        }
+        self.arm_beat(hub);
+        self.heartbeat.beats += 1;
+        if self.heartbeat.beats.is_multiple_of(RECHECK_BEATS) {
+            self.copies.recheck();
+        }
+        self.beat(hub);
+        self.look_at_next(hub);
+        self.drive_copies(hub);
+    }
+
+    /// Our next is plain as long as it sends no heartbeats: it is told who is before it, which a dead one does not take.
+    fn look_at_next(&mut self, hub: &mut Hub<Self>) {
+        let watch = &self.heartbeat.watch;
+        if watch.beats && watch.is_suspect(hub.now()) {
+            self.suspect_next(hub);
+        } else if !watch.beats && !self.is_locked() {
+            let next = self.routing.next().addr;
+            let once = Bounds {
+                attempts_max: 1,
+                ..self.bounds()
+            };
+            let operation = Operation::update_prev(self.me().addr, next, once);
+            client::start(self, hub, operation, Tag::PlainBeat(next));
+        }
+    }
+
+    /// A plain next took UPDATE_PREV, or not.
+    pub(crate) fn plain_beat_told(&mut self, hub: &mut Hub<Self>, to: SocketAddrV4, taken: bool) {
+        if to != self.routing.next().addr {
+            return;
+        }
+        if taken {
+            self.heartbeat.watch.seen(hub.now());
+        } else {
+            self.suspect_next(hub);
+        }
+    }
+
+    /// The prev is another one: it is told that we are here.
+    pub(crate) fn greet_new_prev(&mut self, hub: &mut Hub<Self>) {
+        if self.copies.is_on() && self.heartbeat.is_new(self.routing.prev()) {
+            self.begin_beats(hub);
+        }
+    }
+
+    pub(crate) fn beat(&mut self, hub: &mut Hub<Self>) {
+        let (me, sent) = (self.me(), hub.now());
+        let epoch = self.copies.epoch();
+        let successors = [self.routing.next()]
+            .into_iter()
+            .chain(self.heartbeat.watch.after.iter().copied());
+        let beat = Extension::Beat {
+            from: me.addr,
+            epoch,
+            holders: self.copies.holders().map(|(addr, _)| addr).take(LIST_MAX).collect(),
+            successors: successors.map(|member| member.addr).take(LIST_MAX).collect(),
+        };
+        let targets = self.heartbeat.targets(self.routing.prev());
+        for member in targets.into_iter().flatten().filter(|member| *member != me) {
+            links::call(self, hub, member.addr, beat.clone(), None, LinkTag::Beat { sent, epoch });
+        }
+        if self.heartbeat.has_plain_prev(self.routing.prev()) {
+            self.copies.confirmed(epoch);
+        }
+    }
+
+    /// The answer to a heartbeat.
+    pub(crate) fn beat_told(
+        &mut self,
+        hub: &mut Hub<Self>,
+        from: SocketAddrV4,
+        sent: Tick,
+        epoch: u64,
+        result: Result<Reply, LinkError>,
+    ) {
+        let (me, by, prev) = (self.me(), Member::at(from), self.routing.prev());
+        if !matches!(self.role, Role::Member | Role::Leaving(_)) {
+            return;
+        }
+        match result {
+            Ok(Reply::Granted { clock, preds }) => {
+                self.entries.observe(Version(clock));
+                let before = preds.into_iter().map(Member::at).collect();
+                if self.heartbeat.granted(by, prev, sent, before) {
+                    self.copies.new_heir();
+                }
+                self.copies.confirmed(epoch);
+                self.place_copies(hub);
+            }
+            Ok(Reply::NotGranted { next }) => {
+                let next = Member::at(next);
+                let is_passed_over = next != me && me.id.in_arc(by.id.succ(), next.id);
+                if next != me
+                    && next != by
+                    && prev == Some(by)
+                    && next.id.in_arc(by.id.succ(), me.id)
+                {
+                    self.claim_prev(hub, next);
+                }
+                if next != me && self.heartbeat.denied(by, prev, is_passed_over || next == by) {
+                    self.deposed(hub, by);
+                }
+            }
+            Err(LinkError::Plain) => {
+                if self.heartbeat.is_plain(from, prev) {
+                    self.place_copies(hub);
+                }
+            }
+            Err(LinkError::Refused) => self.member_dead(hub, from),
+            _ => {}
+        }
+    }
+
+    /// XBEAT.
+    pub(crate) fn serve_beat(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        from: SocketAddrV4,
+        epoch: u64,
+        holders: &[SocketAddrV4],
+        successors: Vec<SocketAddrV4>,
+    ) {
+        let member = Member::at(from);
+        let now = cx.now();
+        let serves = match &self.role {
+            Role::Member => true,
+            Role::Leaving(leave) => leave.serves(),
+            Role::Joining(_) | Role::Gone(_) => false,
+        };
+        let can_grant = serves
+            && self.heartbeat.holds_lease(now)
+            && cx.peer_v4().ip() == from.ip()
+            && !matches!(self.lock_holder, LockHolder::Absorb(_));
+        let next = self.routing.next();
+        if can_grant && next == member {
+            let after = successors.into_iter().map(Member::at).collect();
+            let conn = cx.id();
+            self.heartbeat.watch.beat(now, conn, epoch, after);
+            self.entries.observe(Version(epoch));
+            if !holders.contains(&self.me().addr) {
+                // Left out as a holder: what is here of its entries may be old.
+                self.holds.drop_owner(from);
+            }
+            let reply = Reply::Granted {
+                clock: self.entries.clock().0,
+                preds: self.heartbeat.told_before().collect(),
+            };
+            reply.put(cx.out());
+            return;
+        }
+        // Its own address says that this node cannot grant, and nothing else.
+        let next = if can_grant { next.addr } else { from };
+        Reply::NotGranted { next }.put(cx.out());
+    }
+
+    /// Another member has our range, as it took us for dead: we join anew, and what we have is merged by version.
+    fn deposed(&mut self, hub: &mut Hub<Self>, by: Member) {
+        if self.is_locked() || !matches!(self.role, Role::Member) {
+            return;
+        }
+        log::warn!("the ring goes on without this node, which was taken for dead; it joins again");
+        let next = self.routing.next().addr;
+        let me = self.me().addr;
+        let contacts: Vec<SocketAddrV4> = [by.addr, next].into_iter().filter(|addr| *addr != me).collect();
+        self.holds.clear();
+        for client in self.copies.abandon() {
+            answer(hub, client, false);
+        }
+        self.routing = Routing::alone(self.me());
+        self.join(hub, contacts);
+    }
+
+    /// A member is dead: routing, heartbeats and copies forget it.
+    pub(crate) fn member_dead(&mut self, hub: &mut Hub<Self>, addr: SocketAddrV4) {
+        if addr == self.routing.next().addr && !matches!(self.lock_holder, LockHolder::Absorb(_)) {
+            self.suspect_next(hub);
+        }
+        self.member_failed(addr);
+        self.heartbeat.forget(addr);
+        let entries = &mut self.entries;
+        self.copies.leave_out(addr, || entries.next_version().0);
+        self.drive_copies(hub);
+    }
+}

@@ -1,0 +1,195 @@
+//! Members that die: their ranges are taken over, and no acknowledged write is lost.
+
+use super::super::node::Role;
+use super::super::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::*;
+
+/// A ring whose members keep three copies, and a client that is no member.
+struct Ring {
+    world: World<DhtNode>,
+    asker: NodeId,
+    nodes: Vec<NodeId>,
+    asked: usize,
+}
+
+const WITHIN: Ticks = Ticks::from_secs(10);
+
+impl Ring {
+    fn new(seed: u64, members: usize, durable: bool) -> Ring {
+        let mut world = World::new(seed);
+        let asker = add(&mut world, 0);
+        let mut ring = Ring {
+            world,
+            asker,
+            nodes: Vec::new(),
+            asked: 0,
+        };
+        for n in 1..=members {
+            ring.join(n, durable);
+        }
+        ring.settle();
+        ring
+    }
+
+    fn join(&mut self, n: usize, durable: bool) {
+        let config = Config {
+            replicas: 3,
+            durable,
+            ..config(self.world.seed(), n)
+        };
+        let limits = config.fit(Limits::default());
+        let node = DhtNode::new(config, Entries::default());
+        let id = self.world.add(addr(n), node, limits);
+        if durable {
+            let delay = Span::us(100, 5_000);
+            self.world.set_worker(id, Commits(Disk::default()), delay);
+        }
+        if let Some(first) = self.nodes.first() {
+            let contacts = vec![self.world.addr(*first)];
+            self.world.with(id, |node, hub| node.join(hub, contacts));
+            self.world.until(WITHIN, |w| {
+                matches!(w.service(id).role, Role::Member)
+            });
+        }
+        self.nodes.push(id);
+    }
+
+    /// All copies are where they should be.
+    fn settle(&mut self) {
+        let nodes = self.nodes.clone();
+        let least = nodes.len().min(3) - 1;
+        self.world.until(secs(30), |w| {
+            nodes.iter().all(|id| {
+                let copies = &w.service(*id).copies;
+                copies.holders().filter(|(_, complete)| *complete).count() == least
+                    && !copies.is_unsettled()
+            })
+        });
+    }
+
+    fn ask(&mut self, verb: Verb, key: Id) -> Result<Outcome, Failure> {
+        let contacts: Vec<SocketAddrV4> = self.nodes.iter().map(|id| self.world.addr(*id)).collect();
+        let bounds = Bounds {
+            attempts_max: 60,
+            backoff_max: Ticks::from_millis(200),
+            ..Bounds::default()
+        };
+        let operation = Operation::new(verb, key, contacts, bounds);
+        self.asked += 1;
+        let number = self.asked;
+        self.world.with(self.asker, |node, hub| node.ask(hub, number, operation));
+        let asker = self.asker;
+        self.world.until(secs(20), |w| w.service(asker).has_outcomes());
+        let mut told = self.world.with(asker, |node, _| node.take_outcomes());
+        told.pop().expect("one was asked").1
+    }
+
+    fn insert(&mut self, n: usize) {
+        let value = Bytes::from(format!("value {n}"));
+        let told = self.ask(Verb::Insert(value), Id::of(&n.to_be_bytes()));
+        assert_eq!(told, Ok(Outcome::Inserted));
+    }
+
+    fn get(&mut self, n: usize) {
+        let value = Bytes::from(format!("value {n}"));
+        let told = self.ask(Verb::Get, Id::of(&n.to_be_bytes()));
+        assert_eq!(told, Ok(Outcome::Got(Some(value))), "key {n}");
+    }
+
+    fn kill(&mut self, at: usize) {
+        let id = self.nodes.remove(at);
+        self.world.kill(id);
+    }
+}
+
+#[test]
+fn two_members_die_and_nothing_is_lost() {
+    for seed in 0..400 {
+        let mut ring = Ring::new(seed, 6, seed % 4 >= 2);
+        for n in 0..60 {
+            ring.insert(n);
+        }
+        let at = ring.world.seed() as usize % 6;
+        ring.kill(at);
+        ring.kill(at % 5);
+        for n in 0..60 {
+            ring.get(n);
+        }
+        ring.settle();
+        for n in 60..80 {
+            ring.insert(n);
+        }
+        ring.kill(0);
+        for n in 0..80 {
+            ring.get(n);
+        }
+    }
+}
+
+/// Hours of whole rings with everything going on: PEERLOOP_SEEDS=from..to, PEERLOOP_NODES, PEERLOOP_REPLICAS.
+#[test]
+#[ignore = "for the search of faults: PEERLOOP_SEEDS=0..100"]
+fn rings_heal() {
+    use crate::lab::dht::{Experiment, Load, Plan, Setup};
+    let var = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
+    let seeds = var("PEERLOOP_SEEDS", "0..20");
+    let (from, to) = seeds.split_once("..").expect("a range");
+    let num = |name: &str, or: &str| var(name, or).parse::<usize>().expect("a number");
+    let (nodes, replicas, minutes) = (
+        num("PEERLOOP_NODES", "8"),
+        num("PEERLOOP_REPLICAS", "3"),
+        num("PEERLOOP_MINUTES", "10"),
+    );
+    let faults = num("PEERLOOP_FAULTS", "8");
+    let only = var("PEERLOOP_ONLY", "jlcsr");
+    let mut bad = 0;
+    for seed in from.parse::<u64>().expect("from")..to.parse().expect("to") {
+        let many = |kind: char| if only.contains(kind) { faults } else { 0 };
+        let setup = Setup {
+            seed,
+            replicas,
+            durable: seed % 2 == 1,
+            disk: Span::us(100, 5_000),
+            quanta: quanta(seed),
+            load: Load {
+                clients: 6,
+                keys: 40,
+                shared: 0.0,
+            },
+            panics: false,
+        };
+        let plan = Plan {
+            nodes,
+            minutes: minutes as u64,
+            joins: many('j'),
+            leaves: many('l'),
+            crashes: many('c'),
+            stalls: many('s'),
+            resets: many('r'),
+            slow_disks: 0,
+            operations: 300 * minutes as u64,
+        };
+        let begun = std::time::Instant::now();
+        let mut experiment = Experiment::new(setup, plan);
+        while experiment.step(Ticks::from_secs(60)) {
+            if !experiment.ring.violations().is_empty() {
+                break;
+            }
+        }
+        if experiment.ring.violations().is_empty() {
+            experiment.finish();
+        }
+        let ring = &experiment.ring;
+        let first = ring.violations().first().map(ToString::to_string);
+        bad += usize::from(first.is_some());
+        let mut repairs: Vec<u64> = ring.repairs_us().iter().map(|us| us / 1000).collect();
+        repairs.sort_unstable();
+        println!(
+            "seed {seed}: {} ms, given up {}, repairs ms {repairs:?}: {}",
+            begun.elapsed().as_millis(),
+            experiment.given_up(),
+            first.as_deref().unwrap_or("ok")
+        );
+    }
+    assert_eq!(bad, 0, "seeds with violations");
+}
