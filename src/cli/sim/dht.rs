@@ -74,7 +74,7 @@ pub(in crate::cli) struct DhtArgs {
 
 /// What is printed without `--json`.
 const TEXT: &str = "\
-ring        {nodes} members at the start, {nodes_end} at the end; {replicas} copies, {STORAGE}
+ring        {nodes} members at the start, {nodes_end} at the end; R = {replicas}, {STORAGE}
 time        {minutes:.0} minutes in {real_seconds:.1} s: {times_real:.0} times real time{INTERRUPTED}
 faults      {crashes} crashes, {joins} joins, {leaves} leaves, {stalls} stalls, {resets} resets, {slow_disks} slow disks; {given_up} could not be
 operations  {operations}: {writes} writes, {reads} reads; {unknown} writes without an answer, {failed_reads} reads

@@ -26,6 +26,9 @@ const LABEL_MIN: f64 = 8.0;
 /// A gap in service is at least this wide, so that it is seen.
 const GAP_MIN: f64 = 2.0;
 
+/// Shorter gaps are hand-overs.
+const GAP_US_MIN: u64 = 1_000_000;
+
 const SERVES: &str = "#3b6ea5";
 const GAP: &str = "#d7263d";
 const QUIET_INK: &str = "#64748b";
@@ -42,7 +45,7 @@ text{font-family:Inter,Helvetica,Arial,sans-serif;fill:#1f2937}\
 .taken{stroke:#d7263d;stroke-width:.8;opacity:.6}.given{stroke:#94a3b8;stroke-width:.6}\
 .broken{stroke:#d7263d;stroke-width:1;stroke-dasharray:5 3}";
 
-const TITLE: &str = "A DHT ring of {nodes} members with {replicas} copies";
+const TITLE: &str = "A DHT ring of {nodes} members, R = {replicas}";
 const SUBTITLE: &str = "{crashes} crashes, {joins} joins, {leaves} leaves, {stalls} stalls, {resets} resets \
      and {operations} operations in {minutes:.0} minutes: {violations} violations, {lost} lost writes";
 const FIGURES: &str =
@@ -242,7 +245,11 @@ impl Canvas<'_> {
         // Last: they are what is looked for.
         for (i, (since, owner)) in owners.iter().enumerate() {
             let until = owners.get(i + 1).map_or(end, |(until, _)| *until);
-            if owner.is_none() {
+            // Hand-overs take a moment; on the line of a node that is long gone they would only be specks.
+            let is_own = owners[..i]
+                .last()
+                .is_some_and(|(_, before)| *before == Some(lane));
+            if owner.is_none() && (is_own || until - since > GAP_US_MIN) {
                 let (from, to) = (self.x(*since as f64), self.x(until as f64));
                 self.bar("gap", y, from, to, (thick * 0.7).max(2.0));
             }
@@ -252,16 +259,27 @@ impl Canvas<'_> {
     /// A line to the node that took a range over.
     fn taken(&mut self, lane: usize) {
         let owners = self.timeline.lanes[lane].owners.clone();
-        for pair in owners.windows(2) {
-            let [(_, before), (at, Some(after))] = pair else {
+        let mut was_own = false;
+        let mut gap_us = 0;
+        for (i, (at, owner)) in owners.iter().enumerate() {
+            let Some(heir) = *owner else {
+                gap_us = owners.get(i + 1).map_or(0, |(end, _)| end - at);
                 continue;
             };
-            if *after == lane {
-                continue;
+            // From the node itself, not from one heir to the next.
+            if heir != lane && was_own {
+                let class = if gap_us > GAP_US_MIN {
+                    "taken"
+                } else {
+                    "given"
+                };
+                let (x, from) = (self.x(*at as f64), self.y(lane));
+                // The node before the first line is the last one: over the top edge.
+                let is_above = self.rows[heir] < self.rows[lane];
+                let to = if is_above { self.y(heir) } else { TOP - 4.0 };
+                self.vertical(class, x, from, to);
             }
-            let class = if before.is_none() { "taken" } else { "given" };
-            let (x, from, to) = (self.x(*at as f64), self.y(lane), self.y(*after));
-            self.vertical(class, x, from, to);
+            (was_own, gap_us) = (heir == lane, 0);
         }
     }
 

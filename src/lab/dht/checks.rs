@@ -155,6 +155,16 @@ pub(super) fn principals(up: &[&View]) -> Vec<Member> {
     principals.map(|view| view.me).collect()
 }
 
+/// Some member has no other live successor: its ring would be lost with this one.
+pub(super) fn is_last_successor(up: &[&View], member: Member) -> bool {
+    let members = up.iter().filter(|view| view.is_member());
+    let mut others = members.filter(|view| view.me != member);
+    others.any(|view| {
+        let mut rest = view.successors.iter().filter(|next| **next != member);
+        rest.all(|next| find(up, next.id).is_none())
+    })
+}
+
 /// D2: everybody who runs is a member, and its next is the one that follows in the order of ids.
 pub(super) fn ideal(up: &[&View]) -> Result<(), String> {
     if let Some(view) = up.iter().find(|view| !view.is_member()) {

@@ -190,6 +190,7 @@ impl Experiment {
             let next = (now + LOOK).min(end).min(self.next_ask());
             let next = next.max(Tick(now.0 + 1));
             self.ring.run_for(next.since(now));
+            self.ring.look_at_leases();
             self.ring.look_at_wounds();
         }
         self.ring.world().now() < over

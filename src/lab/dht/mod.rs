@@ -84,6 +84,8 @@ struct Host {
     is_back: bool,
     /// It was stopped, and has not had a turn since.
     is_stalled: bool,
+    /// When the ring was last compared, it answered for its range.
+    is_serving: bool,
     died_us: u64,
     /// Messages that its former lives received.
     messages: u64,
@@ -201,6 +203,7 @@ impl Ring {
             doing: Doing::default(),
             is_back: false,
             is_stalled: false,
+            is_serving: false,
             died_us: 0,
             messages: 0,
         });
@@ -279,10 +282,18 @@ impl Ring {
         } else {
             host.view.down()
         };
-        if view == host.view && was_stalled == host.is_stalled {
+        // A lease that goes on changes nothing.
+        let goes_on = host.is_serving && view.serves_at(self.world.now());
+        let same = View {
+            lease_until: host.view.lease_until,
+            ..view.clone()
+        };
+        let is_same = was_stalled == host.is_stalled && (same == host.view && goes_on);
+        let is_same = is_same || was_stalled == host.is_stalled && view == host.view;
+        host.view = view;
+        if is_same {
             return;
         }
-        host.view = view;
         self.timeline.note(at, now_us, &host.view, host.is_stalled);
         if self.trace {
             let host = &self.hosts[at];
@@ -304,8 +315,9 @@ impl Ring {
     /// Hosts that answer for a range, with their views, in the order of ids. A stalled one answers nobody.
     fn serving(&self) -> Vec<(usize, &View)> {
         let now = self.world.now();
+        let serves = |host: &Host| host.view.serves_at(now) && !host.is_stalled;
         let hosts = self.hosts.iter().enumerate();
-        let serving = hosts.filter(|(_, host)| host.view.serves_at(now) && !host.is_stalled);
+        let serving = hosts.filter(|(_, host)| serves(host));
         let mut serving: Vec<_> = serving.map(|(at, host)| (at, &host.view)).collect();
         serving.sort_by_key(|(_, view)| view.me.id);
         serving
@@ -317,6 +329,10 @@ impl Ring {
         self.look_again();
         let members = self.members().len();
         self.clients.note_members(members);
+        let now = self.world.now();
+        for host in &mut self.hosts {
+            host.is_serving = host.view.serves_at(now) && !host.is_stalled;
+        }
         let serving = self.serving();
         let views: Vec<&View> = serving.iter().map(|(_, view)| *view).collect();
         let one_owner = checks::one_owner(&views);
@@ -344,6 +360,15 @@ impl Ring {
         }
     }
 
+    /// Leases end with time alone.
+    pub(super) fn look_at_leases(&mut self) {
+        let now = self.world.now();
+        let ended = |host: &Host| host.is_serving && !host.view.serves_at(now);
+        if self.hosts.iter().any(ended) {
+            self.ring_changed();
+        }
+    }
+
     fn check_lists(&mut self) {
         let up = self.views();
         let (live, ring) = (checks::live_successors(&up), checks::one_ring(&up));
@@ -363,8 +388,12 @@ impl Ring {
             let Some(value) = key.register.settled() else {
                 continue;
             };
-            let owner = serving.iter().find(|(_, view)| view.owns(key.id));
-            let Some((at, view)) = owner else { continue };
+            let before = serving.partition_point(|(_, view)| view.me.id <= key.id);
+            let before = before.checked_sub(1).or(serving.len().checked_sub(1));
+            let owner = before.map(|i| &serving[i]);
+            let Some((at, view)) = owner.filter(|(_, view)| view.owns(key.id)) else {
+                continue;
+            };
             let has = observe::value(self.node(*at), key.id);
             if has != value.as_ref() {
                 let (addr, id) = (view.me.addr, key.id);

@@ -55,6 +55,7 @@ impl Ring {
                 break;
             }
             self.run_for(LOOK);
+            self.look_at_leases();
             self.look_at_wounds();
         }
         let settled = self.world.now().since(begun);
