@@ -257,3 +257,56 @@ fn seconds(us: &[u64]) -> Value {
     };
     json!({"p50": at(50), "p99": at(99), "max": at(100)})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parses;
+
+    #[test]
+    fn arguments() {
+        assert!(parses("sim dht"));
+        assert!(parses(
+            "sim dht --nodes 64 --replicas 3 --crashes 40 --minutes 60 --seed 1 --svg x --json --durable"
+        ));
+        assert!(!parses("sim dht --replicas 0"));
+        assert!(!parses("sim dht --nodes 0"));
+    }
+
+    #[test]
+    fn percentiles_of_few_and_of_none() {
+        assert_eq!(seconds(&[]), json!({"p50": 0.0, "p99": 0.0, "max": 0.0}));
+        let of_two = seconds(&[3_000_000, 1_000_000]);
+        assert_eq!(of_two, json!({"p50": 3.0, "p99": 3.0, "max": 3.0}));
+    }
+
+    /// A ring of one minute is drawn, and every coordinate is a number.
+    #[test]
+    fn the_picture_of_a_run_is_whole() {
+        let args = DhtArgs {
+            nodes: 4,
+            replicas: 1,
+            minutes: 1,
+            crashes: 1,
+            joins: 1,
+            leaves: 1,
+            stalls: 1,
+            resets: 1,
+            slow_disks: 1,
+            ops: 50,
+            durable: true,
+            seed: Some(1),
+            svg: None,
+            json: true,
+        };
+        let mut experiment = Experiment::new(args.setup(1), args.plan());
+        while experiment.step(STEP) {}
+        let summary = args.summary(1, &experiment, 1.0);
+        let svg = picture::svg(&experiment.ring, &summary);
+        assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+        for what in ["10.1.0.1<", "class=\"serves\"", "class=\"crash\"", "R = 1"] {
+            assert!(svg.contains(what), "no {what}");
+        }
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+}
