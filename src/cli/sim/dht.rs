@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use indicatif::ProgressBar;
+use log::LevelFilter;
 use serde_json::{Value, json};
 
 use peerloop::engine::Ticks;
@@ -89,6 +90,10 @@ seed        {seed}
 impl DhtArgs {
     pub(super) fn run(self) -> Result<Answer> {
         catch_interrupts()?;
+        // The warnings of simulated nodes are no news to who kills them; with -v they are wanted.
+        if log::max_level() <= LevelFilter::Warn {
+            log::set_max_level(LevelFilter::Off);
+        }
         let seed = self.seed.unwrap_or_else(rand::random);
         let start = Instant::now();
         // The run is measured in virtual minutes, the bar in virtual seconds.

@@ -26,6 +26,9 @@ const LABEL_MIN: f64 = 8.0;
 /// A gap in service is at least this wide, so that it is seen.
 const GAP_MIN: f64 = 2.0;
 
+/// Labels of violations are this far apart.
+const VIOLATION_LABEL: f64 = 48.0;
+
 /// Shorter gaps are hand-overs.
 const GAP_US_MIN: u64 = 1_000_000;
 
@@ -84,12 +87,16 @@ pub(super) fn svg(ring: &Ring, summary: &Value) -> String {
         canvas.marks(lane);
     }
     canvas.members();
+    let mut labelled = 0.0;
     for violation in ring.violations() {
         let x = canvas.x(violation.seconds() * 1e6);
         let (top, bottom) = (TOP - 4.0, canvas.lanes_end());
         canvas.vertical("broken", x, top, bottom);
-        let check = violation.check.to_string();
-        canvas.label_at(x, top - 3.0, "middle", GAP, &check);
+        if x > labelled {
+            let check = violation.check.to_string();
+            canvas.label_at(x, top - 3.0, "middle", GAP, &check);
+            labelled = x + VIOLATION_LABEL;
+        }
     }
     canvas.text.push_str("</svg>\n");
     canvas.text

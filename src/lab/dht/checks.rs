@@ -12,6 +12,7 @@
 //! | D6      | joins and leaves keep the entries                                     | at the end, without clients  |
 //! | D7      | after the faults the ring is ideal, and holders have the same entries | at the end                   |
 //! | history | reads are those of a register, for each key                           | at each read                 |
+//! | service | no range is without service for longer than 30 s                    | all the time, R > 1          |
 //! | settles | what was begun ends, leaves nothing behind, and every key can be read | at the end                   |
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub enum Check {
     D6,
     D7,
     History,
+    Service,
     Settles,
 }
 
@@ -42,6 +44,7 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Check::History => f.write_str("history"),
+            Check::Service => f.write_str("service"),
             Check::Settles => f.write_str("settles"),
             named => write!(f, "{named:?}"),
         }

@@ -27,6 +27,7 @@ mod settle;
 mod tests;
 mod timeline;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use rand::RngExt;
@@ -51,6 +52,9 @@ pub use timeline::{Lane, Mark, State, Timeline};
 
 /// Violations that are kept; one fault of a ring may be found again with every change of it.
 const VIOLATIONS_MAX: usize = 100;
+
+/// Three times what a ring with copies promises.
+const UNSERVED_US_MAX: u64 = 30_000_000;
 
 /// A stall that is longer makes a member dead for the others.
 const SUSPECT_US: u64 = 3_000_000;
@@ -102,9 +106,11 @@ pub struct Ring {
     timeline: Timeline,
     violations: Vec<Violation>,
     /// Keys of which an acknowledged write was missed.
-    lost: std::collections::BTreeSet<Id>,
+    lost: BTreeSet<Id>,
     wounds: Vec<faults::Wound>,
     repairs_us: Vec<u64>,
+    /// Positions that nobody serves for too long.
+    unserved: BTreeSet<usize>,
     tally: Tally,
     /// `PEERLOOP_TRACE` is set: say what happens, for the replay of one seed.
     trace: bool,
@@ -134,9 +140,10 @@ impl Ring {
             clients,
             timeline: Timeline::default(),
             violations: Vec::new(),
-            lost: std::collections::BTreeSet::new(),
+            lost: BTreeSet::new(),
             wounds: Vec::new(),
             repairs_us: Vec::new(),
+            unserved: BTreeSet::new(),
             tally: Tally::default(),
             trace: std::env::var_os("PEERLOOP_TRACE").is_some(),
         };
@@ -367,6 +374,19 @@ impl Ring {
         if self.hosts.iter().any(ended) {
             self.ring_changed();
         }
+        if self.setup.replicas > 1 {
+            self.look_at_service();
+        }
+    }
+
+    fn look_at_service(&mut self) {
+        let now_us = self.world.now_us();
+        let unserved: BTreeSet<usize> = self.timeline.unserved(now_us, UNSERVED_US_MAX).collect();
+        for at in &unserved - &self.unserved {
+            let what = format!("nobody serves the range from {}", self.hosts[at].addr);
+            self.found(Check::Service, what);
+        }
+        self.unserved = unserved;
     }
 
     fn check_lists(&mut self) {

@@ -19,6 +19,9 @@ const SETTLES_WITHIN: Ticks = Ticks::from_secs(300);
 /// A round of the heartbeats of D7.
 const ROUND: Ticks = Ticks::from_secs(2);
 
+/// With so many keys that cannot be read, no more are tried: each takes its time.
+const UNREADABLE_MAX: u64 = 10;
+
 /// Between two looks.
 const LOOK: Ticks = Ticks::from_millis(500);
 
@@ -148,6 +151,9 @@ impl Ring {
             while self.clients.open() > 0 && left > 0 {
                 self.run_for(Ticks(1));
                 left -= 1;
+            }
+            if self.tally.times("failed reads") - before == UNREADABLE_MAX {
+                break;
             }
         }
         let failed = self.tally.times("failed reads") - before;
