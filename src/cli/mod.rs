@@ -13,6 +13,7 @@ mod overlay;
 mod print;
 mod prompt;
 mod ring;
+mod sim;
 mod stress;
 
 use std::io::Write as _;
@@ -64,6 +65,11 @@ enum Command {
         #[command(subcommand)]
         command: stress::Command,
     },
+    /// A ring in the simulator: what do crashes, stalls and churn do to it?
+    Sim {
+        #[command(subcommand)]
+        command: sim::Command,
+    },
     /// Ask one node on many connections and measure how fast it answers
     Load {
         #[command(subcommand)]
@@ -112,6 +118,7 @@ pub fn run() -> ExitCode {
         Command::Ring { command } => command.run(),
         Command::Index { command } => command.run(),
         Command::Stress { command } => command.run(),
+        Command::Sim { command } => command.run(),
         Command::Load { command } => command.run(),
         Command::Demo(demo) => demo.run(),
     };

@@ -332,7 +332,7 @@ impl<S: Service> World<S> {
 
     /// Every connection of a node is reset, as when a middlebox on its path lost its state.
     pub fn reset_connections(&mut self, id: NodeId) {
-        self.net.mix(0x7265_7365_74 ^ id.0 as u64);
+        self.net.mix(0x0072_6573_6574 ^ id.0 as u64);
         self.net.reset_host(id.0);
     }
 

@@ -12,6 +12,7 @@
 //! | D6      | joins and leaves keep the entries                                     | at the end, without clients  |
 //! | D7      | after the faults the ring is ideal, and holders have the same entries | at the end                   |
 //! | history | reads are those of a register, for each key                           | at each read                 |
+//! | service | no range is without service for longer than 30 s                    | all the time, R > 1          |
 //! | settles | what was begun ends, leaves nothing behind, and every key can be read | at the end                   |
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub enum Check {
     D6,
     D7,
     History,
+    Service,
     Settles,
 }
 
@@ -42,6 +44,7 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Check::History => f.write_str("history"),
+            Check::Service => f.write_str("service"),
             Check::Settles => f.write_str("settles"),
             named => write!(f, "{named:?}"),
         }
@@ -56,11 +59,17 @@ pub struct Violation {
     pub what: String,
 }
 
+impl Violation {
+    /// Virtual time since the start.
+    pub fn seconds(&self) -> f64 {
+        self.at.since(Tick(0)).as_duration().as_secs_f64()
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { at, check, what } = self;
-        let seconds = at.since(Tick(0)).as_duration().as_secs_f64();
-        write!(f, "{seconds:.2} s: {check}: {what}")
+        let Violation { check, what, .. } = self;
+        write!(f, "{:.2} s: {check}: {what}", self.seconds())
     }
 }
 
@@ -147,6 +156,16 @@ pub(super) fn principals(up: &[&View]) -> Vec<Member> {
     let members = up.iter().filter(|view| view.is_member());
     let principals = members.filter(|view| !is_skipped(view));
     principals.map(|view| view.me).collect()
+}
+
+/// Some member has no other live successor: its ring would be lost with this one.
+pub(super) fn is_last_successor(up: &[&View], member: Member) -> bool {
+    let members = up.iter().filter(|view| view.is_member());
+    let mut others = members.filter(|view| view.me != member);
+    others.any(|view| {
+        let mut rest = view.successors.iter().filter(|next| **next != member);
+        rest.all(|next| find(up, next.id).is_none())
+    })
 }
 
 /// D2: everybody who runs is a member, and its next is the one that follows in the order of ids.

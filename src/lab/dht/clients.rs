@@ -73,6 +73,20 @@ pub(super) struct Pending {
     pub(super) is_felt: bool,
 }
 
+#[cfg(test)]
+impl Pending {
+    pub(super) fn only(key: Id, value: Value, begun_us: u64, members: usize) -> Pending {
+        Pending {
+            key,
+            value,
+            begun_us,
+            members,
+            is_only: true,
+            is_felt: true,
+        }
+    }
+}
+
 /// What came of an operation.
 #[derive(Debug, Default)]
 pub(super) struct Told {

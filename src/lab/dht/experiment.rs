@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::engine::{Tick, Ticks};
-use crate::sim::{Faults, Span};
+use crate::sim::{Faults, Span, Tally};
 
 use super::{Ring, Setup, Stage};
 
@@ -20,7 +20,11 @@ const LOOK: Ticks = Ticks::from_millis(100);
 /// The first nodes join this far apart.
 const GROWTH: Ticks = Ticks::from_millis(500);
 
-/// A crashed member comes back, or is replaced, after up to this.
+/// A crashed member comes back, or is replaced, after at least this: what a client was told meanwhile can still be compared
+/// with what the dead one had.
+const BACK_AFTER_MS: u64 = 1_000;
+
+/// And within this.
 const BACK_WITHIN_MS: u64 = 60_000;
 
 /// Longest stall.
@@ -50,6 +54,19 @@ enum Fault {
     SlowDisk,
 }
 
+impl Fault {
+    fn name(self) -> &'static str {
+        match self {
+            Fault::Join => "joins",
+            Fault::Leave => "leaves",
+            Fault::Crash => "crashes",
+            Fault::Stall => "stalls",
+            Fault::Reset => "resets",
+            Fault::SlowDisk => "slow disks",
+        }
+    }
+}
+
 /// The end of what a fault began.
 #[derive(Debug, Clone, Copy)]
 enum Later {
@@ -71,6 +88,10 @@ pub struct Experiment {
     later: Vec<(Tick, Later)>,
     asked: u64,
     given_up: usize,
+    /// What the plan did.
+    faults: Tally,
+    /// Of the time before the plan's clock started.
+    messages_before: u64,
 }
 
 impl Experiment {
@@ -94,7 +115,10 @@ impl Experiment {
             later: Vec::new(),
             asked: 0,
             given_up: 0,
+            faults: Tally::default(),
+            messages_before: 0,
         };
+        experiment.messages_before = experiment.ring.messages();
         experiment.draw_up();
         experiment
     }
@@ -136,9 +160,20 @@ impl Experiment {
         (now.as_duration().as_secs(), self.plan.minutes * 60)
     }
 
+    /// Messages that a member received in a minute, on average.
+    pub fn messages_per_node_minute(&mut self) -> f64 {
+        let minutes = self.progress().0 as f64 / 60.0 * self.ring.size().max(1) as f64;
+        (self.ring.messages() - self.messages_before) as f64 / minutes.max(1.0)
+    }
+
     /// Faults that never could happen.
     pub fn given_up(&self) -> usize {
         self.given_up
+    }
+
+    /// How often each fault of the plan happened, without what its end brought with it.
+    pub fn faults(&self) -> &Tally {
+        &self.faults
     }
 
     pub fn operations(&self) -> u64 {
@@ -155,6 +190,7 @@ impl Experiment {
             let next = (now + LOOK).min(end).min(self.next_ask());
             let next = next.max(Tick(now.0 + 1));
             self.ring.run_for(next.since(now));
+            self.ring.look_at_leases();
             self.ring.look_at_wounds();
         }
         self.ring.world().now() < over
@@ -173,7 +209,9 @@ impl Experiment {
             self.end(later);
         }
         for fault in std::mem::take(&mut self.waiting) {
-            if !self.begin(fault) {
+            if self.begin(fault) {
+                self.faults.count(fault.name());
+            } else {
                 self.waiting.push(fault);
             }
         }
@@ -209,7 +247,7 @@ impl Experiment {
                 } else {
                     Later::Join
                 };
-                self.after_ms(BACK_WITHIN_MS, what);
+                self.later_on(what);
                 true
             }
             Fault::Stall => {
@@ -227,14 +265,15 @@ impl Experiment {
                     // Nobody has a disk.
                     return self.ring.size() > 0;
                 };
-                self.after_ms(BACK_WITHIN_MS, Later::QuickDisk(at));
+                self.later_on(Later::QuickDisk(at));
                 true
             }
         }
     }
 
-    fn after_ms(&mut self, most: u64, what: Later) {
-        let ms = self.ring.world().rng().random_range(1..=most);
+    fn later_on(&mut self, what: Later) {
+        let rng = self.ring.world().rng();
+        let ms = rng.random_range(BACK_AFTER_MS..=BACK_WITHIN_MS);
         let at = self.ring.world().now() + Ticks::from_millis(ms);
         self.later.push((at, what));
     }

@@ -170,7 +170,6 @@ impl Ring {
 
     fn kill(&mut self, at: usize, silent: bool) {
         let id = self.hosts[at].id;
-        self.hosts[at].messages += self.world.node(id).stats().messages;
         self.world.kill_with(id, silent);
         self.wounds.push(Wound {
             host: at,
@@ -191,6 +190,7 @@ impl Ring {
             disk::load(&disk, self.setup.replicas > 1)
         });
         let node = DhtNode::new(self.config(addr), entries);
+        self.hosts[at].messages += self.world.node(id).stats().messages;
         self.world.restart(id, node);
         self.hosts[at].is_back = true;
         self.timeline.mark(at, self.world.now_us(), Mark::Return);
@@ -213,7 +213,10 @@ impl Ring {
         if self.wounds.len() + 1 >= self.setup.replicas {
             return None;
         }
-        let members = self.members();
+        let views = self.views();
+        let is_last = |at: &usize| checks::is_last_successor(&views, self.hosts[*at].view.me);
+        let members = self.members().into_iter();
+        let members: Vec<usize> = members.filter(|at| !is_last(at)).collect();
         self.removable(&members)
     }
 
@@ -311,21 +314,27 @@ impl Ring {
         let members: Vec<&View> = self.views();
         let listed = |view: &&View| view.is_member();
         let members: Vec<&View> = members.into_iter().filter(listed).collect();
-        let stalls = |at: usize| self.hosts[at].is_stalled;
-        if checks::ideal(&members).is_err() || members.iter().any(|view| !view.serves) {
+        let serving = self.serving();
+        if checks::ideal(&members).is_err() || serving.len() < members.len() {
             return false;
         }
-        if self
-            .wounds
-            .iter()
-            .any(|wound| wound.is_stall && stalls(wound.host))
-        {
-            return false;
-        }
-        let least = members.len().min(self.setup.replicas);
+        let stalls = |wound: &Wound| wound.is_stall && self.hosts[wound.host].is_stalled;
+        !self.wounds.iter().any(stalls) && self.are_copied(&serving)
+    }
+
+    /// Every value is at its owner and at the R - 1 members before it.
+    fn are_copied(&self, serving: &[(usize, &View)]) -> bool {
+        let copies = serving.len().min(self.setup.replicas);
         self.clients.keys.iter().all(|key| {
             let value = key.register.settled().filter(|value| value.is_some());
-            value.is_none_or(|value| self.copies(key.id, value, u64::MAX) >= least)
+            let owner = serving.iter().position(|(_, view)| view.owns(key.id));
+            let (Some(value), Some(owner)) = (value, owner) else {
+                return true;
+            };
+            (0..copies).all(|back| {
+                let (at, _) = serving[(owner + serving.len() - back) % serving.len()];
+                observe::has(self.node(at), key.id, value.as_ref())
+            })
         })
     }
 

@@ -27,6 +27,7 @@ mod settle;
 mod tests;
 mod timeline;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use rand::RngExt;
@@ -54,6 +55,8 @@ const VIOLATIONS_MAX: usize = 100;
 
 /// A new member counts among those that have copies after this time.
 const HEARD_OF_US: u64 = 2_000_000;
+/// Three times what a ring with copies promises.
+const UNSERVED_US_MAX: u64 = 30_000_000;
 
 /// A stall that is longer makes a member dead for the others.
 const SUSPECT_US: u64 = 3_000_000;
@@ -88,6 +91,8 @@ struct Host {
     /// It was stopped, and has not had a turn since.
     is_stalled: bool,
     member_since_us: u64,
+    /// When the ring was last compared, it answered for its range.
+    is_serving: bool,
     died_us: u64,
     /// Messages that its former lives received.
     messages: u64,
@@ -104,9 +109,11 @@ pub struct Ring {
     timeline: Timeline,
     violations: Vec<Violation>,
     /// Keys of which an acknowledged write was missed.
-    lost: std::collections::BTreeSet<Id>,
+    lost: BTreeSet<Id>,
     wounds: Vec<faults::Wound>,
     repairs_us: Vec<u64>,
+    /// Positions that nobody serves for too long.
+    unserved: BTreeSet<usize>,
     tally: Tally,
     /// `PEERLOOP_TRACE` is set: say what happens, for the replay of one seed.
     trace: bool,
@@ -136,9 +143,10 @@ impl Ring {
             clients,
             timeline: Timeline::default(),
             violations: Vec::new(),
-            lost: std::collections::BTreeSet::new(),
+            lost: BTreeSet::new(),
             wounds: Vec::new(),
             repairs_us: Vec::new(),
+            unserved: BTreeSet::new(),
             tally: Tally::default(),
             trace: std::env::var_os("PEERLOOP_TRACE").is_some(),
         };
@@ -206,6 +214,7 @@ impl Ring {
             is_back: false,
             is_stalled: false,
             member_since_us: 0,
+            is_serving: false,
             died_us: 0,
             messages: 0,
         });
@@ -291,13 +300,21 @@ impl Ring {
         } else {
             host.view.down()
         };
-        if view == host.view && was_stalled == host.is_stalled {
-            return;
-        }
+        // A lease that goes on changes nothing.
+        let goes_on = host.is_serving && view.serves_at(self.world.now());
+        let same = View {
+            lease_until: host.view.lease_until,
+            ..view.clone()
+        };
+        let is_same = was_stalled == host.is_stalled && (same == host.view && goes_on);
+        let is_same = is_same || was_stalled == host.is_stalled && view == host.view;
         if view.is_member() && !host.view.is_member() {
             host.member_since_us = now_us;
         }
         host.view = view;
+        if is_same {
+            return;
+        }
         self.timeline.note(at, now_us, &host.view, host.is_stalled);
         if self.trace {
             let host = &self.hosts[at];
@@ -319,8 +336,9 @@ impl Ring {
     /// Hosts that answer for a range, with their views, in the order of ids. A stalled one answers nobody.
     fn serving(&self) -> Vec<(usize, &View)> {
         let now = self.world.now();
+        let serves = |host: &Host| host.view.serves_at(now) && !host.is_stalled;
         let hosts = self.hosts.iter().enumerate();
-        let serving = hosts.filter(|(_, host)| host.view.serves_at(now) && !host.is_stalled);
+        let serving = hosts.filter(|(_, host)| serves(host));
         let mut serving: Vec<_> = serving.map(|(at, host)| (at, &host.view)).collect();
         serving.sort_by_key(|(_, view)| view.me.id);
         serving
@@ -329,8 +347,13 @@ impl Ring {
     /// Some node's part in the ring changed.
     fn ring_changed(&mut self) {
         let now_us = self.world.now_us();
+        self.look_again();
         let members = self.members().len();
         self.clients.note_members(self.settled_members());
+        let now = self.world.now();
+        for host in &mut self.hosts {
+            host.is_serving = host.view.serves_at(now) && !host.is_stalled;
+        }
         let serving = self.serving();
         let views: Vec<&View> = serving.iter().map(|(_, view)| *view).collect();
         let one_owner = checks::one_owner(&views);
@@ -343,6 +366,41 @@ impl Ring {
         if self.setup.replicas > 1 && members > self.setup.replicas {
             self.check_lists();
         }
+    }
+
+    /// What a node serves may end with time alone, without a turn.
+    fn look_again(&mut self) {
+        for (at, host) in self.hosts.iter_mut().enumerate() {
+            let node = self.world.service(host.id);
+            let is_new = self.world.is_up(host.id) && !host.is_stalled && !host.view.is_of(node);
+            if is_new && host.view.stage != Stage::Down {
+                host.view = View::of(node);
+                let now_us = self.world.now_us();
+                self.timeline.note(at, now_us, &host.view, host.is_stalled);
+            }
+        }
+    }
+
+    /// Leases end with time alone.
+    pub(super) fn look_at_leases(&mut self) {
+        let now = self.world.now();
+        let ended = |host: &Host| host.is_serving && !host.view.serves_at(now);
+        if self.hosts.iter().any(ended) {
+            self.ring_changed();
+        }
+        if self.setup.replicas > 1 {
+            self.look_at_service();
+        }
+    }
+
+    fn look_at_service(&mut self) {
+        let now_us = self.world.now_us();
+        let unserved: BTreeSet<usize> = self.timeline.unserved(now_us, UNSERVED_US_MAX).collect();
+        for at in &unserved - &self.unserved {
+            let what = format!("nobody serves the range from {}", self.hosts[at].addr);
+            self.found(Check::Service, what);
+        }
+        self.unserved = unserved;
     }
 
     fn check_lists(&mut self) {
@@ -374,8 +432,12 @@ impl Ring {
             let Some(value) = key.register.settled() else {
                 continue;
             };
-            let owner = serving.iter().find(|(_, view)| view.owns(key.id));
-            let Some((at, view)) = owner else { continue };
+            let before = serving.partition_point(|(_, view)| view.me.id <= key.id);
+            let before = before.checked_sub(1).or(serving.len().checked_sub(1));
+            let owner = before.map(|i| &serving[i]);
+            let Some((at, view)) = owner.filter(|(_, view)| view.owns(key.id)) else {
+                continue;
+            };
             let has = observe::value(self.node(*at), key.id);
             if has != value.as_ref() {
                 let (addr, id) = (view.me.addr, key.id);

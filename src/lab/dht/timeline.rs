@@ -119,6 +119,18 @@ impl Timeline {
         }
     }
 
+    /// Lanes that nobody has answered for since longer than this.
+    pub(super) fn unserved(&self, now_us: u64, for_us: u64) -> impl Iterator<Item = usize> + '_ {
+        let lanes = self.lanes.iter().enumerate();
+        let is_long = move |lane: &Lane| match lane.owners.last() {
+            Some((since_us, None)) => now_us - since_us > for_us,
+            _ => false,
+        };
+        lanes
+            .filter(move |(_, lane)| is_long(lane))
+            .map(|(at, _)| at)
+    }
+
     /// Lengths of the gaps in service of each position, and how many go on.
     pub fn gaps(&self) -> (&[u64], usize) {
         let open = self.lanes.iter();

@@ -19,9 +19,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Hub, Ticks};
+use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use crate::proto::dht::replication::LinkTag;
-use crate::proto::dht::id::Id;
 use crate::proto::dht::replication::sync::Mode;
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client::{self, OpId};
@@ -54,7 +54,9 @@ pub struct Absorb {
 
 #[derive(Debug)]
 enum Phase {
-    Probe { plain: bool },
+    Probe {
+        plain: bool,
+    },
     /// This one is asked for its prev.
     Follow {
         candidate: Member,
@@ -134,7 +136,11 @@ impl DhtNode {
             attempts_max: 1,
             ..self.bounds()
         };
-        let key = if verb == Verb::Closest { at.id.pred() } else { at.id };
+        let key = if verb == Verb::Closest {
+            at.id.pred()
+        } else {
+            at.id
+        };
         let operation = Operation::new(verb, key, vec![at.addr], bounds);
         let op = client::start(self, hub, operation, Tag::Absorb);
         if hub.arm(PROBE_WITHIN, Timer::Absorb(op)).is_none() {
@@ -163,7 +169,9 @@ impl DhtNode {
             Ok(Outcome::Told(Some(stat))) => Answer::Member(stat.prev.map(Member::at)),
             Ok(Outcome::Located(addr)) => Answer::Member(Some(Member::at(addr))),
             Ok(_) => Answer::NoMember,
-            Err(Failure::Unreachable { kind, .. }) if kind == std::io::ErrorKind::ConnectionRefused => {
+            Err(Failure::Unreachable { kind, .. })
+                if kind == std::io::ErrorKind::ConnectionRefused =>
+            {
                 Answer::Refused
             }
             Err(Failure::CutOff { .. } | Failure::Malformed { .. }) => Answer::Cut,
@@ -311,12 +319,13 @@ impl DhtNode {
         let LockHolder::Absorb(absorb) = &mut self.lock_holder else {
             return;
         };
-        absorb.dead.retain(|dead| dead.id.in_arc(me.id.succ(), after.id) || after == me);
+        absorb
+            .dead
+            .retain(|dead| dead.id.in_arc(me.id.succ(), after.id) || after == me);
         let sources: Vec<Source> = absorb.dead.iter().map(own).collect();
         // What this node has of its own next is the latest when it is of the epoch that the next told it.
-        let is_known = |source: &Source| {
-            source.of == next && source.complete && source.epoch == watched_epoch
-        };
+        let is_known =
+            |source: &Source| source.of == next && source.complete && source.epoch == watched_epoch;
         let asked: Vec<(SocketAddrV4, SocketAddrV4)> = sources
             .iter()
             .filter(|source| !is_known(source))
@@ -395,7 +404,9 @@ impl DhtNode {
         while let Some(source) = sources.pop() {
             let Some(at) = source.at else { continue };
             let place = dead.iter().position(|dead| *dead == source.of);
-            let end = place.and_then(|place| dead.get(place + 1)).unwrap_or(&after);
+            let end = place
+                .and_then(|place| dead.get(place + 1))
+                .unwrap_or(&after);
             let (start, end) = (source.of.id, end.id);
             let me = self.me().addr;
             self.start_sync(hub, at, (start, end), (me, 0), Mode::PullOnly);

@@ -247,7 +247,11 @@ impl Heartbeat {
     /// The members before us, nearest first, up to ourselves.
     pub fn before(&self, me: Member) -> Vec<Member> {
         let mut before: Vec<Member> = Vec::with_capacity(LIST_MAX);
-        for member in self.heir.into_iter().chain(self.before_heir.iter().copied()) {
+        for member in self
+            .heir
+            .into_iter()
+            .chain(self.before_heir.iter().copied())
+        {
             if member == me || before.contains(&member) {
                 break;
             }
@@ -258,7 +262,10 @@ impl Heartbeat {
 
     /// What is told to our next of those before us: ourselves left out.
     pub fn told_before(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
-        let all = self.heir.into_iter().chain(self.before_heir.iter().copied());
+        let all = self
+            .heir
+            .into_iter()
+            .chain(self.before_heir.iter().copied());
         all.map(|member| member.addr).take(LIST_MAX)
     }
 }
@@ -388,12 +395,27 @@ impl DhtNode {
         let beat = Extension::Beat {
             from: me.addr,
             epoch,
-            holders: self.copies.holders().map(|(addr, _)| addr).take(LIST_MAX).collect(),
-            successors: successors.map(|member| member.addr).take(LIST_MAX).collect(),
+            holders: self
+                .copies
+                .holders()
+                .map(|(addr, _)| addr)
+                .take(LIST_MAX)
+                .collect(),
+            successors: successors
+                .map(|member| member.addr)
+                .take(LIST_MAX)
+                .collect(),
         };
         let targets = self.heartbeat.targets(self.routing.prev());
         for member in targets.into_iter().flatten().filter(|member| *member != me) {
-            links::call(self, hub, member.addr, beat.clone(), None, LinkTag::Beat { sent, epoch });
+            links::call(
+                self,
+                hub,
+                member.addr,
+                beat.clone(),
+                None,
+                LinkTag::Beat { sent, epoch },
+            );
         }
         if self.heartbeat.has_plain_prev(self.routing.prev()) {
             self.copies.confirmed(epoch);
@@ -425,7 +447,11 @@ impl DhtNode {
                 self.place_copies(hub);
                 let nearest = usize::from(self.config.replicas);
                 let now_known = self.heartbeat.before(me);
-                if !now_known.iter().take(nearest).eq(known.iter().take(nearest)) {
+                if !now_known
+                    .iter()
+                    .take(nearest)
+                    .eq(known.iter().take(nearest))
+                {
                     self.greet_next(hub);
                 }
             }
@@ -439,10 +465,7 @@ impl DhtNode {
                     _ if me.id.in_arc(by.id.succ(), next.id) => PASSED_OVER,
                     _ => 0,
                 };
-                if next != by
-                    && prev == Some(by)
-                    && next.id.in_arc(by.id.succ(), me.id)
-                {
+                if next != by && prev == Some(by) && next.id.in_arc(by.id.succ(), me.id) {
                     self.claim_prev(hub, next);
                 }
                 if self.heartbeat.denied(by, prev, weight) {
@@ -512,7 +535,10 @@ impl DhtNode {
         log::warn!("the ring goes on without this node, which was taken for dead; it joins again");
         let next = self.routing.next().addr;
         let me = self.me().addr;
-        let contacts: Vec<SocketAddrV4> = [by.addr, next].into_iter().filter(|addr| *addr != me).collect();
+        let contacts: Vec<SocketAddrV4> = [by.addr, next]
+            .into_iter()
+            .filter(|addr| *addr != me)
+            .collect();
         self.holds.clear();
         for client in self.copies.abandon() {
             answer(hub, client, false);

@@ -158,7 +158,9 @@ impl DhtNode {
             return;
         };
         match result {
-            Ok(Outcome::After { before, owner }) if owner == before && (leave.uncertain || deposed) => {
+            Ok(Outcome::After { before, owner })
+                if owner == before && (leave.uncertain || deposed) =>
+            {
                 leave.heir = Member::at(before);
                 self.gone(hub);
             }

@@ -78,7 +78,13 @@ impl DhtNode {
         let durable = self.config.durable;
         let number = self.copies.last() + 1;
         if durable {
-            let changes = Changes::One(key, Entry { version, value: value.clone() });
+            let changes = Changes::One(
+                key,
+                Entry {
+                    version,
+                    value: value.clone(),
+                },
+            );
             if self.submit(hub, changes, Then::Copied(number)).is_err() {
                 return false;
             }

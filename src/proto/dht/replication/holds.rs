@@ -86,7 +86,9 @@ impl Holds {
 
     /// The range of some owner that holds this key here.
     pub fn has(&self, key: Id) -> bool {
-        self.held.iter().any(|held| key.in_arc(held.start, held.end))
+        self.held
+            .iter()
+            .any(|held| key.in_arc(held.start, held.end))
     }
 
     /// This node lost what it had, or is about to join anew.
@@ -155,7 +157,10 @@ mod tests {
             assert!(holds.told(held(n, 1)));
             holds.fence(addr(n));
         }
-        assert_eq!((holds.held.len(), holds.fences.len()), (HELD_MAX, FENCES_MAX));
+        assert_eq!(
+            (holds.held.len(), holds.fences.len()),
+            (HELD_MAX, FENCES_MAX)
+        );
         assert!(!holds.told(held(1_000, 1)));
     }
 }

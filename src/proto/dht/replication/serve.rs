@@ -62,10 +62,8 @@ impl DhtNode {
             Role::Joining(_) | Role::Gone(_) => false,
         };
         // What this node owns, it holds for nobody: the other one was deposed, or one of them is about to hear so.
-        let yes = is_plausible
-            && takes_part
-            && !self.routing.owns(held.start)
-            && self.holds.told(held);
+        let yes =
+            is_plausible && takes_part && !self.routing.owns(held.start) && self.holds.told(held);
         wire::put_ack(cx.out(), yes);
     }
 

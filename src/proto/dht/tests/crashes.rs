@@ -47,9 +47,8 @@ impl Ring {
         if let Some(first) = self.nodes.first() {
             let contacts = vec![self.world.addr(*first)];
             self.world.with(id, |node, hub| node.join(hub, contacts));
-            self.world.until(WITHIN, |w| {
-                matches!(w.service(id).role, Role::Member)
-            });
+            self.world
+                .until(WITHIN, |w| matches!(w.service(id).role, Role::Member));
         }
         self.nodes.push(id);
     }
@@ -68,7 +67,8 @@ impl Ring {
     }
 
     fn ask(&mut self, verb: Verb, key: Id) -> Result<Outcome, Failure> {
-        let contacts: Vec<SocketAddrV4> = self.nodes.iter().map(|id| self.world.addr(*id)).collect();
+        let contacts: Vec<SocketAddrV4> =
+            self.nodes.iter().map(|id| self.world.addr(*id)).collect();
         let bounds = Bounds {
             attempts_max: 60,
             backoff_max: Ticks::from_millis(200),
@@ -77,9 +77,11 @@ impl Ring {
         let operation = Operation::new(verb, key, contacts, bounds);
         self.asked += 1;
         let number = self.asked;
-        self.world.with(self.asker, |node, hub| node.ask(hub, number, operation));
+        self.world
+            .with(self.asker, |node, hub| node.ask(hub, number, operation));
         let asker = self.asker;
-        self.world.until(secs(20), |w| w.service(asker).has_outcomes());
+        self.world
+            .until(secs(20), |w| w.service(asker).has_outcomes());
         let mut told = self.world.with(asker, |node, _| node.take_outcomes());
         told.pop().expect("one was asked").1
     }

@@ -111,10 +111,7 @@ impl Holder {
 #[derive(Debug, PartialEq, Eq)]
 pub enum CopyStep {
     /// Tell this holder by XHOLD; [`Copies::held`] takes the answer.
-    Hold {
-        to: SocketAddrV4,
-        complete: bool,
-    },
+    Hold { to: SocketAddrV4, complete: bool },
     /// Synchronise the range with it; [`Copies::synced`] takes the end.
     Sync { with: SocketAddrV4 },
     /// Send the heir a heartbeat with the new epoch.
@@ -243,7 +240,11 @@ impl Copies {
             }
         }
         let is_near = |h: &Holder| nearest.contains(&h.member);
-        let all_complete = self.holders.iter().filter(|h| is_near(h)).all(|h| h.complete);
+        let all_complete = self
+            .holders
+            .iter()
+            .filter(|h| is_near(h))
+            .all(|h| h.complete);
         if all_complete && !nearest.is_empty() && !self.holders.iter().all(is_near) {
             self.holders.retain(is_near);
             self.set_epoch(epoch());
@@ -310,7 +311,9 @@ impl Copies {
         let first = self.first_pending();
         if !committed
             && let Some(at) = number.checked_sub(first)
-            && let Some(pending) = self.pending.get_mut(usize::try_from(at).unwrap_or(usize::MAX))
+            && let Some(pending) = self
+                .pending
+                .get_mut(usize::try_from(at).unwrap_or(usize::MAX))
         {
             pending.failed = true;
         }
@@ -476,7 +479,10 @@ impl Copies {
 
     /// The client of the oldest write that waits too long, each once.
     pub fn take_late(&mut self, now: Tick) -> Option<Client> {
-        let late = self.pending.iter_mut().take_while(|p| now >= p.begun + WRITE_WITHIN);
+        let late = self
+            .pending
+            .iter_mut()
+            .take_while(|p| now >= p.begun + WRITE_WITHIN);
         late.filter_map(|p| p.write.client.take()).next()
     }
 
@@ -485,7 +491,10 @@ impl Copies {
         self.holders.clear();
         self.committed = self.last;
         self.pending_bytes = 0;
-        self.pending.drain(..).filter_map(|p| p.write.client).collect()
+        self.pending
+            .drain(..)
+            .filter_map(|p| p.write.client)
+            .collect()
     }
 }
 

@@ -123,7 +123,9 @@ impl Model {
 
     /// A synchronisation ends: the holder has all that the owner shows.
     fn end_sync(&mut self) {
-        let Some(with) = self.syncing.pop() else { return };
+        let Some(with) = self.syncing.pop() else {
+            return;
+        };
         let done = self.rng.random_bool(0.7);
         if done {
             let shown = self.acknowledged.clone();
@@ -176,7 +178,10 @@ impl Model {
             assert!(self.acknowledged.insert(number), "acknowledged twice");
             assert_eq!(number, self.acknowledged.len() as u64, "not in order");
             for (addr, _) in self.copies.holders() {
-                let has = self.peers.get(&addr).is_some_and(|p| p.has.contains(&number));
+                let has = self
+                    .peers
+                    .get(&addr)
+                    .is_some_and(|p| p.has.contains(&number));
                 assert!(has, "{addr} does not have write {number}");
             }
         }
@@ -186,7 +191,10 @@ impl Model {
     fn check(&self) {
         for (addr, complete) in self.copies.holders().filter(|(_, complete)| *complete) {
             let has = |n: &u64| self.peers.get(&addr).is_some_and(|p| p.has.contains(n));
-            assert!(complete && self.acknowledged.iter().all(has), "{addr} is not complete");
+            assert!(
+                complete && self.acknowledged.iter().all(has),
+                "{addr} is not complete"
+            );
         }
     }
 }
@@ -212,7 +220,10 @@ fn an_acknowledged_write_is_with_every_holder() {
             model.check();
         }
         assert_eq!(model.acknowledged.len() as u64, model.begun, "seed {seed}");
-        assert!(model.copies.holders().all(|(_, complete)| complete), "seed {seed}");
+        assert!(
+            model.copies.holders().all(|(_, complete)| complete),
+            "seed {seed}"
+        );
         assert!(!model.copies.is_unsettled());
     }
 }
