@@ -7,6 +7,7 @@ mod durability;
 mod mixed_rings;
 mod reference;
 mod restarts;
+mod rings;
 pub mod shell;
 mod support;
 mod wire;
