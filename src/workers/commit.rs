@@ -16,8 +16,8 @@ pub trait Durable: Send + 'static {
     /// For the log: the effect of a failing disk on clients.
     const WHILE_FAILING: &'static str = "writes are refused";
 
-    /// Appends what it changes in the store.
-    fn changes(&self, changes: &mut Vec<Change>);
+    /// Appends what it changes in the store. Its values may become handles of what the store gets.
+    fn changes(&mut self, changes: &mut Vec<Change>);
 
     /// The result. `committed`: it is on disk. If not, the store is as it was before, unless the disk failed
     /// ([`crate::store::Outcome::Unknown`]): then the restart shows which, and nothing is committed until then.
@@ -45,6 +45,14 @@ impl<S: Store, W> Committer<S, W> {
     }
 }
 
+#[cfg(test)]
+impl<S, W> Committer<S, W> {
+    /// What a crash leaves behind.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+}
+
 impl<S: Store + 'static, W: Durable> Work for Committer<S, W> {
     type Job = W;
     type Done = W::Written;
@@ -53,7 +61,7 @@ impl<S: Store + 'static, W: Durable> Work for Committer<S, W> {
         if jobs.is_empty() {
             return;
         }
-        for write in jobs.iter() {
+        for write in jobs.iter_mut() {
             write.changes(&mut self.changes);
         }
         let result = self.store.commit(&self.changes);
@@ -96,7 +104,7 @@ mod tests {
     impl Durable for Put {
         type Written = (u8, bool);
 
-        fn changes(&self, changes: &mut Vec<Change>) {
+        fn changes(&mut self, changes: &mut Vec<Change>) {
             changes.push(Change::put(Table::new("test"), [self.0], "value"));
         }
 

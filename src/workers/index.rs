@@ -65,7 +65,7 @@ pub fn load(store: &mut impl Store) -> Result<Stored, LoadError> {
 impl Durable for record::Write {
     type Written = Done;
 
-    fn changes(&self, changes: &mut Vec<Change>) {
+    fn changes(&mut self, changes: &mut Vec<Change>) {
         changes.extend(self.changes.iter().map(|change| match change {
             record::Change::Peer(id, value) => entry(PEERS, &id.get().to_be_bytes(), value),
             record::Change::Files(id, chunk, value) => {

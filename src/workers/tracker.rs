@@ -34,7 +34,7 @@ impl Durable for tracker::Write {
     type Written = tracker::Written;
     const WHILE_FAILING: &'static str = "registrations are valid until a restart only";
 
-    fn changes(&self, changes: &mut Vec<Change>) {
+    fn changes(&mut self, changes: &mut Vec<Change>) {
         changes.push(match &self.change {
             tracker::Change::Add(member) => {
                 Change::put(MEMBERS, member.number.to_be_bytes(), member_bytes(member))

@@ -7,7 +7,7 @@ use peerloop::proto::dht::id::Id;
 
 use super::walk::{Copies, Found, Kind, Walk, fraction};
 
-const WIDTH: f64 = 1040.0;
+const WIDTH: f64 = 1200.0;
 const HEIGHT_MIN: f64 = 600.0;
 const RADIUS: f64 = 220.0;
 /// Width of the arcs.
@@ -21,7 +21,7 @@ const LINE_HEIGHT: f64 = 15.0;
 const COLOURS: [&str; 3] = ["#3b6ea5", "#9cbfe0", "#6f9bc8"];
 const BROKEN: &str = "#c0392b";
 /// A range with too few copies.
-const THIN: &str = "#e0a030";
+const THIN: &str = "#d08a10";
 /// Nodes that are not in the ring are marked inside it.
 const OUTSIDE_AT: f64 = RADIUS * 0.8;
 

@@ -8,12 +8,14 @@
 //! - [`storage`]: the entries of a node, in memory and on disk, and how ranges of them move.
 //! - [`rpc`]: requests to other nodes.
 //! - [`membership`]: who joins and leaves.
+//! - [`replication`]: copies of entries at other members.
 //! - [`node`]: the service. It dispatches; what is expected next of a connection is one enum. GET, INSERT and REMOVE are in
 //!   `node/commands.rs`.
 
 pub mod id;
 pub mod membership;
 pub mod node;
+pub mod replication;
 pub mod routing;
 pub mod rpc;
 pub mod storage;

@@ -236,12 +236,13 @@ impl DhtNode {
         };
         let whole = receiving.is_complete();
         let grows = receiving.staged_bytes() > 0 || matches!(received, Received::Entry(..));
-        if let Received::Entry(key, value) = received {
-            let filled = durable && disconnect.staging.push(key, value.clone(), per_job);
-            self.store_entry(key, value);
-            if filled {
-                self.stage(cx, id);
-            }
+        if let Received::Entry(key, version, value) = received
+            && let Some(entry) = self.take_moved(key, version, value)
+            && durable
+            && let Some(disconnect) = self.disconnect(id)
+            && disconnect.staging.push(key, entry, per_job)
+        {
+            self.stage(cx, id);
         }
         if grows && self.is_over_memory() {
             log::warn!("a DISCONNECT is refused: the leaver's range does not fit");

@@ -323,12 +323,13 @@ impl DhtNode {
             *expect = Expect::Next;
         }
         let grows = receiving.staged_bytes() > 0 || matches!(received, Received::Entry(..));
-        if let Received::Entry(key, value) = received {
-            let filled = durable && join.staging.push(key, value.clone(), per_job);
-            self.store_entry(key, value);
-            if filled {
-                self.stage_join(cx, conn);
-            }
+        if let Received::Entry(key, version, value) = received
+            && let Some(entry) = self.take_moved(key, version, value)
+            && durable
+            && let Some(join) = self.joining()
+            && join.staging.push(key, entry, per_job)
+        {
+            self.stage_join(cx, conn);
         }
         if grows && self.is_over_memory() {
             let max_bytes = self.config.memory_bytes_max;

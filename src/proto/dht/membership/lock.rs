@@ -47,7 +47,7 @@ impl Parked {
 }
 
 /// A CONNECT or DISCONNECT that waits for the lock.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ParkedRequest {
     pub(crate) request: Request,
     pub(crate) until: Tick,
@@ -171,11 +171,11 @@ impl DhtNode {
         let Expect::Lock(parked) = expect else {
             return;
         };
-        let ParkedRequest { request, until } = **parked;
+        let ParkedRequest { request, until } = (**parked).clone();
         let id = cx.id();
-        let goes_on = match (request, self.take_after(cx, id)) {
+        let goes_on = match (&request, self.take_after(cx, id)) {
             (Request::Connect(joiner), Some(after)) => {
-                self.begin_hand_back(cx, expect, joiner, after)
+                self.begin_hand_back(cx, expect, *joiner, after)
             }
             _ if self.is_locked() && self.may_take_part(&request) => self.park(cx, id, until),
             _ => self.begin_change(cx, expect, &request),

@@ -1,8 +1,8 @@
 //! GET, INSERT and REMOVE: what a peer does with one entry. Every entry is read and written here.
 //!
 //! ```text
-//! INSERT ─▶ length ─▶ value, staged ─▶ write ──ours, in memory───▶ store_entry ─▶ 1
-//! REMOVE ────────────────────────────▶  │ ├────ours, durable─────▶ worker ─▶ store_entry ─▶ 1
+//! INSERT ─▶ length ─▶ value, staged ─▶ write ──ours, in memory───▶ apply ─▶ 1
+//! REMOVE ────────────────────────────▶  │ ├────ours, durable─────▶ worker ─▶ apply ─▶ 1
 //!                                       │ ├────its range moves───▶ fenced ─▶ write_or_forward
 //!                                       │ └────another's by now──▶ INSERT or REMOVE there ─▶ its ack
 //!                                       └──no memory─▶ 0
@@ -18,8 +18,9 @@ use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, Expect, Tag, Then, acknowledge, say};
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Operation, Verb};
-use crate::proto::dht::storage::entries;
+use crate::proto::dht::storage::entries::{self, Entry};
 use crate::proto::dht::storage::range_stream::Incoming;
+use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire;
 
 impl DhtNode {
@@ -67,6 +68,25 @@ impl DhtNode {
         let Expect::Value(incoming) = expect else {
             unreachable!("called in this state only")
         };
+        let (used, value) = self.take_value(cx, incoming, bytes)?;
+        let Some(value) = value else {
+            return Ok(Step::Took(used));
+        };
+        let key = incoming.key;
+        *expect = Expect::Request;
+        Ok(self.write(cx, key, Some(value), used))
+    }
+
+    /// Takes what is the value's from the front of `bytes`; says how many bytes, and the value once it is whole.
+    ///
+    /// # Errors
+    /// There is no memory for them. The peer is told.
+    pub(crate) fn take_value(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        incoming: &mut Incoming,
+        bytes: &[u8],
+    ) -> Result<(usize, Option<Bytes>), Violation> {
         if let Some(more_bytes) = incoming.stages(bytes.len()) {
             if self.staged_bytes.saturating_add(more_bytes) > self.config.staged_bytes_max {
                 return Err(refuse(cx, "staged_bytes_max reached"));
@@ -78,13 +98,10 @@ impl DhtNode {
         }
         let staged_bytes = incoming.staged_bytes();
         let (used, value) = incoming.take(bytes);
-        let Some(value) = value else {
-            return Ok(Step::Took(used));
-        };
-        self.staged_bytes -= staged_bytes;
-        let key = incoming.key;
-        *expect = Expect::Request;
-        Ok(self.write(cx, key, Some(value), used))
+        if value.is_some() {
+            self.staged_bytes -= staged_bytes;
+        }
+        Ok((used, value))
     }
 
     /// Stores or removes the entry whose key a peer was told `1` for.
@@ -103,7 +120,7 @@ impl DhtNode {
         }
         let at_once = self.owns(key) && !self.is_moving(key) && !self.config.durable;
         if at_once {
-            self.apply(key, value);
+            self.write_in_memory(key, value);
             wire::put_ack(cx.out(), true);
             return Step::Done(used);
         }
@@ -148,39 +165,67 @@ impl DhtNode {
             // saves one packet.
             let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
             let then = Then::Acknowledge { conn, owns_said };
-            let submitted = self.submit(hub, Changes::One(key, value), then).is_ok();
+            // Commits come in the order of the versions.
+            let version = self.entries.next_version();
+            let entry = Entry { version, value };
+            let submitted = self.submit(hub, Changes::One(key, entry), then).is_ok();
             if !submitted && !owns_said {
                 say(hub, conn, true);
             }
             return submitted;
         }
-        self.apply(key, value);
+        self.write_in_memory(key, value);
         acknowledge(hub, conn, true);
         true
     }
 
-    pub(crate) fn apply(&mut self, key: Id, value: Option<Bytes>) {
-        match value {
-            Some(value) => self.store_entry(key, value),
-            None => self.remove_entry(key),
+    pub(crate) fn write_in_memory(&mut self, key: Id, value: Option<Bytes>) {
+        let version = self.entries.next_version();
+        self.apply(key, Entry { version, value });
+    }
+
+    /// A write is committed, or need not be. It counts when it is newer than what is here.
+    pub(crate) fn apply(&mut self, key: Id, entry: Entry) {
+        self.recovered.drop_older(key, entry.version);
+        self.entries.merge(key, entry.version, entry.value);
+    }
+
+    /// An entry that the ring moves to us, with its version if it has one. `Some`: it is newer than what is here.
+    ///
+    /// One of a plain peer is newer than a recovered one: the ring had it last.
+    pub(crate) fn take_moved(
+        &mut self,
+        key: Id,
+        version: Option<Version>,
+        value: Option<Bytes>,
+    ) -> Option<Entry> {
+        let known = self.known_version(key);
+        let version = version.unwrap_or_else(|| match known {
+            None => Version::ZERO,
+            Some(_) => self.entries.next_version(),
+        });
+        if known.is_some_and(|known| known >= version) {
+            self.entries.observe(version);
+            return None;
         }
+        self.recovered.drop_older(key, version);
+        let is_new = self.entries.merge(key, version, value.clone());
+        is_new.then_some(Entry { version, value })
     }
 
-    /// Sets the value of a key: a peer's INSERT, or an entry that the ring moves to us. It is newer than a recovered one.
-    pub(crate) fn store_entry(&mut self, key: Id, value: Bytes) {
-        self.entries.insert(key, value);
-        self.recovered.remove(key);
-    }
-
-    /// A key of ours is removed.
-    pub(crate) fn remove_entry(&mut self, key: Id) {
-        self.entries.remove(key);
-        self.recovered.remove(key);
+    /// The newest version of a key that is here, or on its way to the disk.
+    fn known_version(&self, key: Id) -> Option<Version> {
+        let held = [self.entries.entry(key), self.recovered.entry(key)];
+        let held = held.into_iter().flatten().map(|entry| entry.version).max();
+        held.max(self.writing.get(&key).copied())
     }
 
     /// The value of a key that is ours.
     pub(crate) fn value_of(&self, key: Id) -> Option<&Bytes> {
-        self.entries.get(key).or_else(|| self.recovered.get(key))
+        match self.entries.entry(key) {
+            Some(entry) => entry.value.as_ref(),
+            None => self.recovered.get(key),
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Config {
     /// Memory for entries and values, wherever in the node they are (see [`crate::proto::dht::node::DhtNode::held_bytes`]). A
     /// write beyond it is answered `0`, a join or a DISCONNECT that does not fit is refused.
     pub memory_bytes_max: u64,
+    /// Members that have each entry, its owner counted. 1: no copies, no tombstones, no extension of the protocol.
+    pub replicas: u8,
     pub transfer: TransferLimits,
     pub quanta: Quanta,
 }
@@ -94,6 +96,7 @@ impl Config {
             // Eight of the largest values at once: what a small machine can spare.
             staged_bytes_max: 512 << 20,
             memory_bytes_max: 8 << 30,
+            replicas: 1,
             transfer: TransferLimits::default(),
             quanta: Quanta::default(),
         }

@@ -18,6 +18,8 @@
 mod commands;
 pub(crate) mod config;
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
@@ -30,9 +32,11 @@ use super::membership::leave::Leave;
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
+use super::replication::{IncomingCopy, LinkTag};
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
+use super::rpc::links::{self, LinkKey, LinkTimer, Links};
 use super::rpc::operation::{Bounds, Failure, Operation, Outcome};
 use super::rpc::stat::{self, Standing, Stat};
 use super::storage::entries::Entries;
@@ -41,6 +45,7 @@ use super::storage::memory::Refusals;
 use super::storage::range_stream::{Incoming, Sink};
 use super::storage::range_sweep::Sweep;
 use super::storage::recovered_entries::RecoveredEntries;
+use super::storage::version::Version;
 use super::wire::{self, Request};
 
 pub use super::node::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
@@ -63,6 +68,8 @@ pub enum Conn {
     Leave,
     /// To the node that takes the range of a leaver whose DISCONNECT we pass on.
     Relay,
+    /// To a member, kept open.
+    Link(LinkKey),
 }
 
 /// What is expected next from a peer that connected to us.
@@ -74,6 +81,7 @@ pub enum Expect {
         key: Id,
     },
     Value(Box<Incoming>),
+    Copy(Box<IncomingCopy>),
     /// Nothing: its CONNECT or DISCONNECT waits for the membership lock.
     Lock(Box<ParkedRequest>),
     /// The joiner's address, once everything is handed over (`LockHolder::HandOff`).
@@ -120,6 +128,7 @@ pub enum Note {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
     Retry(OpId),
+    Link(LinkTimer),
     /// Parked connections may have waited long enough.
     Parked,
     /// Fenced writes may have waited long enough.
@@ -191,6 +200,8 @@ pub struct DhtNode {
     pub(crate) staged_bytes: u64,
     pub(crate) writing_bytes: u64,
     pub(crate) forwarding_bytes: u64,
+    /// Versions of the single writes that the worker has, the last one of each key.
+    pub(crate) writing: HashMap<Id, Version>,
     pub(crate) refusals: Refusals,
     pub(crate) role: Role,
     pub(crate) lock_holder: LockHolder,
@@ -202,6 +213,7 @@ pub struct DhtNode {
     pub(crate) probe: Option<Probe>,
     pub(crate) recovered: RecoveredEntries,
     pub(crate) operations: Operations<Tag>,
+    pub(crate) links: Links<LinkTag>,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(crate) submitted: u64,
     pub(crate) written: u64,
@@ -220,8 +232,10 @@ pub struct DhtNode {
 
 impl DhtNode {
     /// A ring of one that holds `entries`.
-    pub fn new(config: Config, entries: Entries) -> DhtNode {
+    pub fn new(config: Config, mut entries: Entries) -> DhtNode {
         let routing = Routing::alone(Member::at(config.advertise));
+        entries.set_writer(routing.me().id);
+        entries.keep_tombstones(config.replicas > 1);
         DhtNode {
             config,
             routing,
@@ -229,6 +243,7 @@ impl DhtNode {
             staged_bytes: 0,
             writing_bytes: 0,
             forwarding_bytes: 0,
+            writing: HashMap::new(),
             refusals: Refusals::default(),
             role: Role::Member,
             lock_holder: LockHolder::Nobody,
@@ -239,6 +254,7 @@ impl DhtNode {
             probe: None,
             recovered: RecoveredEntries::default(),
             operations: Operations::default(),
+            links: Links::default(),
             submitted: 0,
             written: 0,
             finger: 0,
@@ -331,7 +347,7 @@ impl DhtNode {
         expect: &mut Expect,
         request: Request,
         used: usize,
-    ) -> Step {
+    ) -> Result<Step, Violation> {
         match request {
             Request::Locate(key) => {
                 let closest = self.closest(key);
@@ -350,14 +366,14 @@ impl DhtNode {
                 wire::put_ack(cx.out(), owned);
                 if owned {
                     *expect = Expect::Length { key };
-                    return Step::Took(used);
+                    return Ok(Step::Took(used));
                 }
             }
             Request::Remove(key) => {
                 let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
-                    return self.write(cx, key, None, used);
+                    return Ok(self.write(cx, key, None, used));
                 }
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
@@ -374,10 +390,13 @@ impl DhtNode {
                 stat::put(cx.out(), stat.as_ref());
             }
             Request::Connect(_) | Request::Disconnect(_) => {
-                return self.acquire_lock(cx, expect, request, used);
+                return Ok(self.acquire_lock(cx, expect, request, used));
+            }
+            Request::Extension(extension) => {
+                return self.serve_extension(cx, expect, *extension, used);
             }
         }
-        Step::Done(used)
+        Ok(Step::Done(used))
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
@@ -434,6 +453,7 @@ impl Service for DhtNode {
             Conn::Join(_) => self.join_dialled(cx),
             Conn::Leave => self.leave_dialled(cx),
             Conn::Relay => self.relay_dialled(cx),
+            Conn::Link(link) => links::dialled(self, cx, *link),
             Conn::Peer(_) => {}
         }
     }
@@ -450,11 +470,12 @@ impl Service for DhtNode {
             Conn::Join(expect) => return self.join_input(cx, expect, input),
             Conn::Leave => return self.leave_input(cx, input),
             Conn::Relay => return self.relay_answer(cx, input),
+            Conn::Link(link) => return links::input(self, cx, *link, input),
         };
         let Input { bytes, seen } = input;
         match expect {
             Expect::Request => match wire::request(bytes, seen) {
-                Ok(Some((request, used))) => Ok(self.serve(cx, expect, request, used)),
+                Ok(Some((request, used))) => self.serve(cx, expect, request, used),
                 Ok(None) => Ok(Step::More),
                 Err(malformed) => {
                     if malformed.is_answered_no() {
@@ -471,6 +492,7 @@ impl Service for DhtNode {
                 }
             }
             Expect::Value(_) => self.value(cx, expect, bytes),
+            Expect::Copy(_) => self.copy_input(cx, expect, bytes),
             Expect::Joiner => self.hand_off_input(cx, expect, input),
             Expect::Leaver if matches!(self.lock_holder, LockHolder::Relay(_)) => {
                 self.relay_input(cx, input)
@@ -517,7 +539,9 @@ impl Service for DhtNode {
             Conn::Join(_) => self.join_ended(hub, id),
             Conn::Leave => self.leave_ended(hub, id),
             Conn::Relay => self.relay_ended(hub, id),
+            Conn::Link(link) => links::ended(self, hub, id, link, end),
             Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
+            Conn::Peer(Expect::Copy(copy)) => self.staged_bytes -= copy.value.staged_bytes(),
             Conn::Peer(Expect::Lock(_)) => {
                 self.parked.forget(id);
                 self.rejoin_ended(hub, id);
@@ -536,6 +560,7 @@ impl Service for DhtNode {
         self.release_pinned(PINNED_PER_EVENT);
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
+            Timer::Link(timer) => links::timer(self, hub, timer),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
             Timer::Lock(conn) => self.lock_window_over(hub, conn),

@@ -3,11 +3,9 @@
 //! Changes are committed in the order in which they are given. At the worker's limit they are given back; nothing is
 //! queued here.
 
-use bytes::Bytes;
-
 use crate::engine::{ConnId, Hub};
 
-use super::entries;
+use super::entries::{self, Entry};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, acknowledge, say};
 
@@ -15,14 +13,29 @@ use crate::proto::dht::node::{DhtNode, acknowledge, say};
 #[derive(Debug)]
 pub struct Write {
     pub changes: Changes,
+    /// False: a removed key leaves no tombstone on the disk.
+    pub keeps_tombstones: bool,
     pub(crate) then: Then,
 }
 
-/// What to store (`Some`) or remove.
+/// What to store.
 #[derive(Debug)]
 pub enum Changes {
-    One(Id, Option<Bytes>),
-    Many(Vec<(Id, Option<Bytes>)>),
+    One(Id, Entry),
+    Many(Vec<(Id, Entry)>),
+    /// Nothing is to be known of these keys.
+    Forget(Vec<Id>),
+}
+
+impl Changes {
+    /// The state that each key is to have; `None`: nothing is to be known of it.
+    pub fn each(&self, mut each: impl FnMut(Id, Option<&Entry>)) {
+        match self {
+            Changes::One(key, entry) => each(*key, Some(entry)),
+            Changes::Many(many) => many.iter().for_each(|(key, entry)| each(*key, Some(entry))),
+            Changes::Forget(keys) => keys.iter().for_each(|key| each(*key, None)),
+        }
+    }
 }
 
 /// What follows a commit.
@@ -52,7 +65,7 @@ pub struct Written {
 /// Received entries on their way to the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    batch: Vec<(Id, Option<Bytes>)>,
+    batch: Vec<(Id, Entry)>,
     under_way: usize,
     failed: bool,
 }
@@ -73,13 +86,13 @@ impl Staging {
 
     /// True when the batch has `most` entries, so that it is to be submitted.
     #[must_use]
-    pub(crate) fn push(&mut self, key: Id, value: Bytes, most: usize) -> bool {
-        self.batch.push((key, Some(value)));
+    pub(crate) fn push(&mut self, key: Id, entry: Entry, most: usize) -> bool {
+        self.batch.push((key, entry));
         self.batch.len() >= most
     }
 
     /// What to submit now.
-    pub(crate) fn take(&mut self) -> Option<Vec<(Id, Option<Bytes>)>> {
+    pub(crate) fn take(&mut self) -> Option<Vec<(Id, Entry)>> {
         if self.batch.is_empty() {
             return None;
         }
@@ -100,10 +113,20 @@ impl DhtNode {
         then: Then,
     ) -> Result<(), Changes> {
         let adds_bytes = adds_bytes(&changes);
-        hub.submit(Write { changes, then })
-            .map_err(|write| write.changes)?;
+        let writing = match &changes {
+            Changes::One(key, entry) => Some((*key, entry.version)),
+            Changes::Many(_) | Changes::Forget(_) => None,
+        };
+        let keeps_tombstones = self.entries.keeps_tombstones();
+        let write = Write {
+            changes,
+            keeps_tombstones,
+            then,
+        };
+        hub.submit(write).map_err(|write| write.changes)?;
         self.submitted += 1;
         self.writing_bytes += adds_bytes;
+        self.writing.extend(writing);
         Ok(())
     }
 
@@ -111,14 +134,19 @@ impl DhtNode {
     pub(crate) fn came_back(&mut self, hub: &mut Hub<Self>, done: Written) {
         self.written += 1;
         let Written {
-            write: Write { changes, then },
+            write: Write { changes, then, .. },
             committed,
         } = done;
         self.writing_bytes -= adds_bytes(&changes);
+        if let Changes::One(key, entry) = &changes
+            && self.writing.get(key) == Some(&entry.version)
+        {
+            self.writing.remove(key);
+        }
         match (then, changes) {
-            (Then::Acknowledge { conn, owns_said }, Changes::One(key, value)) => {
+            (Then::Acknowledge { conn, owns_said }, Changes::One(key, entry)) => {
                 if committed {
-                    self.apply(key, value);
+                    self.apply(key, entry);
                 }
                 if !owns_said {
                     say(hub, conn, true);
@@ -127,7 +155,7 @@ impl DhtNode {
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
-            (Then::Acknowledge { .. }, Changes::Many(_)) | (Then::Nothing, _) => {}
+            (Then::Acknowledge { .. } | Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);
         self.leave_settled(hub);
@@ -137,7 +165,7 @@ impl DhtNode {
 /// What a write of a peer will add to the entries at most. A transfer's are in memory already.
 fn adds_bytes(changes: &Changes) -> u64 {
     match changes {
-        Changes::One(_, Some(value)) => entries::entry_bytes(value),
-        Changes::One(_, None) | Changes::Many(_) => 0,
+        Changes::One(_, entry) => entry.value.as_ref().map_or(0, entries::entry_bytes),
+        Changes::Many(_) | Changes::Forget(_) => 0,
     }
 }

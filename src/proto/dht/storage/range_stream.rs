@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::engine::{Tick, Ticks};
 
 use super::entries::{self, Entries};
+use super::version::Version;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::config::Quanta;
 use crate::proto::dht::wire::{self, Malformed};
@@ -221,7 +222,8 @@ impl Incoming {
 pub enum Received {
     /// In the middle of an entry, or at the end of one that is not wanted.
     Part,
-    Entry(Id, Bytes),
+    /// Without a version: a plain peer's. Without a value: a tombstone.
+    Entry(Id, Option<Version>, Option<Bytes>),
     /// There are no entries (the count was 0).
     None,
 }
@@ -259,7 +261,7 @@ impl Receiving {
     ) -> Result<Option<(Received, usize)>, Malformed> {
         let entry = |kept: bool, key: Id, value: Bytes| {
             if kept {
-                Received::Entry(key, value)
+                Received::Entry(key, None, Some(value))
             } else {
                 Received::Part
             }

@@ -5,8 +5,6 @@
 //! that cannot be committed is repeated [`FAILURES_MAX`] times; then the sweep goes on without it, as a full or broken
 //! disk must not keep others from joining and leaving.
 
-use bytes::Bytes;
-
 use crate::engine::{Hub, Ticks};
 
 use crate::proto::dht::id::Id;
@@ -28,7 +26,7 @@ pub(crate) struct Sweep {
     /// Memory may hold more entries of the range.
     more: bool,
     /// Removals that the worker has not taken yet.
-    waiting: Vec<(Id, Option<Bytes>)>,
+    waiting: Vec<Id>,
     jobs: usize,
     failures: u32,
     /// Entries that stay on the disk, as it takes no writes.
@@ -85,16 +83,16 @@ impl DhtNode {
             let most = self.config.quanta.swept_per_turn;
             sweep.more = self
                 .entries
-                .remove_some(sweep.start, sweep.end, most, &mut removed);
+                .forget_some(sweep.start, sweep.end, most, &mut removed);
             if self.config.durable {
-                sweep.waiting = removed.into_iter().map(|key| (key, None)).collect();
+                sweep.waiting = removed;
             }
         }
         if !sweep.waiting.is_empty() {
             let removals = std::mem::take(&mut sweep.waiting);
             // Behind everything that wrote these keys, and before whatever will.
-            if let Err(Changes::Many(removals)) =
-                self.submit(hub, Changes::Many(removals), Then::Swept)
+            if let Err(Changes::Forget(removals)) =
+                self.submit(hub, Changes::Forget(removals), Then::Swept)
             {
                 if let LockHolder::Sweep(sweep) = &mut self.lock_holder {
                     sweep.waiting = removals;
@@ -132,7 +130,8 @@ impl DhtNode {
         removals: Changes,
         committed: bool,
     ) {
-        let (LockHolder::Sweep(sweep), Changes::Many(removals)) = (&mut self.lock_holder, removals)
+        let (LockHolder::Sweep(sweep), Changes::Forget(removals)) =
+            (&mut self.lock_holder, removals)
         else {
             return;
         };

@@ -7,7 +7,7 @@
 //! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged, and
 //! it alone: the ring keeps no replicas. So the node joins as every other does, with its entries set
 //! aside. What the ring gives it of a key, by a hand-off or a write, is newer and wins: the recovered entry is dropped
-//! ([`DhtNode::store_entry`]). From the moment that the node is a member, reads of its range see recovered entries too.
+//! ([`DhtNode::take_moved`]). From the moment that the node is a member, reads of its range see recovered entries too.
 //!
 //! The protocol knows neither versions nor tombstones, which has two consequences:
 //! - An entry that was removed from the ring while the node was away can come back, if another node owned its range
@@ -24,7 +24,8 @@ use bytes::Bytes;
 
 use crate::engine::{Hub, Tick, Ticks};
 
-use super::entries::Entries;
+use super::entries::{Entries, Entry};
+use super::version::Version;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use crate::proto::dht::rpc::client;
@@ -64,11 +65,15 @@ impl RecoveredEntries {
     }
 
     #[inline]
-    pub(crate) fn remove(&mut self, key: Id) {
+    pub(crate) fn drop_older(&mut self, key: Id, version: Version) {
         // Mostly none are left, and every write comes here.
-        if !self.entries.is_empty() {
-            self.entries.remove(key);
+        if !self.entries.is_empty() && self.entry(key).is_some_and(|e| e.version < version) {
+            self.entries.forget(key);
         }
+    }
+
+    pub(crate) fn entry(&self, key: Id) -> Option<&Entry> {
+        self.entries.entry(key)
     }
 
     pub(crate) fn release_pinned(&mut self, count: usize) {
@@ -83,7 +88,8 @@ impl RecoveredEntries {
 impl DhtNode {
     /// Sets our entries aside: a ring is joined without any.
     pub(crate) fn set_recovered_aside(&mut self) {
-        let entries = std::mem::take(&mut self.entries);
+        let none = self.entries.emptied();
+        let entries = std::mem::replace(&mut self.entries, none);
         if !entries.is_empty() {
             log::info!(
                 "{} entries are to be recovered into the ring",
@@ -144,9 +150,9 @@ impl DhtNode {
 
     /// An entry of our own range, on our disk already.
     fn keep(&mut self, key: Id) {
-        if let Some(value) = self.recovered.entries.take(key) {
-            // If the ring had given us this key, `store_entry` would have dropped it here.
-            self.entries.insert(key, value);
+        if let Some(Entry { version, value }) = self.recovered.entries.take(key) {
+            // If the ring had given us a newer one, `apply` or `take_moved` would have dropped it here.
+            self.entries.merge(key, version, value);
         }
     }
 
@@ -208,10 +214,10 @@ impl DhtNode {
             }
             // If the range has become ours, the next round keeps it, and it stays on the disk.
             (Ok(Outcome::Contains(true) | Outcome::Inserted), Some(_)) if !ours => {
-                let gone = Changes::Many(vec![(key, None)]);
+                let gone = Changes::Forget(vec![key]);
                 // At the worker's limit the next round asks for it again.
                 if !self.config.durable || self.submit(hub, gone, Then::Nothing).is_ok() {
-                    self.recovered.entries.remove(key);
+                    self.recovered.entries.forget(key);
                 }
             }
             (Err(failure), _) => log::debug!("{key:?} is not in the ring yet: {failure}"),

@@ -395,9 +395,7 @@ fn entries_of_a_joiner_leave_the_disk_even_when_the_worker_is_full_or_fails() {
         let (joiner, id) = joiner_at(&world, node);
         for n in 0..20 {
             put(&mut world, node, after(id, n), "v");
-            disk.lock()
-                .expect("no panic")
-                .insert(after(id, n), Bytes::new());
+            write_disk(&disk, after(id, n), "v");
         }
         let peer = say(&mut world, joiner, node, &format!("CONNECT\n{id}\n"));
         world.until(secs(5), |w| {

@@ -22,8 +22,9 @@ use crate::engine::{Limits, Ticks, Work};
 use crate::sim::{NodeId, Span, World};
 
 use super::id::Id;
-use super::node::{Changes, Config, DhtNode, Quanta, Write, Written};
-use super::storage::entries::Entries;
+use super::node::{Config, DhtNode, Quanta, Write, Written};
+use super::storage::entries::{Entries, Entry};
+use super::storage::version::Version;
 
 /// Where node number `n` listens. Each has an IP of its own, as members of a ring usually do.
 fn addr(n: usize) -> SocketAddrV4 {
@@ -38,7 +39,7 @@ fn secs(n: u64) -> Ticks {
 }
 
 /// What a durable node's worker has committed.
-type Disk = Arc<Mutex<BTreeMap<Id, Bytes>>>;
+type Disk = Arc<Mutex<BTreeMap<Id, Entry>>>;
 
 /// Commits to a map that outlives the node.
 struct Commits(Disk);
@@ -50,20 +51,25 @@ impl Work for Commits {
     fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
         let mut disk = self.0.lock().expect("no test panics in here");
         for write in jobs.drain(..) {
-            let mut change = |key: Id, value: &Option<Bytes>| match value {
-                Some(value) => _ = disk.insert(key, value.clone()),
-                None => _ = disk.remove(&key),
-            };
-            match &write.changes {
-                Changes::One(key, value) => change(*key, value),
-                Changes::Many(many) => many.iter().for_each(|(key, value)| change(*key, value)),
-            }
+            write.changes.each(|key, entry| match entry {
+                Some(entry) if entry.value.is_some() || write.keeps_tombstones => {
+                    disk.insert(key, entry.clone());
+                }
+                _ => _ = disk.remove(&key),
+            });
             done.push(Written {
                 write,
                 committed: true,
             });
         }
     }
+}
+
+/// As a node wrote it before entries had versions.
+fn write_disk(disk: &Disk, key: Id, value: &str) {
+    let (version, value) = (Version::ZERO, Some(Bytes::from(value.to_owned())));
+    let entry = Entry { version, value };
+    disk.lock().expect("no panic in here").insert(key, entry);
 }
 
 /// Quanta with which the few entries of a test take several turns.

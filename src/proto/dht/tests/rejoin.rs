@@ -14,8 +14,8 @@ fn next_of(world: &Ring, id: NodeId) -> SocketAddrV4 {
 fn again(world: &Ring, id: NodeId, disk: Option<&Disk>) -> DhtNode {
     let mut entries = Entries::default();
     if let Some(disk) = disk {
-        for (key, value) in disk.lock().expect("no panic in here").iter() {
-            entries.insert(*key, value.clone());
+        for (key, entry) in disk.lock().expect("no panic in here").iter() {
+            entries.merge(*key, entry.version, entry.value.clone());
         }
     }
     let config = Config {
@@ -314,11 +314,6 @@ fn durable_ring(world: &mut Ring, size: usize) -> Vec<(NodeId, Disk)> {
         world.until(secs(10), |w| is_settled(w, *id));
     }
     nodes
-}
-
-fn write_disk(disk: &Disk, key: Id, value: &str) {
-    let value = Bytes::copy_from_slice(value.as_bytes());
-    disk.lock().expect("no panic in here").insert(key, value);
 }
 
 /// The keys that a node had on its disk when it was killed, of its own range and of others'.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use proptest::prelude::*;
 
+use super::lines::dialable;
 use super::*;
 
 /// `request`, `key`, `number`, `ack` and `address`.
@@ -102,7 +103,7 @@ fn requests_are_written_as_the_protocol_has_them() {
         let mut out = Vec::new();
         put_request(&mut out, &expected);
         assert_eq!(out, text.as_bytes());
-        assert_reads(&request, text.as_bytes(), expected);
+        assert_reads(&request, text.as_bytes(), expected.clone());
         assert_reads(&request, text.replace('\n', "\r\n").as_bytes(), expected);
     }
 }
@@ -116,7 +117,7 @@ fn exchanges_of_the_vectors() {
     for row in exchanges {
         let send = row["send"].as_str().unwrap().as_bytes();
         let (parsed, _) = request(send, 0).unwrap().unwrap();
-        assert_reads(&request, send, parsed);
+        assert_reads(&request, send, parsed.clone());
         let reply = row["reply"].as_str().unwrap().as_bytes();
         let (yes, used) = ack(reply, 0).unwrap().unwrap();
         let rest = &reply[used..];

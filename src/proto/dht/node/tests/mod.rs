@@ -11,6 +11,7 @@ use crate::engine::{Limits, Ticks, Work};
 use crate::sim::{Ending, Faults, NodeId, PeerId, Span, World, check, seeds};
 
 use super::*;
+use crate::proto::dht::storage::entries::Entry;
 
 mod bad_input;
 mod durable;
@@ -39,7 +40,7 @@ impl Work for Commits {
 
     fn run(&mut self, jobs: &mut Vec<Write>, done: &mut Vec<Written>) {
         for write in jobs.drain(..) {
-            let Changes::One(key, value) = &write.changes else {
+            let Changes::One(key, Entry { value, .. }) = &write.changes else {
                 unreachable!("a ring of one moves no ranges");
             };
             let committed = !value.as_ref().is_some_and(|v| v.starts_with(UNLUCKY));

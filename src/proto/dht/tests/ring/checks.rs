@@ -141,7 +141,7 @@ impl Ring {
                 let disk = disk.lock().expect("no panic in here");
                 let entries = self.world.service(*id).entries();
                 let memory: Vec<_> = entries
-                    .arc(Id::ZERO, Id::ZERO)
+                    .arc_with_tombstones(Id::ZERO, Id::ZERO)
                     .map(|(k, v)| (k, v.clone()))
                     .collect();
                 let disk: Vec<_> = disk.iter().map(|(k, v)| (*k, v.clone())).collect();

@@ -220,8 +220,8 @@ impl Ring {
             .expect("durable")
             .1;
         let mut entries = Entries::default();
-        for (key, value) in disk.lock().expect("no panic in here").iter() {
-            entries.insert(*key, value.clone());
+        for (key, entry) in disk.lock().expect("no panic in here").iter() {
+            entries.merge(*key, entry.version, entry.value.clone());
         }
         let config = Config {
             durable: true,

@@ -1,0 +1,215 @@
+//! Copies of entries at other members, over links ([`super::rpc::links`]): which requests of the extension a node
+//! serves, and what the replies to its own are for.
+//!
+//! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
+
+use bytes::Bytes;
+use std::net::SocketAddrV4;
+
+use crate::engine::{Cx, Hub, Step, Tick, Violation};
+
+use super::id::Id;
+use super::node::{Conn, DhtNode, Expect, Timer};
+use super::rpc::links::{LinkError, LinkHost, LinkKey, LinkTimer, Links};
+use super::storage::range_stream::Incoming;
+use super::wire::Malformed;
+use super::wire::extension::{Extension, Reply};
+
+/// What a call of the node is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkTag {
+    /// A beat, and when it was sent.
+    Beat { sent: Tick },
+    /// Our prev, or another pred, is told that it is a holder.
+    Hold,
+    /// A copy of the write with this number.
+    Copy(u64),
+    /// A fence at another holder of our dead next.
+    Fence,
+    /// A step of a range's synchronisation.
+    Sync,
+}
+
+/// An entry that an owner sends to one of its holders.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) owner: SocketAddrV4,
+    pub(crate) epoch: u64,
+    pub(crate) key: Id,
+    pub(crate) version: u64,
+    /// `None`: a tombstone.
+    pub(crate) value: Option<Bytes>,
+}
+
+/// A copy whose value is still to come.
+#[derive(Debug)]
+pub struct IncomingCopy {
+    pub(crate) owner: SocketAddrV4,
+    pub(crate) epoch: u64,
+    pub(crate) version: u64,
+    pub(crate) value: Incoming,
+}
+
+impl DhtNode {
+    /// Serves a request of the extension.
+    ///
+    /// # Errors
+    /// As for an unknown command, when this node has no copies.
+    pub(crate) fn serve_extension(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        extension: Extension,
+        used: usize,
+    ) -> Result<Step, Violation> {
+        if self.config.replicas == 1 {
+            return Err(Malformed::UnknownCommand.into());
+        }
+        match extension {
+            Extension::Put {
+                owner,
+                epoch,
+                key,
+                version,
+                length,
+            } => {
+                if length > self.config.value_bytes_max {
+                    return Err(Violation::limit("copy over value_bytes_max"));
+                }
+                if length > 0 {
+                    let value = Incoming::new(key, length);
+                    *expect = Expect::Copy(Box::new(IncomingCopy {
+                        owner,
+                        epoch,
+                        version,
+                        value,
+                    }));
+                    return Ok(Step::Took(used));
+                }
+                let value = Some(Bytes::new());
+                let copy = Copy {
+                    owner,
+                    epoch,
+                    key,
+                    version,
+                    value,
+                };
+                self.take_copy(cx, copy, used)
+            }
+            Extension::Delete {
+                owner,
+                epoch,
+                key,
+                version,
+            } => {
+                let copy = Copy {
+                    owner,
+                    epoch,
+                    key,
+                    version,
+                    value: None,
+                };
+                self.take_copy(cx, copy, used)
+            }
+            // Beats and leases are membership's.
+            Extension::Beat { .. } => Err(Malformed::UnknownCommand.into()),
+            // What a holder knows of its owners.
+            Extension::Hold { .. } | Extension::Fence { .. } => {
+                Err(Malformed::UnknownCommand.into())
+            }
+            // Of a range that is compared.
+            Extension::Digest { .. } | Extension::Keys { .. } | Extension::Fetch { .. } => {
+                Err(Malformed::UnknownCommand.into())
+            }
+        }
+    }
+
+    /// The value of a copy comes in. Its bytes are staged as those of an INSERT are.
+    pub(crate) fn copy_input(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        expect: &mut Expect,
+        bytes: &[u8],
+    ) -> Result<Step, Violation> {
+        let Expect::Copy(incoming) = expect else {
+            unreachable!("called in this state only")
+        };
+        let (used, value) = self.take_value(cx, &mut incoming.value, bytes)?;
+        let Some(value) = value else {
+            return Ok(Step::Took(used));
+        };
+        let copy = Copy {
+            owner: incoming.owner,
+            epoch: incoming.epoch,
+            key: incoming.value.key,
+            version: incoming.version,
+            value: Some(value),
+        };
+        *expect = Expect::Request;
+        self.take_copy(cx, copy, used)
+    }
+
+    /// A copy is whole, with the last `used` bytes of the input. Nothing takes it yet.
+    fn take_copy(
+        &mut self,
+        cx: &mut Cx<'_, Self>,
+        copy: Copy,
+        _used: usize,
+    ) -> Result<Step, Violation> {
+        let Copy {
+            owner,
+            epoch,
+            key,
+            version,
+            value,
+        } = copy;
+        let length = value.map(|value| value.len());
+        let conn = cx.id();
+        log::debug!("{conn} {owner} {epoch}: {key} {version} {length:?}");
+        Err(Malformed::UnknownCommand.into())
+    }
+}
+
+impl LinkHost for DhtNode {
+    type CallTag = LinkTag;
+
+    fn links(&mut self) -> &mut Links<LinkTag> {
+        &mut self.links
+    }
+
+    fn dial_from(&self) -> Option<SocketAddrV4> {
+        self.config.dial_from
+    }
+
+    fn value_bytes_max(&self) -> u64 {
+        self.config.value_bytes_max
+    }
+
+    fn on_reply(
+        &mut self,
+        _hub: &mut Hub<Self>,
+        from: SocketAddrV4,
+        tag: LinkTag,
+        result: Result<Reply, LinkError>,
+    ) {
+        match tag {
+            LinkTag::Sync => {}
+            // The lease, the holders and the writes that wait for copies take these.
+            LinkTag::Beat { .. } | LinkTag::Hold | LinkTag::Copy(_) | LinkTag::Fence => {
+                log::debug!("{from}: {tag:?}: {result:?}");
+            }
+        }
+    }
+}
+
+impl From<LinkKey> for Conn {
+    fn from(link: LinkKey) -> Conn {
+        Conn::Link(link)
+    }
+}
+
+impl From<LinkTimer> for Timer {
+    fn from(timer: LinkTimer) -> Timer {
+        Timer::Link(timer)
+    }
+}
