@@ -7,7 +7,7 @@ pub(in crate::cli) mod nodes;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -37,11 +37,11 @@ pub(in crate::cli) struct DhtArgs {
     /// Joins and leaves a second, e.g. 2 or 0.5 [default: 1, with --crashes 0]
     #[arg(long, value_name = "R", value_parser = within::<f64>(0.0..=100.0))]
     churn: Option<f64>,
-    /// Members that are killed at once, again and again; new ones are started in their place. Nodes then keep their entries on disk
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "processes", value_parser = within::<u32>(0..=256))]
+    /// Members that are killed at once, again and again; new ones are started in their place. With --processes, which then keep their entries on disk
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u32>(0..=256))]
     crashes: u32,
     /// Seconds between two rounds of --crashes
-    #[arg(long, value_name = "S", default_value_t = 3.0, requires = "crashes", value_parser = within::<f64>(0.1..=86_400.0))]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = within::<f64>(0.1..=86_400.0))]
     crash_every: f64,
     /// Members that have each entry; all but one of them may crash at once
     #[arg(long, value_name = "R", default_value_t = REPLICAS, value_parser = within(REPLICAS_RANGE))]
@@ -110,7 +110,10 @@ impl DhtArgs {
 
     fn setup(&self) -> Result<Setup> {
         let body = match (self.processes, self.crashes) {
-            (false, _) => BodyKind::Threads,
+            (false, 0) => BodyKind::Threads,
+            (false, crashes) => {
+                bail!("--crashes {crashes} is for --processes: a thread cannot be killed")
+            }
             (true, 0) => BodyKind::Processes,
             (true, _) => BodyKind::Durable(tempfile::tempdir().context("no temporary folder")?),
         };
