@@ -93,6 +93,7 @@ impl Durable for Write {
                 let each = many.iter_mut();
                 changes.extend(each.map(|(key, entry)| change(*key, entry, keeps_tombstones)));
             }
+            Changes::Superseded(..) => {}
             Changes::Forget(keys) => {
                 let each = keys.iter();
                 changes.extend(each.map(|key| Change::remove(ENTRIES, key.to_be_bytes())));

@@ -48,6 +48,9 @@ const IN_CIRCLES: &[&str] = &[
     "src/proto/dht/membership/rejoin.rs",
     "src/proto/dht/membership/relay.rs",
     "src/proto/dht/routing/mod.rs",
+    "src/proto/dht/replication/mod.rs",
+    "src/proto/dht/replication/serve_sync.rs",
+    "src/proto/dht/replication/syncs.rs",
 ];
 
 /// `crate`, `engine`, `Tick`.

@@ -98,6 +98,25 @@ impl Id {
         Id(self.0.wrapping_add(U160::ONE.wrapping_shl(i)))
     }
 
+    /// Cuts `[self, end)` into sixteen parts of equal size, as far as that goes: part `i` is from bound `i` to bound `i + 1`,
+    /// and empty where the two are the same. The first bound is `self`, the last one `end`. With `self == end` it is the
+    /// whole ring that is cut.
+    pub fn sixteenths(self, end: Id) -> [Id; 17] {
+        let distance = self.distance_to(end).0;
+        let (size, rest) = if self == end {
+            (U160::ONE << (Id::BITS - 4), U160::ZERO)
+        } else {
+            (distance >> 4, distance & U160::from(15))
+        };
+        std::array::from_fn(|i| {
+            let i = U160::from(i);
+            Id(self
+                .0
+                .wrapping_add(size.wrapping_mul(i))
+                .wrapping_add((rest * i) >> 4))
+        })
+    }
+
     /// The position just after this one.
     pub fn succ(self) -> Id {
         self.plus_power_of_two(0)
@@ -355,6 +374,24 @@ mod tests {
                 .all(|id| id.in_arc(start, end))
         );
         assert!(!end.in_arc(start, end) && !start.pred().in_arc(start, end));
+    }
+
+    #[test]
+    fn sixteen_parts_cover_an_arc() {
+        let id = |n: u64| Id(U160::from(n));
+        for (start, length) in [(0, 1), (7, 15), (7, 16), (9, 1000), (u64::MAX, 31)] {
+            for start in [id(start), Id::MAX.pred()] {
+                let bounds = start.sixteenths(Id(start.0.wrapping_add(U160::from(length))));
+                let sizes: Vec<Id> = bounds.windows(2).map(|w| w[0].distance_to(w[1])).collect();
+                let whole = sizes.iter().fold(U160::ZERO, |sum, size| sum + size.0);
+                assert_eq!((bounds[0], whole), (start, U160::from(length)));
+                let (least, most) = (id(length / 16), id(length.div_ceil(16)));
+                assert!(sizes.iter().all(|size| (least..=most).contains(size)));
+            }
+        }
+        let ring = id(5).sixteenths(id(5));
+        assert_eq!((ring[0], ring[16]), (id(5), id(5)));
+        assert_eq!(ring[3], Id(U160::from(5) + (U160::from(3) << 156)));
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::Operation;
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
-use crate::proto::dht::wire;
+use crate::proto::dht::wire::{self, Form};
 
 #[derive(Debug)]
 pub(crate) struct HandOff {
@@ -58,9 +58,11 @@ impl DhtNode {
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
         joiner: Id,
+        form: Form,
     ) -> bool {
         let next = self.routing.next();
-        self.owns(joiner) && joiner != self.me().id && self.hand_off(cx, expect, joiner, next)
+        let may = self.owns(joiner) && joiner != self.me().id;
+        may && self.hand_off(cx, expect, joiner, next, form)
     }
 
     /// Our next was killed and joins again (see [`super::rejoin`]); `after` will be its next.
@@ -71,8 +73,9 @@ impl DhtNode {
         expect: &mut Expect,
         joiner: Id,
         after: Member,
+        form: Form,
     ) -> bool {
-        matches!(self.role, Role::Member) && self.hand_off(cx, expect, joiner, after)
+        matches!(self.role, Role::Member) && self.hand_off(cx, expect, joiner, after, form)
     }
 
     fn hand_off(
@@ -81,6 +84,7 @@ impl DhtNode {
         expect: &mut Expect,
         joiner: Id,
         next: Member,
+        form: Form,
     ) -> bool {
         let conn = cx.id();
         if !self.start_lock_deadline(cx, conn, self.config.transfer.within) {
@@ -88,7 +92,7 @@ impl DhtNode {
         }
         wire::put_ack(cx.out(), true);
         *expect = Expect::Joiner;
-        let sending = Sending::new(joiner, next.id);
+        let sending = Sending::new(joiner, next.id, form);
         let phase = Phase::Settling {
             submitted: self.submitted,
         };
@@ -145,6 +149,7 @@ impl DhtNode {
         {
             Sent::Again => self.note_hand_off(cx),
             Sent::Full => {}
+            Sent::Changed => cx.close(),
             // The time to answer begins when the joiner has nearly everything: when there is room again.
             Sent::All if cx.room() == 0 => {}
             Sent::All => {

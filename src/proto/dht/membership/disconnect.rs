@@ -20,14 +20,14 @@
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then};
+use crate::proto::dht::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then, say};
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::failure_detector::Verdict;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::commit::Staging;
 use crate::proto::dht::storage::range_stream::{Received, Receiving};
-use crate::proto::dht::wire::{self, NextNode};
+use crate::proto::dht::wire::{self, Form, NextNode};
 
 #[derive(Debug)]
 pub(crate) struct Disconnect {
@@ -68,6 +68,7 @@ impl DhtNode {
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
         next: NextNode,
+        form: Form,
     ) -> bool {
         let conn = cx.id();
         let (key, phase, next) = match next {
@@ -94,11 +95,11 @@ impl DhtNode {
             phase: if repeated { Phase::Receive } else { phase },
             next,
             repeated,
-            receiving: Receiving::default(),
+            receiving: Receiving::new(form),
             staging: Staging::default(),
         });
         if repeated {
-            cx.resume(conn);
+            self.receive_leaver(cx, conn);
         } else {
             self.ask_next(cx, key, Tag::WhoLeaves(conn));
         }
@@ -159,8 +160,7 @@ impl DhtNode {
                 disconnect.phase = Phase::Verify;
                 if named == next {
                     disconnect.repeated = true;
-                    disconnect.phase = Phase::Receive;
-                    hub.resume(conn);
+                    self.receive_leaver(hub, conn);
                 } else {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
                 }
@@ -172,13 +172,17 @@ impl DhtNode {
                 | Err(Failure::Unreachable { addr, .. } | Failure::TimedOut { addr }),
             ) if addr == next.addr && next != me => {
                 if own_ip {
-                    disconnect.phase = Phase::Receive;
-                    hub.resume(conn);
+                    self.receive_leaver(hub, conn);
                 } else {
                     self.probe_next(hub, conn);
                 }
             }
-            (Phase::Verify, Ok(Outcome::Located(addr))) if addr != next.addr && addr != me.addr => {
+            // A leaver that knows versions finds its heir itself when it is refused.
+            (Phase::Verify, Ok(Outcome::Located(addr)))
+                if addr != next.addr
+                    && addr != me.addr
+                    && disconnect.receiving.form() == Form::Plain =>
+            {
                 if let Some(announced) = disconnect.next {
                     self.begin_relay(hub, conn, Member::at(addr), announced);
                 }
@@ -193,16 +197,27 @@ impl DhtNode {
     /// A DISCONNECT of our next that does not come from its own IP: our next is behind a NAT, has several addresses, or
     /// another member passes it on. Our next was asked whether it stays.
     pub(crate) fn leaver_probed(&mut self, hub: &mut Hub<Self>, conn: ConnId, verdict: Verdict) {
-        let Some(disconnect) = self.disconnect(conn) else {
+        if self.disconnect(conn).is_none() {
             return;
-        };
+        }
         if matches!(verdict, Verdict::Member | Verdict::Unknown) {
             log::info!("a DISCONNECT is refused: not from our next, which may be there");
             self.refuse_leaver(hub);
         } else {
-            disconnect.phase = Phase::Receive;
-            hub.resume(conn);
+            self.receive_leaver(hub, conn);
         }
+    }
+
+    /// The leaver may send its entries. One that knows versions waits to hear so.
+    fn receive_leaver(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let Some(disconnect) = self.disconnect(conn) else {
+            return;
+        };
+        disconnect.phase = Phase::Receive;
+        if disconnect.receiving.form() == Form::Versioned {
+            say(hub, conn, true);
+        }
+        hub.resume(conn);
     }
 
     fn refuse_leaver(&mut self, hub: &mut Hub<Self>) {

@@ -31,7 +31,7 @@ use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::commit::Staging;
 use crate::proto::dht::storage::range_stream::{Received, Receiving};
-use crate::proto::dht::wire::{self, Request};
+use crate::proto::dht::wire::{self, Form, Request};
 
 /// Tries before the join is given up: with their pauses about ten seconds, in which others may join and leave before us.
 const TRIES_MAX: u32 = 20;
@@ -68,6 +68,8 @@ pub(crate) struct Join {
     leaves: bool,
     next: Option<Member>,
     conn: Option<ConnId>,
+    /// Owners that know no versions.
+    plain: Vec<SocketAddrV4>,
     pub(crate) receiving: Receiving,
     staging: Staging,
     deadline: Option<Deadline>,
@@ -142,6 +144,7 @@ impl DhtNode {
             leaves: false,
             next: None,
             conn: None,
+            plain: Vec::new(),
             receiving: Receiving::default(),
             staging: Staging::default(),
             deadline: None,
@@ -209,9 +212,12 @@ impl DhtNode {
     }
 
     fn dial_owner(&mut self, hub: &mut Hub<Self>) {
-        let limits = self.config.transfer;
+        let (limits, has_copies) = (self.config.transfer, self.config.replicas > 1);
         let Some(join) = self.joining() else { return };
         join.reset_transfer(hub);
+        if has_copies && !join.plain.contains(&join.owner.addr) {
+            join.receiving = Receiving::new(Form::Versioned);
+        }
         join.phase = Phase::Receive;
         join.deadline = Deadline::start(hub, &limits, limits.within, Timer::JoinDeadline);
         if join.deadline.is_none() {
@@ -237,7 +243,9 @@ impl DhtNode {
 
     pub(crate) fn join_dialled(&mut self, cx: &mut Cx<'_, Self>) {
         let id = self.me().id;
-        wire::put_request(cx.out(), &Request::Connect(id));
+        let Some(join) = self.joining() else { return };
+        let form = join.receiving.form();
+        wire::put_request(cx.out(), &Request::Connect(id, form));
     }
 
     pub(crate) fn join_input(
@@ -424,6 +432,17 @@ impl DhtNode {
             client::start(self, hub, operation, Tag::TakeBack);
         }
         self.join_step(hub);
+    }
+
+    /// The owner hung up without an answer: as a plain peer does upon XCONNECT.
+    pub(crate) fn join_declined(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+        match self.joining() {
+            Some(join) if join.conn == Some(id) && join.receiving.form() == Form::Versioned => {
+                join.plain.push(join.owner.addr);
+                self.dial_owner(hub);
+            }
+            _ => self.join_ended(hub, id),
+        }
     }
 
     pub(crate) fn join_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {

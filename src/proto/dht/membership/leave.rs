@@ -1,10 +1,13 @@
 //! Leaves the ring: DISCONNECT at the node before us, the heir, which takes our range.
 //!
 //! ```text
-//! Find ─▶ Settle ─▶ Send ─▶ Await ──1──▶ gone
-//!   ▲        └──────┴────0──┘ │ no answer
-//!   └── Pause ◀───────────────┘
+//! Find ─▶ Settle ─▶ Ask ─▶ Send ─▶ Await ──1──▶ gone
+//!   ▲        └──────┴───────┴────0──┘ │ no answer
+//!   └── Pause ◀───────────────────────┘
 //! ```
+//! Ask is for an heir that may know versions: it says so before the entries are sent. A plain one hangs up, and is sent a
+//! plain DISCONNECT.
+//!
 //! Writes are fenced from Settle on. From Await on the range may be the heir's already, so this node does not serve it
 //! unless the heir answers `0`.
 //!
@@ -16,9 +19,11 @@
 //! In a pause that is not uncertain, the node is an ordinary member that takes no joiner, but takes a leaver. So of two
 //! neighbours that leave at once one takes the other's range.
 
+use std::net::SocketAddrV4;
+
 use rand::RngExt;
 
-use crate::engine::{ConnId, Cx, Hub, Input, Step, Tick, Ticks, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Step, Tick, Ticks, Violation};
 
 use super::lock::Deadline;
 use crate::proto::dht::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
@@ -26,7 +31,7 @@ use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
-use crate::proto::dht::wire::{self, NextNode, Request};
+use crate::proto::dht::wire::{self, Form, NextNode, Request};
 
 /// Tries end after this time. Then the process ends with its range, which a durable node still has on its disk. The heir
 /// may have a joiner that died, for which it waits 30 s, and then another one.
@@ -42,6 +47,8 @@ pub(crate) struct Leave {
     /// The node before us; ourselves while that is not known.
     heir: Member,
     conn: Option<ConnId>,
+    /// Heirs that know no versions.
+    plain: Vec<SocketAddrV4>,
     sending: Sending,
     deadline: Option<Deadline>,
     /// All was sent once, and no answer came.
@@ -58,6 +65,8 @@ enum Phase {
     Settle {
         submitted: u64,
     },
+    /// The heir is asked whether it knows versions.
+    Ask,
     Send,
     /// Everything is sent.
     Await,
@@ -68,6 +77,11 @@ impl Leave {
     /// Reads and new writes are still ours to answer.
     pub(crate) fn serves(&self) -> bool {
         !self.uncertain && self.phase != Phase::Await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.uncertain
     }
 
     /// Writes are fenced.
@@ -100,7 +114,8 @@ impl DhtNode {
             until: hub.now() + LEAVE_WITHIN,
             heir: me,
             conn: None,
-            sending: Sending::new(me.id, me.id),
+            plain: Vec::new(),
+            sending: Sending::new(me.id, me.id, Form::Plain),
             deadline: None,
             uncertain: false,
             refused: false,
@@ -153,7 +168,6 @@ impl DhtNode {
             Ok(_) if busy => self.pause_leave(hub, "somebody joins or leaves here"),
             Ok(Outcome::After { before, owner }) if owner == me.addr && before != me.addr => {
                 leave.heir = Member::at(before);
-                leave.sending = Sending::new(me.id, self.routing.next().id);
                 leave.phase = Phase::Settle {
                     submitted: self.submitted,
                 };
@@ -175,13 +189,29 @@ impl DhtNode {
             if leave.deadline.is_none() {
                 return self.pause_leave(hub, "no timer is to be had");
             }
-            leave.phase = Phase::Send;
-            leave.conn = Some(hub.dial(
-                leave.heir.addr,
-                self.config.dial_from.map(Into::into),
-                Conn::Leave,
-            ));
+            self.dial_heir(hub);
         }
+    }
+
+    fn dial_heir(&mut self, hub: &mut Hub<Self>) {
+        let (me, next) = (self.me().id, self.routing.next().id);
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
+        let form = match leave.plain.contains(&leave.heir.addr) {
+            false if self.config.replicas > 1 => Form::Versioned,
+            _ => Form::Plain,
+        };
+        leave.sending = Sending::new(me, next, form);
+        leave.phase = match form {
+            Form::Plain => Phase::Send,
+            Form::Versioned => Phase::Ask,
+        };
+        leave.conn = Some(hub.dial(
+            leave.heir.addr,
+            self.config.dial_from.map(Into::into),
+            Conn::Leave,
+        ));
     }
 
     /// A window of the transfer's deadline is over.
@@ -206,7 +236,11 @@ impl DhtNode {
 
     pub(crate) fn leave_dialled(&mut self, cx: &mut Cx<'_, Self>) {
         let next = NextNode::Addr(self.routing.next().addr);
-        wire::put_request(cx.out(), &Request::Disconnect(next));
+        let Role::Leaving(leave) = &self.role else {
+            return;
+        };
+        let form = leave.sending.form();
+        wire::put_request(cx.out(), &Request::Disconnect(next, form));
         self.leave_some(cx);
     }
 
@@ -223,6 +257,7 @@ impl DhtNode {
         match leave.sending.step(&self.entries, &self.config.quanta, cx) {
             Sent::Again => cx.notify(id, crate::proto::dht::node::Note::Go),
             Sent::Full => {}
+            Sent::Changed => cx.close(),
             Sent::All => leave.phase = Phase::Await,
         }
     }
@@ -243,6 +278,10 @@ impl DhtNode {
         }
         match (yes, leave.phase) {
             (true, Phase::Await) => self.gone(cx),
+            (true, Phase::Ask) => {
+                leave.phase = Phase::Send;
+                self.leave_some(cx);
+            }
             (true, _) => return Err(Violation::peer("it takes what was not sent")),
             (false, _) => {
                 leave.refused = leave.uncertain;
@@ -252,7 +291,7 @@ impl DhtNode {
         Ok(Step::Done(used))
     }
 
-    pub(crate) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId) {
+    pub(crate) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId, end: &End) {
         let Role::Leaving(leave) = &mut self.role else {
             return;
         };
@@ -260,6 +299,10 @@ impl DhtNode {
             return;
         }
         leave.conn = None;
+        if leave.phase == Phase::Ask && matches!(end, End::Eof | End::Broken(_)) {
+            leave.plain.push(leave.heir.addr);
+            return self.dial_heir(hub);
+        }
         if leave.phase == Phase::Await {
             (leave.uncertain, leave.refused) = (true, false);
         }

@@ -114,14 +114,14 @@ impl DhtNode {
         request: Request,
         used: usize,
     ) -> Step {
-        if let Request::Disconnect(NextNode::Addr(addr)) = request
+        if let Request::Disconnect(NextNode::Addr(addr), _) = request
             && !self.may_announce(cx, addr)
         {
             wire::put_ack(cx.out(), false);
             cx.close();
             return Step::Done(used);
         }
-        if let Request::Disconnect(next) = request {
+        if let Request::Disconnect(next, _) = request {
             self.supersede_disconnect(cx, next);
             self.yield_to_leaver(cx);
         }
@@ -135,7 +135,7 @@ impl DhtNode {
             return Step::Wait(used);
         }
         wire::put_ack(cx.out(), false);
-        if matches!(request, Request::Disconnect(_)) {
+        if matches!(request, Request::Disconnect(..)) {
             // Its entries follow; without them the stream makes no sense any more.
             cx.close();
         }
@@ -174,8 +174,8 @@ impl DhtNode {
         let ParkedRequest { request, until } = (**parked).clone();
         let id = cx.id();
         let goes_on = match (&request, self.take_after(cx, id)) {
-            (Request::Connect(joiner), Some(after)) => {
-                self.begin_hand_back(cx, expect, *joiner, after)
+            (Request::Connect(joiner, form), Some(after)) => {
+                self.begin_hand_back(cx, expect, *joiner, after, *form)
             }
             _ if self.is_locked() && self.may_take_part(&request) => self.park(cx, id, until),
             _ => self.begin_change(cx, expect, &request),
@@ -189,7 +189,7 @@ impl DhtNode {
     fn may_take_part(&self, request: &Request) -> bool {
         match (&self.role, request) {
             (Role::Member, _) => true,
-            (Role::Leaving(leave), Request::Disconnect(_)) => leave.pauses(),
+            (Role::Leaving(leave), Request::Disconnect(..)) => leave.pauses(),
             _ => false,
         }
     }
@@ -205,10 +205,11 @@ impl DhtNode {
             return false;
         }
         match request {
-            Request::Connect(joiner) => {
-                self.begin_hand_off(cx, expect, *joiner) || self.begin_rejoin(cx, expect, *joiner)
+            Request::Connect(joiner, form) => {
+                self.begin_hand_off(cx, expect, *joiner, *form)
+                    || self.begin_rejoin(cx, expect, *joiner, *form)
             }
-            Request::Disconnect(next) => self.begin_disconnect(cx, expect, *next),
+            Request::Disconnect(next, form) => self.begin_disconnect(cx, expect, *next, *form),
             _ => false,
         }
     }

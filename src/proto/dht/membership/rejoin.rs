@@ -32,7 +32,7 @@ use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client::{self, OpId};
 use crate::proto::dht::rpc::failure_detector::Verdict;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
-use crate::proto::dht::wire::Request;
+use crate::proto::dht::wire::{Form, Request};
 
 /// The walk to the node behind a dead one takes a few round trips. The joiner waits meanwhile.
 const WALK_WITHIN: Ticks = Ticks::from_secs(5);
@@ -77,13 +77,14 @@ impl DhtNode {
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
         joiner: Id,
+        form: Form,
     ) -> bool {
         let next = self.routing.next();
         if self.routing.is_alone() || next.id != joiner {
             return false;
         }
         let conn = cx.id();
-        let (request, until) = (Request::Connect(joiner), cx.now());
+        let (request, until) = (Request::Connect(joiner, form), cx.now());
         *expect = Expect::Lock(Box::new(ParkedRequest { request, until }));
         self.lock_holder = LockHolder::Rejoin(Rejoin {
             conn,

@@ -14,7 +14,7 @@ use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::range_stream::Receiving;
-use crate::proto::dht::wire::{self, NextNode, Request};
+use crate::proto::dht::wire::{self, Form, NextNode, Request};
 
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -89,7 +89,7 @@ impl DhtNode {
             return;
         };
         let (next, from) = (NextNode::Addr(relay.next.addr), relay.from);
-        wire::put_request(cx.out(), &Request::Disconnect(next));
+        wire::put_request(cx.out(), &Request::Disconnect(next, Form::Plain));
         cx.resume(from);
     }
 

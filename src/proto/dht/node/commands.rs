@@ -40,23 +40,30 @@ impl DhtNode {
         }
     }
 
+    /// `length_bytes`: `None` for a tombstone.
     pub(crate) fn length(
         &mut self,
         cx: &mut Cx<'_, Self>,
         expect: &mut Expect,
         key: Id,
-        length_bytes: u64,
+        version: Option<Version>,
+        length_bytes: Option<u64>,
         used: usize,
     ) -> Result<Step, Violation> {
-        if length_bytes > self.config.value_bytes_max {
-            return Err(refuse(cx, "value over value_bytes_max"));
+        match length_bytes {
+            Some(bytes) if bytes > self.config.value_bytes_max => {
+                Err(refuse(cx, "value over value_bytes_max"))
+            }
+            Some(bytes) if bytes > 0 => {
+                *expect = Expect::Value(Box::new(Incoming::new(key, bytes)), version);
+                Ok(Step::Took(used))
+            }
+            _ => {
+                *expect = Expect::Request;
+                let value = length_bytes.map(|_| Bytes::new());
+                Ok(self.write(cx, key, version, value, used))
+            }
         }
-        if length_bytes == 0 {
-            *expect = Expect::Request;
-            return Ok(self.write(cx, key, Some(Bytes::new()), used));
-        }
-        *expect = Expect::Value(Box::new(Incoming::new(key, length_bytes)));
-        Ok(Step::Took(used))
     }
 
     pub(crate) fn value(
@@ -65,16 +72,16 @@ impl DhtNode {
         expect: &mut Expect,
         bytes: &[u8],
     ) -> Result<Step, Violation> {
-        let Expect::Value(incoming) = expect else {
+        let Expect::Value(incoming, version) = expect else {
             unreachable!("called in this state only")
         };
         let (used, value) = self.take_value(cx, incoming, bytes)?;
         let Some(value) = value else {
             return Ok(Step::Took(used));
         };
-        let key = incoming.key;
+        let (key, version) = (incoming.key, *version);
         *expect = Expect::Request;
-        Ok(self.write(cx, key, Some(value), used))
+        Ok(self.write(cx, key, version, Some(value), used))
     }
 
     /// Takes what is the value's from the front of `bytes`; says how many bytes, and the value once it is whole.
@@ -104,37 +111,49 @@ impl DhtNode {
         Ok((used, value))
     }
 
-    /// Stores or removes the entry whose key a peer was told `1` for.
+    /// Stores or removes the entry whose key a peer was told `1` for: as the newest, or by the version of an XMERGE.
     pub(crate) fn write(
         &mut self,
         cx: &mut Cx<'_, Self>,
         key: Id,
+        version: Option<Version>,
         value: Option<Bytes>,
         used: usize,
     ) -> Step {
-        if let Some(value) = &value
-            && !self.has_memory_for(cx, key, value)
-        {
+        let (owns, moves) = (self.owns(key), self.is_moving(key));
+        // Whoever merges tries again, so its entry neither waits nor is passed on.
+        let is_late = version.is_some() && (!owns || moves);
+        if is_late || !self.has_memory_to_write(cx, key, value.as_ref()) {
             wire::put_ack(cx.out(), false);
             return Step::Done(used);
         }
-        let at_once = self.owns(key) && !self.is_moving(key) && !self.config.durable;
-        if at_once {
-            self.write_in_memory(key, value);
+        if owns && !moves && !self.config.durable {
+            self.write_in_memory(key, version, value);
             wire::put_ack(cx.out(), true);
             return Step::Done(used);
         }
         let conn = cx.id();
-        let waits = if self.is_moving(key) {
+        let waits = if moves {
             self.fence_write(cx, conn, key, value)
         } else {
-            self.write_or_forward(cx, conn, key, value)
+            self.write_or_forward(cx, conn, key, version, value)
         };
         if waits {
             return Step::Wait(used);
         }
         wire::put_ack(cx.out(), false);
         Step::Done(used)
+    }
+
+    /// A tombstone of a key that is not here costs memory as well.
+    fn has_memory_to_write(&mut self, hub: &Hub<Self>, key: Id, value: Option<&Bytes>) -> bool {
+        let none = Bytes::new();
+        let adds = match value {
+            Some(value) => value,
+            None if self.entries.keeps_tombstones() && self.entries.entry(key).is_none() => &none,
+            None => return true,
+        };
+        self.has_memory_for(hub, key, adds)
     }
 
     /// Commits a write of `conn`, or passes it on when the key is another's by now. True: the peer is acknowledged later.
@@ -145,6 +164,7 @@ impl DhtNode {
         hub: &mut Hub<Self>,
         conn: ConnId,
         key: Id,
+        version: Option<Version>,
         value: Option<Bytes>,
     ) -> bool {
         if !self.owns(key) {
@@ -166,7 +186,7 @@ impl DhtNode {
             let owns_said = !hub.take_back(conn, wire::ACK_BYTES);
             let then = Then::Acknowledge { conn, owns_said };
             // Commits come in the order of the versions.
-            let version = self.entries.next_version();
+            let version = version.unwrap_or_else(|| self.entries.next_version());
             let entry = Entry { version, value };
             let submitted = self.submit(hub, Changes::One(key, entry), then).is_ok();
             if !submitted && !owns_said {
@@ -174,13 +194,18 @@ impl DhtNode {
             }
             return submitted;
         }
-        self.write_in_memory(key, value);
+        self.write_in_memory(key, version, value);
         acknowledge(hub, conn, true);
         true
     }
 
-    pub(crate) fn write_in_memory(&mut self, key: Id, value: Option<Bytes>) {
-        let version = self.entries.next_version();
+    pub(crate) fn write_in_memory(
+        &mut self,
+        key: Id,
+        version: Option<Version>,
+        value: Option<Bytes>,
+    ) {
+        let version = version.unwrap_or_else(|| self.entries.next_version());
         self.apply(key, Entry { version, value });
     }
 
@@ -199,12 +224,13 @@ impl DhtNode {
         version: Option<Version>,
         value: Option<Bytes>,
     ) -> Option<Entry> {
-        let known = self.known_version(key);
-        let version = version.unwrap_or_else(|| match known {
+        let held = self.held_version(key);
+        let version = version.unwrap_or_else(|| match held {
             None => Version::ZERO,
             Some(_) => self.entries.next_version(),
         });
-        if known.is_some_and(|known| known >= version) {
+        // What is here may not be on the disk yet, but it is on its way, and it will be there last.
+        if held.is_some_and(|held| held >= version) || self.is_older(key, version) {
             self.entries.observe(version);
             return None;
         }
@@ -213,11 +239,16 @@ impl DhtNode {
         is_new.then_some(Entry { version, value })
     }
 
-    /// The newest version of a key that is here, or on its way to the disk.
-    fn known_version(&self, key: Id) -> Option<Version> {
+    /// The newest version of a key in memory.
+    fn held_version(&self, key: Id) -> Option<Version> {
         let held = [self.entries.entry(key), self.recovered.entry(key)];
-        let held = held.into_iter().flatten().map(|entry| entry.version).max();
-        held.max(self.writing.get(&key).copied())
+        held.into_iter().flatten().map(|entry| entry.version).max()
+    }
+
+    /// There is something newer of a key than this version, here or on its way to the disk.
+    pub(crate) fn is_older(&self, key: Id, version: Version) -> bool {
+        let newest = self.held_version(key).max(self.writing.get(&key).copied());
+        newest.is_some_and(|newest| newest > version)
     }
 
     /// The value of a key that is ours.

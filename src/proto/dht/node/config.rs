@@ -66,6 +66,9 @@ pub struct Quanta {
     pub swept_per_turn: usize,
     /// Recovered entries taken over into our own range: as in a sweep.
     pub recovered_per_turn: usize,
+    /// A part of a range in which the peer has at most this many entries is compared key by key. Half of what one reply may
+    /// have, as some are written meanwhile.
+    pub keys_per_part: u64,
     /// Received entries that a durable node gives to the worker in one job: enough to make the commit's cost per entry
     /// small.
     pub entries_per_job: usize,
@@ -78,6 +81,7 @@ impl Default for Quanta {
             sent_per_turn: 16,
             swept_per_turn: 128,
             recovered_per_turn: 128,
+            keys_per_part: 512,
             entries_per_job: 1024,
         }
     }

@@ -32,7 +32,7 @@ use super::membership::leave::Leave;
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
-use super::replication::{IncomingCopy, LinkTag};
+use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -42,11 +42,12 @@ use super::rpc::stat::{self, Standing, Stat};
 use super::storage::entries::Entries;
 use super::storage::fenced_writes::FencedWrites;
 use super::storage::memory::Refusals;
-use super::storage::range_stream::{Incoming, Sink};
+use super::storage::range_stream::{self, Incoming, Sink};
 use super::storage::range_sweep::Sweep;
 use super::storage::recovered_entries::RecoveredEntries;
+use super::storage::tombstones::Tombstones;
 use super::storage::version::Version;
-use super::wire::{self, Request};
+use super::wire::{self, Malformed, Request};
 
 pub use super::node::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
 pub(crate) use super::storage::commit::Then;
@@ -76,11 +77,12 @@ pub enum Conn {
 #[derive(Debug)]
 pub enum Expect {
     Request,
-    /// The length line of an INSERT that we said `1` to.
+    /// The length line of an INSERT that we said `1` to, or of an XMERGE, which has a version.
     Length {
         key: Id,
+        version: Option<Version>,
     },
-    Value(Box<Incoming>),
+    Value(Box<Incoming>, Option<Version>),
     Copy(Box<IncomingCopy>),
     /// Nothing: its CONNECT or DISCONNECT waits for the membership lock.
     Lock(Box<ParkedRequest>),
@@ -129,6 +131,9 @@ pub enum Note {
 pub enum Timer {
     Retry(OpId),
     Link(LinkTimer),
+    /// The next piece of a comparison that a peer asked for, and of a synchronisation of ours.
+    Compare,
+    Sync,
     /// Parked connections may have waited long enough.
     Parked,
     /// Fenced writes may have waited long enough.
@@ -153,6 +158,8 @@ pub enum Timer {
     Rejoin,
     /// The next step of recovering entries.
     Recovery,
+    /// Tombstones may be old.
+    Tombstones,
 }
 
 /// What an operation of the node is for.
@@ -212,8 +219,11 @@ pub struct DhtNode {
     pub(crate) fenced_writes: FencedWrites,
     pub(crate) probe: Option<Probe>,
     pub(crate) recovered: RecoveredEntries,
+    pub(crate) tombstones: Tombstones,
     pub(crate) operations: Operations<Tag>,
     pub(crate) links: Links<LinkTag>,
+    pub(crate) comparisons: Comparisons,
+    pub(crate) syncs: Syncs,
     /// Jobs given to the worker, and back from it, ever: a hand-off waits for the writes before it.
     pub(crate) submitted: u64,
     pub(crate) written: u64,
@@ -253,8 +263,11 @@ impl DhtNode {
             fenced_writes: FencedWrites::default(),
             probe: None,
             recovered: RecoveredEntries::default(),
+            tombstones: Tombstones::default(),
             operations: Operations::default(),
             links: Links::default(),
+            comparisons: Comparisons::default(),
+            syncs: Syncs::default(),
             submitted: 0,
             written: 0,
             finger: 0,
@@ -348,6 +361,9 @@ impl DhtNode {
         request: Request,
         used: usize,
     ) -> Result<Step, Violation> {
+        if self.config.replicas == 1 && request.is_extension() {
+            return Err(Malformed::UnknownCommand.into());
+        }
         match request {
             Request::Locate(key) => {
                 let closest = self.closest(key);
@@ -361,11 +377,12 @@ impl DhtNode {
                     wire::put_ack(cx.out(), self.value_of(key).is_some());
                 }
             }
-            Request::Insert(key) => {
+            Request::Insert(key) | Request::Merge { key, .. } => {
+                let version = request.version().map(Version);
                 let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
-                    *expect = Expect::Length { key };
+                    *expect = Expect::Length { key, version };
                     return Ok(Step::Took(used));
                 }
             }
@@ -373,7 +390,7 @@ impl DhtNode {
                 let owned = self.owns(key);
                 wire::put_ack(cx.out(), owned);
                 if owned {
-                    return Ok(self.write(cx, key, None, used));
+                    return Ok(self.write(cx, key, None, None, used));
                 }
             }
             // Acknowledged first, and a hint only: a plain joiner answers nobody until its join is over.
@@ -389,7 +406,7 @@ impl DhtNode {
                 let stat = self.is_settled_member().then(|| self.stat());
                 stat::put(cx.out(), stat.as_ref());
             }
-            Request::Connect(_) | Request::Disconnect(_) => {
+            Request::Connect(..) | Request::Disconnect(..) => {
                 return Ok(self.acquire_lock(cx, expect, request, used));
             }
             Request::Extension(extension) => {
@@ -443,6 +460,10 @@ impl Service for DhtNode {
     type Job = Write;
     type Done = Written;
 
+    fn on_start(&mut self, hub: &mut Hub<Self>) {
+        self.start_tombstones(hub);
+    }
+
     fn on_accept(&mut self, _cx: &mut Cx<'_, Self>, _listener: usize) -> Option<Conn> {
         Some(Conn::Peer(Expect::Request))
     }
@@ -484,14 +505,14 @@ impl Service for DhtNode {
                     Err(malformed.into())
                 }
             },
-            Expect::Length { key } => {
-                let key = *key;
-                match wire::number(bytes, seen)? {
-                    Some((length, used)) => self.length(cx, expect, key, length, used),
+            Expect::Length { key, version } => {
+                let (key, version) = (*key, *version);
+                match range_stream::read_length(bytes, seen, version.is_some())? {
+                    Some((length, used)) => self.length(cx, expect, key, version, length, used),
                     None => Ok(Step::More),
                 }
             }
-            Expect::Value(_) => self.value(cx, expect, bytes),
+            Expect::Value(..) => self.value(cx, expect, bytes),
             Expect::Copy(_) => self.copy_input(cx, expect, bytes),
             Expect::Joiner => self.hand_off_input(cx, expect, input),
             Expect::Leaver if matches!(self.lock_holder, LockHolder::Relay(_)) => {
@@ -536,11 +557,14 @@ impl Service for DhtNode {
         self.release_pinned(PINNED_PER_EVENT);
         match conn {
             Conn::Operation(op) => client::ended(self, hub, id, op, end),
+            Conn::Join(join::Expect::Ack) if matches!(end, End::Eof | End::Broken(_)) => {
+                self.join_declined(hub, id);
+            }
             Conn::Join(_) => self.join_ended(hub, id),
-            Conn::Leave => self.leave_ended(hub, id),
+            Conn::Leave => self.leave_ended(hub, id, &end),
             Conn::Relay => self.relay_ended(hub, id),
             Conn::Link(link) => links::ended(self, hub, id, link, end),
-            Conn::Peer(Expect::Value(incoming)) => self.staged_bytes -= incoming.staged_bytes(),
+            Conn::Peer(Expect::Value(incoming, _)) => self.staged_bytes -= incoming.staged_bytes(),
             Conn::Peer(Expect::Copy(copy)) => self.staged_bytes -= copy.value.staged_bytes(),
             Conn::Peer(Expect::Lock(_)) => {
                 self.parked.forget(id);
@@ -561,6 +585,8 @@ impl Service for DhtNode {
         match timer {
             Timer::Retry(op) => client::retry(self, hub, op),
             Timer::Link(timer) => links::timer(self, hub, timer),
+            Timer::Compare => self.compare_some(hub),
+            Timer::Sync => self.sync_some(hub),
             Timer::Parked => self.refuse_late_parked(hub),
             Timer::FencedWrites => self.refuse_late_fenced_writes(hub),
             Timer::Lock(conn) => self.lock_window_over(hub, conn),
@@ -574,6 +600,7 @@ impl Service for DhtNode {
             Timer::Probe => self.probe_late(hub),
             Timer::Rejoin => self.rejoin_late(hub),
             Timer::Recovery => self.recovery_step(hub),
+            Timer::Tombstones => self.tombstones_due(hub),
         }
     }
 

@@ -3,15 +3,26 @@
 //!
 //! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
 
-use bytes::Bytes;
+mod compare;
+mod serve_sync;
+pub mod sync;
+pub mod syncs;
+
 use std::net::SocketAddrV4;
+
+use bytes::Bytes;
 
 use crate::engine::{Cx, Hub, Step, Tick, Violation};
 
+pub(crate) use self::serve_sync::Comparisons;
+use self::sync::Asked;
+pub(crate) use self::syncs::Syncs;
+use self::syncs::{SyncId, SyncOver};
 use super::id::Id;
 use super::node::{Conn, DhtNode, Expect, Timer};
 use super::rpc::links::{LinkError, LinkHost, LinkKey, LinkTimer, Links};
 use super::storage::range_stream::Incoming;
+use super::storage::version::Version;
 use super::wire::Malformed;
 use super::wire::extension::{Extension, Reply};
 
@@ -26,8 +37,8 @@ pub enum LinkTag {
     Copy(u64),
     /// A fence at another holder of our dead next.
     Fence,
-    /// A step of a range's synchronisation.
-    Sync,
+    /// A call of a synchronisation.
+    Sync { id: SyncId, asked: Asked },
 }
 
 /// An entry that an owner sends to one of its holders.
@@ -54,7 +65,7 @@ impl DhtNode {
     /// Serves a request of the extension.
     ///
     /// # Errors
-    /// As for an unknown command, when this node has no copies.
+    /// As for an unknown command where nothing serves it; a limit was reached.
     pub(crate) fn serve_extension(
         &mut self,
         cx: &mut Cx<'_, Self>,
@@ -62,9 +73,6 @@ impl DhtNode {
         extension: Extension,
         used: usize,
     ) -> Result<Step, Violation> {
-        if self.config.replicas == 1 {
-            return Err(Malformed::UnknownCommand.into());
-        }
         match extension {
             Extension::Put {
                 owner,
@@ -117,9 +125,11 @@ impl DhtNode {
             Extension::Hold { .. } | Extension::Fence { .. } => {
                 Err(Malformed::UnknownCommand.into())
             }
-            // Of a range that is compared.
-            Extension::Digest { .. } | Extension::Keys { .. } | Extension::Fetch { .. } => {
-                Err(Malformed::UnknownCommand.into())
+            Extension::Digest { start, end } => self.serve_digest(cx, (start, end), used),
+            Extension::Keys { start, end } => self.serve_keys(cx, (start, end), used),
+            Extension::Fetch { key } => {
+                self.serve_fetch(cx, key);
+                Ok(Step::Done(used))
             }
         }
     }
@@ -149,12 +159,17 @@ impl DhtNode {
         self.take_copy(cx, copy, used)
     }
 
-    /// A copy is whole, with the last `used` bytes of the input. Nothing takes it yet.
+    /// A synchronisation that this node began is over.
+    fn sync_done(&mut self, _hub: &mut Hub<Self>, over: SyncOver) {
+        log::debug!("{over:?}");
+    }
+
+    /// A copy is whole, with the last `used` bytes of the input.
     fn take_copy(
         &mut self,
         cx: &mut Cx<'_, Self>,
         copy: Copy,
-        _used: usize,
+        used: usize,
     ) -> Result<Step, Violation> {
         let Copy {
             owner,
@@ -163,10 +178,14 @@ impl DhtNode {
             version,
             value,
         } = copy;
-        let length = value.map(|value| value.len());
-        let conn = cx.id();
-        log::debug!("{conn} {owner} {epoch}: {key} {version} {length:?}");
-        Err(Malformed::UnknownCommand.into())
+        log::trace!("{owner} {epoch}: a copy of {key}");
+        // Stands in for what fences, commits and then acknowledges.
+        let taken = !self.owns(key) && !self.config.durable;
+        if taken {
+            self.take_moved(key, Some(Version(version)), value);
+        }
+        Reply::Ack(taken).put(cx.out());
+        Ok(Step::Done(used))
     }
 }
 
@@ -187,13 +206,13 @@ impl LinkHost for DhtNode {
 
     fn on_reply(
         &mut self,
-        _hub: &mut Hub<Self>,
+        hub: &mut Hub<Self>,
         from: SocketAddrV4,
         tag: LinkTag,
         result: Result<Reply, LinkError>,
     ) {
         match tag {
-            LinkTag::Sync => {}
+            LinkTag::Sync { id, asked } => self.sync_replied(hub, from, id, asked, result),
             // The lease, the holders and the writes that wait for copies take these.
             LinkTag::Beat { .. } | LinkTag::Hold | LinkTag::Copy(_) | LinkTag::Fence => {
                 log::debug!("{from}: {tag:?}: {result:?}");
@@ -213,3 +232,6 @@ impl From<LinkTimer> for Timer {
         Timer::Link(timer)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,8 @@
 //!   for its `Limits::idle`; each reply begins that anew on both sides.
 //!
 //! A peer that closes upon the first request without a byte is *plain*: it knows nothing of the extension. It is not asked
-//! again for [`PLAIN_FOR`]. A peer that has answered before may just have died: it is plain only when it does so twice.
+//! again for [`PLAIN_FOR`]. One that resets the connection, or has answered before, may just have died: it is plain only
+//! when it does so twice.
 //!
 //! [`wire::extension`]: crate::proto::dht::wire::extension
 
@@ -128,6 +129,8 @@ impl<T> Default for Links<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manners {
     Extended,
+    /// It ended a connection without a byte, and may have died.
+    Doubtful,
     PlainUntil(Tick),
 }
 
@@ -403,13 +406,20 @@ pub fn ended<H: LinkHost>(host: &mut H, hub: &mut Hub<H>, id: ConnId, key: LinkK
         End::Unreachable(_) | End::Timeout(Deadline::Dial) => LinkError::Unreachable,
         End::Limit(_) => LinkError::Limit,
         End::Timeout(_) => LinkError::TimedOut,
-        End::Eof | End::Broken(_) if is_mute => match links.peers.remove(&key.addr) {
-            Some(Manners::Extended) => LinkError::Lost,
-            _ => {
-                links.learn(key.addr, Manners::PlainUntil(now + PLAIN_FOR));
-                LinkError::Plain
-            }
-        },
+        End::Eof | End::Broken(_) if is_mute => {
+            let may_have_died = match links.peers.get(&key.addr) {
+                Some(Manners::Extended) => true,
+                Some(Manners::Doubtful) => false,
+                None | Some(Manners::PlainUntil(_)) => end != End::Eof,
+            };
+            let (manners, error) = if may_have_died {
+                (Manners::Doubtful, LinkError::Lost)
+            } else {
+                (Manners::PlainUntil(now + PLAIN_FOR), LinkError::Plain)
+            };
+            links.learn(key.addr, manners);
+            error
+        }
         _ => LinkError::Lost,
     };
     links.end(hub, key, error);
@@ -427,7 +437,8 @@ pub fn timer<H: LinkHost>(host: &mut H, hub: &mut Hub<H>, timer: LinkTimer) {
     };
     link.timer = None;
     // What is still on its way to the peer cannot be answered.
-    if hub.queued_of(link.conn) < link.queued_bytes {
+    let sent_bytes = link.queued_bytes.saturating_sub(hub.queued_of(link.conn));
+    if sent_bytes > hub.limits().output_bytes_high {
         link.heard = now;
     }
     if link.due().is_some_and(|due| due <= now) {

@@ -6,8 +6,10 @@
 use crate::engine::{ConnId, Hub};
 
 use super::entries::{self, Entry};
+use super::version::Version;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, acknowledge, say};
+use crate::proto::dht::replication::syncs::SyncId;
 
 /// Changes for the worker to commit.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub enum Changes {
     Many(Vec<(Id, Entry)>),
     /// Nothing is to be known of these keys.
     Forget(Vec<Id>),
+    /// Nothing: there was something newer of this key than this version. It is on the disk once this comes back.
+    Superseded(Id, Version),
 }
 
 impl Changes {
@@ -34,6 +38,7 @@ impl Changes {
             Changes::One(key, entry) => each(*key, Some(entry)),
             Changes::Many(many) => many.iter().for_each(|(key, entry)| each(*key, Some(entry))),
             Changes::Forget(keys) => keys.iter().for_each(|key| each(*key, None)),
+            Changes::Superseded(..) => {}
         }
     }
 }
@@ -49,6 +54,8 @@ pub(crate) enum Then {
     },
     /// Received entries of a transfer on this connection are on disk.
     Staged(ConnId),
+    /// Entries that a synchronisation brought are on disk.
+    Synced(SyncId),
     /// Entries of a sweep are gone from the disk.
     Swept,
     /// No connection waits.
@@ -102,7 +109,8 @@ impl Staging {
 }
 
 impl DhtNode {
-    /// Gives changes to the worker.
+    /// Gives changes to the worker. A single write that is older than what is here is not written, as it would be the last
+    /// on the disk; it takes its turn.
     ///
     /// # Errors
     /// The changes, at the worker's limit.
@@ -112,10 +120,19 @@ impl DhtNode {
         changes: Changes,
         then: Then,
     ) -> Result<(), Changes> {
+        let changes = match changes {
+            // What this node writes has the time of its clock, and is looked up no further.
+            Changes::One(key, entry)
+                if entry.version < self.entries.clock() && self.is_older(key, entry.version) =>
+            {
+                Changes::Superseded(key, entry.version)
+            }
+            changes => changes,
+        };
         let adds_bytes = adds_bytes(&changes);
         let writing = match &changes {
             Changes::One(key, entry) => Some((*key, entry.version)),
-            Changes::Many(_) | Changes::Forget(_) => None,
+            _ => None,
         };
         let keeps_tombstones = self.entries.keeps_tombstones();
         let write = Write {
@@ -135,7 +152,7 @@ impl DhtNode {
         self.written += 1;
         let Written {
             write: Write { changes, then, .. },
-            committed,
+            mut committed,
         } = done;
         self.writing_bytes -= adds_bytes(&changes);
         if let Changes::One(key, entry) = &changes
@@ -143,9 +160,13 @@ impl DhtNode {
         {
             self.writing.remove(key);
         }
+        if let Changes::Superseded(key, version) = &changes {
+            // The newer one may have failed.
+            committed &= self.is_older(*key, *version);
+        }
         match (then, changes) {
-            (Then::Acknowledge { conn, owns_said }, Changes::One(key, entry)) => {
-                if committed {
+            (Then::Acknowledge { conn, owns_said }, changes) => {
+                if committed && let Changes::One(key, entry) = changes {
                     self.apply(key, entry);
                 }
                 if !owns_said {
@@ -154,8 +175,9 @@ impl DhtNode {
                 acknowledge(hub, conn, committed);
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
+            (Then::Synced(sync), _) => self.sync_committed(hub, sync, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
-            (Then::Acknowledge { .. } | Then::Nothing, _) => {}
+            (Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);
         self.leave_settled(hub);
@@ -166,6 +188,6 @@ impl DhtNode {
 fn adds_bytes(changes: &Changes) -> u64 {
     match changes {
         Changes::One(_, entry) => entry.value.as_ref().map_or(0, entries::entry_bytes),
-        Changes::Many(_) | Changes::Forget(_) => 0,
+        _ => 0,
     }
 }

@@ -56,6 +56,8 @@ pub struct Entries {
     clock: Version,
     writer: Writer,
     keeps_tombstones: bool,
+    /// Tombstones up to this version are old.
+    old: Version,
 }
 
 impl Entries {
@@ -66,6 +68,7 @@ impl Entries {
             clock: self.clock,
             writer: self.writer,
             keeps_tombstones: self.keeps_tombstones,
+            old: self.old,
             ..Entries::default()
         }
     }
@@ -82,6 +85,16 @@ impl Entries {
 
     pub fn keeps_tombstones(&self) -> bool {
         self.keeps_tombstones
+    }
+
+    /// Tombstones up to this version are old: they are not taken any more.
+    pub fn forget_tombstones_to(&mut self, version: Version) {
+        self.old = self.old.max(version);
+    }
+
+    /// This one may be dropped.
+    pub fn is_old_tombstone(&self, entry: &Entry) -> bool {
+        entry.value.is_none() && (entry.version <= self.old || !self.keeps_tombstones)
     }
 
     /// The highest version that this node has seen.
@@ -113,11 +126,11 @@ impl Entries {
         self.get(key).is_some()
     }
 
-    /// Stores a value, or a tombstone, when it is newer than what is here; false when it is not. Without tombstones, a
-    /// removal just removes.
+    /// Stores a value, or a tombstone, when it is newer than what is here; false when it is not. Without tombstones, and
+    /// when it is long ago, a removal just removes.
     pub fn merge(&mut self, key: Id, version: Version, value: Option<Bytes>) -> bool {
         self.observe(version);
-        let is_kept = value.is_some() || self.keeps_tombstones;
+        let is_kept = value.is_some() || self.keeps_tombstones && version > self.old;
         let before = match self.map.entry(key) {
             Slot::Vacant(slot) if is_kept => {
                 self.tombstones += usize::from(value.is_none());

@@ -122,7 +122,7 @@ impl DhtNode {
             let FencedWrite {
                 conn, key, value, ..
             } = write;
-            if !self.write_or_forward(hub, conn, key, value) {
+            if !self.write_or_forward(hub, conn, key, None, value) {
                 acknowledge(hub, conn, false);
             }
         }

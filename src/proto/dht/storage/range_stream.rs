@@ -1,21 +1,22 @@
 //! The entries of a range on the wire, as CONNECT and DISCONNECT carry them.
 //!
-//! `count`, then `key`, `length`, `bytes` for each. Both directions go piece by piece. The sender keeps a place in
+//! `count`, then `key`, `length`, `bytes` for each. XCONNECT and XDISCONNECT have a version between key and length, and
+//! tombstones, whose length is `-`. Both directions go piece by piece. The sender keeps a place in
 //! the ring and goes on when there is room. The receiver keeps an enum of what comes next. Neither holds more than one
 //! value that is not an entry yet.
 //!
 //! It relies on one thing: nothing changes in a range while it is sent, since writes into it are fenced. So the count
-//! stays right.
+//! stays right. If something does change, the sender sees it at the end and must break off ([`Sent::Changed`]).
 
 use bytes::Bytes;
 
 use crate::engine::{Tick, Ticks};
 
-use super::entries::{self, Entries};
+use super::entries::{self, Entries, Entry};
 use super::version::Version;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::config::Quanta;
-use crate::proto::dht::wire::{self, Malformed};
+use crate::proto::dht::wire::{self, Form, Malformed};
 
 /// How often the log says how far a long transfer is.
 const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);
@@ -23,6 +24,7 @@ const PROGRESS_EVERY: Ticks = Ticks::from_secs(1);
 /// The sending side: entries of `[at, end)`, clockwise.
 #[derive(Debug)]
 pub struct Sending {
+    form: Form,
     start: Id,
     end: Id,
     /// The next key to look from.
@@ -45,6 +47,8 @@ pub enum Sent {
     Full,
     /// All entries are written.
     All,
+    /// Fewer entries are there than were counted: what was sent is worth nothing.
+    Changed,
 }
 
 /// Where a sender writes: a connection's output.
@@ -55,8 +59,9 @@ pub trait Sink {
 }
 
 impl Sending {
-    pub fn new(start: Id, end: Id) -> Sending {
+    pub fn new(start: Id, end: Id, form: Form) -> Sending {
         Sending {
+            form,
             start,
             end,
             at: start,
@@ -68,8 +73,16 @@ impl Sending {
         }
     }
 
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    fn sends(&self, entry: &Entry) -> bool {
+        self.form == Form::Versioned || entry.value.is_some()
     }
 
     /// Bytes of entries written so far.
@@ -100,8 +113,9 @@ impl Sending {
         if self.left == 0 {
             return Sent::All;
         }
-        for (sent, (key, value)) in entries.arc(self.at, self.end).enumerate() {
-            if sink.room() == 0 || sent == quanta.sent_per_turn {
+        let from = entries.arc_with_tombstones(self.at, self.end);
+        for (looked_at, (key, entry)) in from.enumerate() {
+            if sink.room() == 0 || looked_at == quanta.sent_per_turn {
                 self.at = key;
                 return if sink.room() == 0 {
                     Sent::Full
@@ -109,30 +123,41 @@ impl Sending {
                     Sent::Again
                 };
             }
-            let out = sink.out();
-            wire::put_key(out, key);
-            wire::put_number(out, value.len() as u64);
-            sink.send(value);
-            self.moved_bytes = self.moved_bytes.saturating_add(entries::entry_bytes(value));
+            if !self.sends(entry) {
+                continue;
+            }
+            self.put(sink, key, entry);
             self.left -= 1;
             if self.left == 0 {
                 return Sent::All;
             }
         }
-        unreachable!("the range that moves is held still while it is sent")
+        Sent::Changed
+    }
+
+    fn put(&mut self, sink: &mut impl Sink, key: Id, entry: &Entry) {
+        let (value, out) = (entry.value.as_ref(), sink.out());
+        wire::put_key(out, key);
+        if self.form == Form::Versioned {
+            wire::put_number(out, entry.version.0);
+        }
+        wire::put_length(out, value.map(|value| value.len() as u64));
+        if let Some(value) = value {
+            sink.send(value);
+        }
+        let bytes = entries::entry_bytes(value.unwrap_or(&Bytes::new()));
+        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
     }
 
     fn count_some(&mut self, entries: &Entries, most: u64, sink: &mut impl Sink) -> Sent {
-        let mut fresh = 0;
-        for (key, _) in entries.arc(self.at, self.end) {
-            if fresh == most {
+        let from = entries.arc_with_tombstones(self.at, self.end);
+        for (looked_at, (key, entry)) in (0..).zip(from) {
+            if looked_at == most {
                 self.at = key;
-                self.count += fresh;
                 return Sent::Again;
             }
-            fresh += 1;
+            self.count += u64::from(self.sends(entry));
         }
-        self.count += fresh;
         self.left = self.count;
         self.counted = true;
         self.at = self.start;
@@ -144,6 +169,7 @@ impl Sending {
 /// The receiving side.
 #[derive(Debug, Default)]
 pub struct Receiving {
+    form: Form,
     expect: Expect,
     /// Entries still to come, after the count.
     left: u64,
@@ -156,10 +182,14 @@ enum Expect {
     #[default]
     Count,
     Key,
-    Length {
+    Version {
         key: Id,
     },
-    Value(Incoming),
+    Length {
+        key: Id,
+        version: Option<Version>,
+    },
+    Value(Incoming, Option<Version>),
 }
 
 /// A value of which bytes are still to come: an entry's, or an INSERT's.
@@ -229,11 +259,22 @@ pub enum Received {
 }
 
 impl Receiving {
+    pub fn new(form: Form) -> Receiving {
+        Receiving {
+            form,
+            ..Receiving::default()
+        }
+    }
+
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
     /// Bytes of the value that is under way.
     pub fn staged_bytes(&self) -> u64 {
         match &self.expect {
-            Expect::Value(incoming) => incoming.staged_bytes(),
-            Expect::Count | Expect::Key | Expect::Length { .. } => 0,
+            Expect::Value(incoming, _) => incoming.staged_bytes(),
+            Expect::Count | Expect::Key | Expect::Version { .. } | Expect::Length { .. } => 0,
         }
     }
 
@@ -259,9 +300,9 @@ impl Receiving {
         value_bytes_max: u64,
         wants: impl Fn(Id) -> bool,
     ) -> Result<Option<(Received, usize)>, Malformed> {
-        let entry = |kept: bool, key: Id, value: Bytes| {
+        let entry = |kept: bool, key, version, value| {
             if kept {
-                Received::Entry(key, None, Some(value))
+                Received::Entry(key, version, value)
             } else {
                 Received::Part
             }
@@ -283,28 +324,45 @@ impl Receiving {
                 let Some((key, used)) = wire::key(input, seen)? else {
                     return Ok(None);
                 };
-                (Some(Expect::Length { key }), Received::Part, used)
+                let next = match self.form {
+                    Form::Plain => Expect::Length { key, version: None },
+                    Form::Versioned => Expect::Version { key },
+                };
+                (Some(next), Received::Part, used)
             }
-            Expect::Length { key } => {
-                let Some((length, used)) = wire::number(input, seen)? else {
+            Expect::Version { key } => {
+                let Some((version, used)) = wire::number(input, seen)? else {
                     return Ok(None);
                 };
-                if length > value_bytes_max {
+                let (key, version) = (*key, Some(Version(version)));
+                (Some(Expect::Length { key, version }), Received::Part, used)
+            }
+            Expect::Length { key, version } => {
+                let Some((length, used)) = read_length(input, seen, version.is_some())? else {
+                    return Ok(None);
+                };
+                if length.is_some_and(|length| length > value_bytes_max) {
                     return Err(Malformed::Number);
                 }
-                if length == 0 {
-                    self.left -= 1;
-                    let received = entry(wants(*key), *key, Bytes::new());
-                    (Some(Expect::Key), received, used)
-                } else {
-                    let mut value = Incoming::new(*key, length);
-                    value.kept = wants(*key);
-                    (Some(Expect::Value(value)), Received::Part, used)
+                let (key, version) = (*key, *version);
+                match length {
+                    Some(length) if length > 0 => {
+                        let mut value = Incoming::new(key, length);
+                        value.kept = wants(key);
+                        (Some(Expect::Value(value, version)), Received::Part, used)
+                    }
+                    _ => {
+                        self.left -= 1;
+                        let value = length.map(|_| Bytes::new());
+                        let received = entry(wants(key), key, version, value);
+                        (Some(Expect::Key), received, used)
+                    }
                 }
             }
-            Expect::Value(incoming) => {
+            Expect::Value(incoming, version) => {
                 let (used, value) = incoming.take(input);
-                let whole = value.map(|value| entry(incoming.kept, incoming.key, value));
+                let (kept, key) = (incoming.kept, incoming.key);
+                let whole = value.map(|value| entry(kept, key, *version, Some(value)));
                 self.left -= u64::from(whole.is_some());
                 let next = whole.is_some().then_some(Expect::Key);
                 (next, whole.unwrap_or(Received::Part), used)
@@ -316,4 +374,17 @@ impl Receiving {
         self.moved_bytes = self.moved_bytes.saturating_add(used as u64);
         Ok(Some((received, used)))
     }
+}
+
+/// Reads the length of a value; `None` in it, which only `versioned` entries can have, is a tombstone's.
+pub(crate) fn read_length(
+    input: &[u8],
+    seen: usize,
+    versioned: bool,
+) -> Result<Option<(Option<u64>, usize)>, Malformed> {
+    if versioned {
+        return wire::length(input, seen);
+    }
+    let length = wire::number(input, seen)?;
+    Ok(length.map(|(length, used)| (Some(length), used)))
 }

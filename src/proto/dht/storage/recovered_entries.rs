@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! data directory ─▶ recovered ──of our own range──▶ entries (once we are a member, under the membership lock)
-//!                       └───────of other ranges───▶ CONTAINS at the owner; INSERT if absent; then removed here
+//!                       └───────of other ranges───▶ XMERGE at the owner; then removed here
+//!                                                   plain owner: CONTAINS; INSERT if absent; then removed here
 //! ```
-//! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged, and
-//! it alone: the ring keeps no replicas. So the node joins as every other does, with its entries set
-//! aside. What the ring gives it of a key, by a hand-off or a write, is newer and wins: the recovered entry is dropped
+//! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged. So
+//! the node joins as every other does, with its entries set aside. Of what it has of a key and what the ring has, the
+//! newer one wins, tombstones included. What the ring gives it without a version, by a plain hand-off, counts as newer
 //! ([`DhtNode::take_moved`]). From the moment that the node is a member, reads of its range see recovered entries too.
 //!
-//! The protocol knows neither versions nor tombstones, which has two consequences:
+//! The protocol itself knows neither versions nor tombstones, which has two consequences beside plain owners, and without
+//! copies (`replicas` of 1):
 //! - An entry that was removed from the ring while the node was away can come back, if another node owned its range
 //!   meanwhile. A removed entry that comes back can be removed again, while an acknowledged one that is dropped is lost.
 //! - Between CONTAINS and INSERT, one round trip, a client may write the same key, and the older value replaces the newer.
@@ -67,7 +69,7 @@ impl RecoveredEntries {
     #[inline]
     pub(crate) fn drop_older(&mut self, key: Id, version: Version) {
         // Mostly none are left, and every write comes here.
-        if !self.entries.is_empty() && self.entry(key).is_some_and(|e| e.version < version) {
+        if !self.entries.is_empty() && self.entry(key).is_some_and(|e| e.version <= version) {
             self.entries.forget(key);
         }
     }
@@ -135,10 +137,10 @@ impl DhtNode {
         }
         let (me, next) = (self.me().id, self.routing.next().id);
         let most = self.config.quanta.recovered_per_turn;
-        let kept = self.recovered.entries.arc(me, next).take(most);
-        let kept: Vec<Id> = kept.map(|(key, _)| key).collect();
+        let kept = self.recovered.entries.arc_with_tombstones(me, next);
+        let kept: Vec<Id> = kept.map(|(key, _)| key).take(most).collect();
         for key in &kept {
-            self.keep(*key);
+            self.keep(hub, *key);
         }
         if kept.len() == most {
             return self.arm_recovery(hub, None);
@@ -149,10 +151,15 @@ impl DhtNode {
     }
 
     /// An entry of our own range, on our disk already.
-    fn keep(&mut self, key: Id) {
+    fn keep(&mut self, hub: &mut Hub<Self>, key: Id) {
         if let Some(Entry { version, value }) = self.recovered.entries.take(key) {
             // If the ring had given us a newer one, `apply` or `take_moved` would have dropped it here.
+            let is_dropped = value.is_none() && !self.entries.keeps_tombstones();
             self.entries.merge(key, version, value);
+            if is_dropped && self.config.durable {
+                // If the worker does not take it, the next start finds it again.
+                _ = self.submit(hub, Changes::Forget(vec![key]), Then::Nothing);
+            }
         }
     }
 
@@ -163,7 +170,12 @@ impl DhtNode {
         while self.recovered.under_way < AT_ONCE_MAX
             && let Some(at) = self.recovered.at
         {
-            let Some(key) = self.recovered.entries.arc(at, Id::ZERO).next() else {
+            let Some(key) = self
+                .recovered
+                .entries
+                .arc_with_tombstones(at, Id::ZERO)
+                .next()
+            else {
                 self.recovered.at = None;
                 break;
             };
@@ -171,10 +183,10 @@ impl DhtNode {
             self.recovered.at = Some(key.succ()).filter(|next| *next != Id::ZERO);
             if !self.owns(key) {
                 self.recovered.under_way += 1;
-                self.start_recovery(hub, Verb::Contains, key);
+                self.merge_at_owner(hub, key);
             } else if !self.is_moving(key) {
                 // The range became ours meanwhile.
-                self.keep(key);
+                self.keep(hub, key);
                 kept += 1;
                 if kept == self.config.quanta.recovered_per_turn {
                     return self.arm_recovery(hub, None);
@@ -188,6 +200,29 @@ impl DhtNode {
                 self.arm_recovery(hub, Some(PAUSE));
             }
         }
+    }
+
+    /// A key of another range.
+    fn merge_at_owner(&mut self, hub: &mut Hub<Self>, key: Id) {
+        let entry = self.recovered.entry(key).cloned();
+        let verb = match entry.filter(|_| self.config.replicas > 1) {
+            None => return self.offer_to_owner(hub, key),
+            Some(Entry { version, value }) => Verb::Merge {
+                version: version.0,
+                value,
+            },
+        };
+        self.start_recovery(hub, verb, key);
+    }
+
+    /// The same for an owner that knows no versions, and nothing of tombstones.
+    fn offer_to_owner(&mut self, hub: &mut Hub<Self>, key: Id) {
+        if self.recovered.get(key).is_some() {
+            return self.start_recovery(hub, Verb::Contains, key);
+        }
+        self.forget_recovered(hub, key);
+        self.recovered.under_way -= 1;
+        self.arm_recovery(hub, None);
     }
 
     fn start_recovery(&mut self, hub: &mut Hub<Self>, verb: Verb, key: Id) {
@@ -207,18 +242,22 @@ impl DhtNode {
         result: Result<Outcome, Failure>,
     ) {
         let ours = self.owns(key);
-        match (result, self.recovered.get(key)) {
-            (Ok(Outcome::Contains(false)), Some(value)) if !ours => {
+        match (result, self.recovered.entry(key)) {
+            (Err(Failure::Plain { .. }), Some(_)) if !ours => {
+                return self.offer_to_owner(hub, key);
+            }
+            (
+                Ok(Outcome::Contains(false)),
+                Some(Entry {
+                    value: Some(value), ..
+                }),
+            ) if !ours => {
                 let verb = Verb::Insert(value.clone());
                 return self.start_recovery(hub, verb, key);
             }
             // If the range has become ours, the next round keeps it, and it stays on the disk.
             (Ok(Outcome::Contains(true) | Outcome::Inserted), Some(_)) if !ours => {
-                let gone = Changes::Forget(vec![key]);
-                // At the worker's limit the next round asks for it again.
-                if !self.config.durable || self.submit(hub, gone, Then::Nothing).is_ok() {
-                    self.recovered.entries.forget(key);
-                }
+                self.forget_recovered(hub, key);
             }
             (Err(failure), _) => log::debug!("{key:?} is not in the ring yet: {failure}"),
             _ => {}
@@ -226,6 +265,17 @@ impl DhtNode {
         self.recovered.under_way -= 1;
         if matches!(self.role, Role::Member) {
             self.recover_some(hub);
+        }
+    }
+
+    /// The owner has it, or what is newer.
+    fn forget_recovered(&mut self, hub: &mut Hub<Self>, key: Id) {
+        // On the disk may be a copy that we hold for the owner.
+        let is_held = self.entries.entry(key).is_some() || self.writing.contains_key(&key);
+        let gone = Changes::Forget(vec![key]);
+        // At the worker's limit the next round asks for it again.
+        if !self.config.durable || is_held || self.submit(hub, gone, Then::Nothing).is_ok() {
+            self.recovered.entries.forget(key);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The DHT under the simulator: whole rings with everything going on at once ([`ring`]), and single exchanges against
 //! scripted peers: CONNECT, DISCONNECT and what they may cost ([`connect`], [`disconnect`], [`relay`], [`rejoin`],
-//! [`limits`]), LOCATE ([`lookups`]), peers that lie ([`untrusted_peers`]).
+//! [`limits`]), LOCATE ([`lookups`]), versions of entries ([`versions`]), peers that lie ([`untrusted_peers`]).
 
 mod connect;
 mod disconnect;
@@ -11,6 +11,7 @@ mod relay;
 mod ring;
 mod script;
 mod untrusted_peers;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -78,6 +79,7 @@ const SMALL: Quanta = Quanta {
     sent_per_turn: 2,
     swept_per_turn: 2,
     recovered_per_turn: 2,
+    keys_per_part: 2,
     entries_per_job: 2,
 };
 

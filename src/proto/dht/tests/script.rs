@@ -36,7 +36,9 @@ pub(super) fn after(start: Id, n: u8) -> Id {
 
 pub(super) fn put(world: &mut Ring, id: NodeId, key: Id, value: &str) {
     let value = value.as_bytes().to_vec();
-    world.with(id, |node, _| node.write_in_memory(key, Some(value.into())));
+    world.with(id, |node, _| {
+        node.write_in_memory(key, None, Some(value.into()))
+    });
 }
 
 pub(super) fn has(world: &Ring, id: NodeId, key: Id) -> Option<String> {

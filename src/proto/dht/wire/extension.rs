@@ -40,9 +40,6 @@ pub const DIGEST_PARTS: usize = 16;
 /// Most keys in one reply.
 pub const KEYS_MAX: usize = 1024;
 
-/// Stands for the length of a value that a tombstone does not have.
-const NO_VALUE: &[u8] = b"-";
-
 /// A request of the extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extension {
@@ -337,13 +334,7 @@ pub fn put_version(out: &mut Vec<u8>, key: Id, version: u64) {
 pub fn put_entry_head(out: &mut Vec<u8>, version: u64, length: Option<u64>) {
     lines::put_ack(out, true);
     lines::put_number(out, version);
-    match length {
-        Some(length) => lines::put_number(out, length),
-        None => {
-            out.extend_from_slice(NO_VALUE);
-            out.push(b'\n');
-        }
-    }
+    lines::put_length(out, length);
 }
 
 /// # Panics
@@ -580,10 +571,7 @@ impl Fields<'_> {
 
     fn entry_head(&mut self, value_bytes_max: u64) -> Result<Head, Stop> {
         let version = self.number()?;
-        let length = self.next(|text| match text {
-            NO_VALUE => Ok(None),
-            _ => lines::to_number(text).map(Some),
-        })?;
+        let length = self.next(lines::to_length)?;
         let value = match length {
             Some(length) if length > value_bytes_max => return Err(Malformed::Number.into()),
             Some(0) => Some(Bytes::new()),

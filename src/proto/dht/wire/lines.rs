@@ -98,6 +98,25 @@ pub fn address(input: &[u8], seen: usize) -> Result<Option<(SocketAddrV4, usize)
     item(input, seen, to_address)
 }
 
+/// Reads the length of a value that may be a tombstone's, which has none.
+///
+/// # Errors
+/// [`Malformed::Number`], [`Malformed::LineTooLong`].
+pub fn length(input: &[u8], seen: usize) -> Result<Option<(Option<u64>, usize)>, Malformed> {
+    item(input, seen, to_length)
+}
+
+/// Appends the length of a value, or that there is none.
+pub fn put_length(out: &mut Vec<u8>, length: Option<u64>) {
+    match length {
+        Some(length) => put_number(out, length),
+        None => {
+            out.extend_from_slice(NO_VALUE);
+            out.push(b'\n');
+        }
+    }
+}
+
 /// Appends a HashedKey line.
 pub fn put_key(out: &mut Vec<u8>, key: Id) {
     put_line(out, key);
@@ -164,6 +183,14 @@ pub(super) fn to_number(text: &[u8]) -> Result<u64, Malformed> {
     decimal(text, NUMBER_DIGITS_MAX).ok_or(Malformed::Number)
 }
 
+/// A length, or that there is no value.
+pub(super) fn to_length(text: &[u8]) -> Result<Option<u64>, Malformed> {
+    match text {
+        NO_VALUE => Ok(None),
+        _ => to_number(text).map(Some),
+    }
+}
+
 pub(super) fn to_ack(text: &[u8]) -> Result<bool, Malformed> {
     match text {
         b"1" => Ok(true),
@@ -200,6 +227,9 @@ fn decimal(digits: &[u8], count_max: usize) -> Option<u64> {
         value.checked_mul(10)?.checked_add(u64::from(digit))
     })
 }
+
+/// Stands for the length of a value that a tombstone does not have.
+const NO_VALUE: &[u8] = b"-";
 
 /// Digits of 2^64 - 1.
 const NUMBER_DIGITS_MAX: usize = 20;

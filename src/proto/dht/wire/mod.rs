@@ -30,8 +30,8 @@ use super::id::Id;
 
 pub(crate) use self::lines::line;
 pub use self::lines::{
-    ACK_BYTES, LINE_BYTES_MAX, Malformed, ack, address, key, number, put_ack, put_address, put_key,
-    put_number,
+    ACK_BYTES, LINE_BYTES_MAX, Malformed, ack, address, key, length, number, put_ack, put_address,
+    put_key, put_length, put_number,
 };
 
 /// The first lines of an exchange: the request of the side that opened the connection.
@@ -50,14 +50,27 @@ pub enum Request {
     /// UPDATE_PREV: the node at this address now comes before you.
     UpdatePrev(SocketAddrV4),
     /// CONNECT: a node with this id joins and asks for its part of your range.
-    Connect(Id),
+    Connect(Id, Form),
     /// DISCONNECT: the leaver, which is not named, hands its range to you; this is its next node.
-    Disconnect(NextNode),
+    Disconnect(NextNode, Form),
+    /// XMERGE: as INSERT or REMOVE, by what follows, but only if it is newer than what you have.
+    Merge { key: Id, version: u64 },
     /// XSTAT, without an argument: what do you hold, and who are your neighbours? Ours, see
     /// [`super::rpc::stat`]; plain peers close.
     Stat,
     /// A request of the [`extension`]. Boxed, as it is larger than the others and rarer.
     Extension(Box<Extension>),
+}
+
+/// How CONNECT and DISCONNECT move entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// As in the protocol: key, length, value.
+    #[default]
+    Plain,
+    /// XCONNECT, XDISCONNECT: key, version, length or `-` for a tombstone, value. The heir acknowledges XDISCONNECT before
+    /// the entries too, so that a leaver knows of a plain peer before it has given anything away.
+    Versioned,
 }
 
 /// How a leaver names its next node.
@@ -87,9 +100,19 @@ pub fn request(input: &[u8], seen: usize) -> Result<Option<(Request, usize)>, Ma
         b"INSERT" => |argument| to_key(argument).map(Request::Insert),
         b"CONTAINS" => |argument| to_key(argument).map(Request::Contains),
         b"REMOVE" => |argument| to_key(argument).map(Request::Remove),
-        b"CONNECT" => |argument| to_key(argument).map(Request::Connect),
+        b"CONNECT" => |argument| to_key(argument).map(|id| Request::Connect(id, Form::Plain)),
+        b"XCONNECT" => |argument| to_key(argument).map(|id| Request::Connect(id, Form::Versioned)),
         b"UPDATE_PREV" => |argument| to_address(argument).map(Request::UpdatePrev),
-        b"DISCONNECT" => |argument| to_next_node(argument).map(Request::Disconnect),
+        b"DISCONNECT" => {
+            |argument| to_next_node(argument).map(|next| Request::Disconnect(next, Form::Plain))
+        }
+        b"XDISCONNECT" => {
+            |argument| to_next_node(argument).map(|next| Request::Disconnect(next, Form::Versioned))
+        }
+        b"XMERGE" => {
+            let merge = merge(&input[word_used..])?;
+            return Ok(merge.map(|(request, used)| (request, word_used + used)));
+        }
         b"XSTAT" => return Ok(Some((Request::Stat, word_used))),
         _ => {
             let read = Extension::read(word, &input[word_used..])?;
@@ -103,7 +126,45 @@ pub fn request(input: &[u8], seen: usize) -> Result<Option<(Request, usize)>, Ma
     Ok(argument.map(|(request, used)| (request, word_used + used)))
 }
 
-/// Appends both lines of a request.
+/// What follows the word XMERGE.
+fn merge(input: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
+    let Some((key, key_used)) = key(input, 0)? else {
+        return Ok(None);
+    };
+    let version = number(&input[key_used..], 0)?;
+    Ok(version.map(|(version, used)| (Request::Merge { key, version }, key_used + used)))
+}
+
+impl Form {
+    /// The word of a command, given the one of its versioned form.
+    fn word(self, word: &'static str) -> &'static str {
+        match self {
+            Form::Plain => &word[1..],
+            Form::Versioned => word,
+        }
+    }
+}
+
+impl Request {
+    /// That of XMERGE.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            Request::Merge { version, .. } => Some(*version),
+            _ => None,
+        }
+    }
+
+    /// Plain peers do not know it, and close.
+    pub fn is_extension(&self) -> bool {
+        match self {
+            Request::Connect(_, form) | Request::Disconnect(_, form) => *form == Form::Versioned,
+            Request::Merge { .. } | Request::Extension(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Appends the lines of a request.
 pub fn put_request(out: &mut Vec<u8>, request: &Request) {
     match request {
         Request::Locate(key) => put_lines(out, "LOCATE", *key),
@@ -112,9 +173,15 @@ pub fn put_request(out: &mut Vec<u8>, request: &Request) {
         Request::Insert(key) => put_lines(out, "INSERT", *key),
         Request::Remove(key) => put_lines(out, "REMOVE", *key),
         Request::UpdatePrev(addr) => put_lines(out, "UPDATE_PREV", *addr),
-        Request::Connect(key) => put_lines(out, "CONNECT", *key),
-        Request::Disconnect(NextNode::Addr(addr)) => put_lines(out, "DISCONNECT", *addr),
-        Request::Disconnect(NextNode::Key(key)) => put_lines(out, "DISCONNECT", *key),
+        Request::Connect(key, form) => put_lines(out, form.word("XCONNECT"), *key),
+        Request::Disconnect(next, form) => match next {
+            NextNode::Addr(addr) => put_lines(out, form.word("XDISCONNECT"), *addr),
+            NextNode::Key(key) => put_lines(out, form.word("XDISCONNECT"), *key),
+        },
+        Request::Merge { key, version } => {
+            put_lines(out, "XMERGE", *key);
+            put_number(out, *version);
+        }
         Request::Stat => put_line(out, "XSTAT"),
         Request::Extension(extension) => extension.put(out),
     }
@@ -136,7 +203,7 @@ fn to_next_node(text: &[u8]) -> Result<NextNode, Malformed> {
     }
 }
 
-/// Length of `UPDATE_PREV\r\n`, the longest line with a command.
+/// Length of `UPDATE_PREV\r\n` and `XDISCONNECT\r\n`, the longest line with a command.
 const COMMAND_LINE_BYTES_MAX: usize = 13;
 
 const _: () = assert!(COMMAND_LINE_BYTES_MAX < LINE_BYTES_MAX);

@@ -69,7 +69,7 @@ fn of<T: FromStr<Err: Debug>>(text: &str) -> T {
     text.parse().unwrap()
 }
 
-fn every_request(id: Id, addr: SocketAddrV4) -> [Request; 10] {
+fn every_request(id: Id, addr: SocketAddrV4) -> [Request; 14] {
     [
         Request::Locate(id),
         Request::Contains(id),
@@ -77,10 +77,17 @@ fn every_request(id: Id, addr: SocketAddrV4) -> [Request; 10] {
         Request::Insert(id),
         Request::Remove(id),
         Request::UpdatePrev(addr),
-        Request::Connect(id),
-        Request::Disconnect(NextNode::Addr(addr)),
-        Request::Disconnect(NextNode::Key(id)),
+        Request::Connect(id, Form::Plain),
+        Request::Disconnect(NextNode::Addr(addr), Form::Plain),
+        Request::Disconnect(NextNode::Key(id), Form::Plain),
         Request::Stat,
+        Request::Connect(id, Form::Versioned),
+        Request::Disconnect(NextNode::Addr(addr), Form::Versioned),
+        Request::Disconnect(NextNode::Key(id), Form::Versioned),
+        Request::Merge {
+            key: id,
+            version: u64::MAX,
+        },
     ]
 }
 
@@ -96,7 +103,8 @@ fn any_request() -> impl Strategy<Value = Request> {
 fn requests_are_written_as_the_protocol_has_them() {
     let golden = "LOCATE\n437\n|CONTAINS\n437\n|GET\n437\n|INSERT\n437\n|REMOVE\n437\n\
         |UPDATE_PREV\n10.0.0.5:65535\n|CONNECT\n437\n|DISCONNECT\n10.0.0.5:65535\n\
-        |DISCONNECT\n437\n|XSTAT\n";
+        |DISCONNECT\n437\n|XSTAT\n|XCONNECT\n437\n|XDISCONNECT\n10.0.0.5:65535\n\
+        |XDISCONNECT\n437\n|XMERGE\n437\n18446744073709551615\n";
     let requests = every_request(of("437"), of("10.0.0.5:65535"));
     assert_eq!(golden.split('|').count(), requests.len());
     for (text, expected) in golden.split('|').zip(requests) {

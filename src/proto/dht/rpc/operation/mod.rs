@@ -34,6 +34,11 @@ pub enum Verb {
     Get,
     Insert(Bytes),
     Remove,
+    /// XMERGE: this entry, if it is newer than the owner's.
+    Merge {
+        version: u64,
+        value: Option<Bytes>,
+    },
     /// UPDATE_PREV with this address, at the contact itself.
     UpdatePrev(SocketAddrV4),
     /// XSTAT of the contact itself.
@@ -60,6 +65,7 @@ pub enum Outcome {
     Contains(bool),
     /// `None`: there is no entry. An empty value is `Some`.
     Got(Option<Bytes>),
+    /// Merged as well.
     Inserted,
     Removed,
     PrevUpdated,
@@ -82,6 +88,9 @@ pub enum Failure {
         addr: SocketAddrV4,
         what: &'static str,
     },
+    /// It hung up upon XMERGE without a byte, twice.
+    #[error("the node at {addr} knows no versions")]
+    Plain { addr: SocketAddrV4 },
     #[error("the node at {addr} sent us to {to}, which is no closer to the key")]
     Misrouted {
         addr: SocketAddrV4,
@@ -117,7 +126,10 @@ pub enum Failure {
 impl Failure {
     /// Another try would end the same way, or take as long again.
     fn is_final(&self) -> bool {
-        matches!(self, Failure::TooLarge { .. } | Failure::TimedOut { .. })
+        matches!(
+            self,
+            Failure::TooLarge { .. } | Failure::TimedOut { .. } | Failure::Plain { .. }
+        )
     }
 }
 
@@ -323,6 +335,11 @@ impl Operation {
             },
             End::Timeout(_) => Failure::TimedOut { addr },
             End::Limit(limit) => Failure::Limit { limit },
+            End::Eof | End::Broken(_)
+                if matches!(self.verb, Verb::Merge { .. }) && self.expect == Expect::Owned =>
+            {
+                Failure::Plain { addr }
+            }
             End::Eof | End::Broken(_) | End::Closed | End::Violation(_) => Failure::CutOff { addr },
         };
         match failure {
@@ -345,6 +362,10 @@ impl Operation {
             (Stage::Command, Verb::Get) => (Request::Get(key), Expect::Owned),
             (Stage::Command, Verb::Insert(_)) => (Request::Insert(key), Expect::Owned),
             (Stage::Command, Verb::Remove) => (Request::Remove(key), Expect::Owned),
+            (Stage::Command, Verb::Merge { version, .. }) => {
+                let version = *version;
+                (Request::Merge { key, version }, Expect::Owned)
+            }
             (Stage::Command, Verb::UpdatePrev(prev)) => {
                 (Request::UpdatePrev(*prev), Expect::Accepted)
             }
@@ -487,6 +508,11 @@ impl Operation {
             }
             (_, Verb::Get) => (Expect::Length, Next::Wait),
             (_, Verb::Remove | Verb::UpdatePrev(_) | Verb::Stat) => (Expect::Accepted, Next::Wait),
+            (_, Verb::Merge { value, .. }) => {
+                wire::put_length(out, value.as_ref().map(|value| value.len() as u64));
+                let next = value.clone().map_or(Next::Wait, Next::Send);
+                (Expect::Accepted, next)
+            }
             (_, Verb::Insert(value)) => {
                 wire::put_number(out, value.len() as u64);
                 (Expect::Accepted, Next::Send(value.clone()))
