@@ -20,7 +20,7 @@ use super::Table;
 use crate::cli::background::{Background, LOOPBACK};
 use crate::cli::dht;
 use crate::cli::stress::dht::clients::Load;
-use crate::cli::stress::dht::nodes::Nodes;
+use crate::cli::stress::dht::nodes::{BodyKind, Nodes, Setup};
 
 /// Operations under way at once: enough for commits to be shared.
 const AT_ONCE: usize = 64;
@@ -136,8 +136,12 @@ impl DemoNode {
 
 /// A node joins and another one leaves while clients write; then every acknowledged write is read.
 fn ring(table: &mut Table) -> Result<()> {
+    let setup = Setup {
+        body: BodyKind::Threads,
+        replicas: dht::REPLICAS,
+    };
     let mut nodes = table.time("ring", format!("{RING_NODES} nodes"), || {
-        Nodes::start(RING_NODES, false)
+        Nodes::start(RING_NODES, setup)
     })?;
     let load = Load::start(nodes.contacts(), RING_CLIENTS)?;
     load.run_for(RING_OPERATIONS)?;

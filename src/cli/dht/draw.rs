@@ -1,10 +1,13 @@
 //! Pictures of a ring.
 
 use std::f64::consts::TAU;
+use std::net::SocketAddrV4;
 
-use super::walk::{Found, Walk};
+use peerloop::proto::dht::id::Id;
 
-const WIDTH: f64 = 1040.0;
+use super::walk::{Copies, Found, Kind, Walk, fraction};
+
+const WIDTH: f64 = 1200.0;
 const HEIGHT_MIN: f64 = 600.0;
 const RADIUS: f64 = 220.0;
 /// Width of the arcs.
@@ -17,36 +20,84 @@ const LINE_HEIGHT: f64 = 15.0;
 /// Two colours in turn tell neighbouring arcs apart; the third is for the last of an odd number.
 const COLOURS: [&str; 3] = ["#3b6ea5", "#9cbfe0", "#6f9bc8"];
 const BROKEN: &str = "#c0392b";
+/// A range with too few copies.
+const THIN: &str = "#d08a10";
+/// Nodes that are not in the ring are marked inside it.
+const OUTSIDE_AT: f64 = RADIUS * 0.8;
 
-/// For graphviz: `peerloop dht ring --dot | circo -Tsvg`.
+/// Problems that a picture lists.
+const PROBLEMS_SHOWN_MAX: usize = 20;
+
+/// For graphviz: `peerloop dht ring --dot | circo -Tsvg`. An arrow leads to the next of a node. It is dashed where the node
+/// does not tell it, and red where the ring has another one. A dotted red arrow leads to a previous node that is none.
 pub(super) fn dot(walk: &Walk) -> String {
     let (mut nodes, mut edges) = (String::new(), String::new());
+    let count = walk.members.len();
     for (number, member) in walk.members.iter().enumerate() {
-        let Found { addr, id_short, .. } = member;
-        let (held, colour) = (holdings(member), colour_or(member, "black"));
-        let label = format!("{addr}\\n{id_short}\\n{held}");
-        nodes += &format!("  \"{addr}\" [label=\"{label}\", color=\"{colour}\"];\n");
-        let next = walk.members[(number + 1) % walk.members.len()].addr;
-        edges += &format!("  \"{addr}\" -> \"{next}\";\n");
+        nodes += &dot_node(member, "solid");
+        let beside = |places: usize| walk.members[(number + places) % count].addr;
+        let (next, prev) = (beside(1), beside(count - 1));
+        edges += &match member.next_told {
+            Some(told) if told == next => dot_edge(member, next, ""),
+            Some(told) => dot_edge(member, told, &format!("color=\"{BROKEN}\"")),
+            None => dot_edge(member, next, "style=dashed"),
+        };
+        if let Some(told) = member.prev_told.filter(|told| *told != prev) {
+            let style = format!("color=\"{BROKEN}\", style=dotted, label=prev");
+            edges += &dot_edge(member, told, &style);
+        }
     }
+    for other in &walk.others {
+        nodes += &dot_node(other, "dashed");
+        if let Some(told) = other.next_told {
+            edges += &dot_edge(other, told, &format!("color=\"{BROKEN}\""));
+        }
+    }
+    let problems: Vec<_> = walk
+        .problems
+        .iter()
+        .map(|problem| quoted(problem))
+        .collect();
+    let label = problems.join("\\n");
     format!(
-        "digraph ring {{\n  layout=circo;\n  node [shape=box, fontname=\"sans-serif\"];\n{nodes}{edges}}}\n"
+        "digraph ring {{\n  layout=circo;\n  label=\"{label}\";\n  node [shape=box, fontname=\"sans-serif\"];\n{nodes}{edges}}}\n"
     )
 }
 
-/// A circle with an arc for what each member owns; position 0 is at the top, and up is clockwise.
+fn dot_node(node: &Found, style: &str) -> String {
+    let Found { addr, id_short, .. } = node;
+    let (held, colour) = (holdings(node), colour_or(node, "black"));
+    let problems: String = node
+        .problems
+        .iter()
+        .map(|problem| format!("\\n{}", quoted(problem)))
+        .collect();
+    format!(
+        "  \"{addr}\" [label=\"{addr}\\n{id_short}\\n{held}{problems}\", color=\"{colour}\", style={style}];\n"
+    )
+}
+
+fn dot_edge(from: &Found, to: SocketAddrV4, style: &str) -> String {
+    format!("  \"{}\" -> \"{to}\" [{style}];\n", from.addr)
+}
+
+/// Inside quotes of graphviz.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+/// A circle with an arc for what each member owns; position 0 is at the top, and up is clockwise. What is wrong is red, and
+/// listed below; a range with too few copies is yellow.
 pub(super) fn svg(walk: &Walk) -> String {
+    let problems: Vec<String> = walk.all_problems().collect();
     let picture = Picture::of(walk);
-    let Picture { height, .. } = picture;
-    let (middle_x, middle_y) = (WIDTH / 2.0, height / 2.0);
+    let shown = problems.len().min(PROBLEMS_SHOWN_MAX + 1);
+    let height = picture.height + shown as f64 * LINE_HEIGHT;
     let count = walk.members.len();
-    let members = if count == 1 { "member" } else { "members" };
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n\
-         <text x=\"{middle_x}\" y=\"{middle_y}\" text-anchor=\"middle\" font-size=\"16\">\
-         {count} {members}</text>\n"
+         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n"
     );
     for (number, member) in walk.members.iter().enumerate() {
         let odd_last = count % 2 == 1 && number + 1 == count && count > 1;
@@ -57,13 +108,22 @@ pub(super) fn svg(walk: &Walk) -> String {
         let (x, y) = picture.point(member.place, RADIUS);
         text += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" stroke=\"white\"/>\n");
     }
-    text + &picture.labels(walk, true) + &picture.labels(walk, false) + "</svg>\n"
+    text += &picture.middle(walk);
+    for other in &walk.others {
+        text += &picture.outside(other);
+    }
+    text += &(picture.labels(walk, true) + &picture.labels(walk, false));
+    text + &picture.list(&problems) + "</svg>\n"
 }
 
-/// A member with problems has a colour of its own.
+/// A member with problems has a colour of its own; one that lacks copies and nothing else, another.
 fn colour_or(member: &Found, fine: &'static str) -> &'static str {
-    let is_fine = member.problems.is_empty();
-    if is_fine { fine } else { BROKEN }
+    let is_thin = member.copies.is_some_and(Copies::are_too_few);
+    match member.problems.len() {
+        0 => fine,
+        1 if is_thin => THIN,
+        _ => BROKEN,
+    }
 }
 
 struct Picture {
@@ -98,6 +158,53 @@ impl Picture {
             "<path d=\"M{x:.2} {y:.2} A{RADIUS} {RADIUS} 0 {large} 1 {to_x:.2} {to_y:.2}\" fill=\"none\" \
              stroke=\"{colour}\" stroke-width=\"{BAND}\"/>\n"
         )
+    }
+
+    /// What is said of the ring as a whole.
+    fn middle(&self, walk: &Walk) -> String {
+        let count = walk.members.len();
+        let members = if count == 1 { "member" } else { "members" };
+        let (state, colour) = match walk.is_consistent() {
+            true => ("consistent", "black"),
+            false => ("INCONSISTENT", BROKEN),
+        };
+        let (x, y) = (WIDTH / 2.0, self.height / 2.0);
+        format!(
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" font-size=\"16\">{count} {members}</text>\n\
+             <text x=\"{x}\" y=\"{}\" text-anchor=\"middle\" fill=\"{colour}\">{state}</text>\n",
+            y + LINE_HEIGHT
+        )
+    }
+
+    /// A node that is not in the ring, and an arrow to what it takes for its next.
+    fn outside(&self, node: &Found) -> String {
+        let (x, y) = self.point(node.place, OUTSIDE_AT);
+        let colour = colour_or(node, "#888");
+        let arrow = node.next_told.map_or(String::new(), |next| {
+            let (to_x, to_y) = self.point(fraction(Id::of_addr(next)), RADIUS - BAND / 2.0);
+            format!(
+                "<path d=\"M{x:.1} {y:.1} L{to_x:.1} {to_y:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>\n"
+            )
+        });
+        format!(
+            "{arrow}<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"white\" stroke=\"{colour}\"/>\n\
+             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{colour}\">{}</text>\n",
+            y + LINE_HEIGHT,
+            node.addr
+        )
+    }
+
+    /// Lines below the circle.
+    fn list(&self, problems: &[String]) -> String {
+        let more = problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+        let more = (more > 0).then(|| format!("and {more} more"));
+        let shown = problems.iter().take(PROBLEMS_SHOWN_MAX).chain(&more);
+        let line = |(problem, number): (&String, u32)| {
+            let y = self.height + f64::from(number) * LINE_HEIGHT;
+            let safe = problem.replace('&', "&amp;").replace('<', "&lt;");
+            format!("<text x=\"20\" y=\"{y}\" fill=\"{BROKEN}\">{safe}</text>\n")
+        };
+        shown.zip(0..).map(line).collect()
     }
 
     /// Labels beside the circle, each as near to the height of its member as the others allow.
@@ -143,9 +250,11 @@ fn is_right(member: &Found) -> bool {
     member.place < 0.5
 }
 
-fn holdings(member: &Found) -> String {
-    match member.entries {
-        Some(entries) => format!("{:.1}%, {entries} entries", member.share_percent),
-        None => format!("{:.1}%", member.share_percent),
-    }
+fn holdings(node: &Found) -> String {
+    let share = format!("{:.1}%", node.share_percent);
+    let entries = node.entries.map(|entries| format!("{entries} entries"));
+    let copies = node.copies_text().map(|copies| format!("copies {copies}"));
+    let plain = (node.kind == Kind::Plain).then(|| "plain".into());
+    let known = [Some(share), entries, copies, plain];
+    known.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

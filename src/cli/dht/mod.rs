@@ -33,6 +33,10 @@ use super::{Answer, print};
 /// Range of `--value-max`: sums with a tebibyte do not overflow.
 const VALUE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
+/// Range of `--replicas`, and its default: two members may crash at once.
+pub(super) const REPLICAS_RANGE: RangeInclusive<u8> = 1..=8;
+pub(super) const REPLICAS: u8 = 3;
+
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Run a node. Its first line on stdout is `listening IP:PORT`
@@ -71,6 +75,9 @@ pub(super) struct NodeArgs {
     /// Keep entries in this directory and acknowledge writes once they are on disk. Without it they are in memory only
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Keep each entry on so many members of the ring, of which all but one may crash at once; 1: no copies
+    #[arg(long, value_name = "R", default_value_t = REPLICAS, value_parser = within(REPLICAS_RANGE))]
+    replicas: u8,
     /// Longest value in bytes
     #[arg(long, value_name = "BYTES", default_value_t = VALUE_BYTES_MAX, value_parser = within(VALUE_BYTES))]
     value_max: u64,
@@ -191,6 +198,7 @@ impl NodeArgs {
         let config = Config {
             dial_from: own_ip.map(|ip| SocketAddrV4::new(ip, 0)),
             durable: committer.is_some(),
+            replicas: self.replicas,
             value_bytes_max: self.value_max,
             staged_bytes_max: Config::new(advertise).staged_bytes_max.max(self.value_max),
             memory_bytes_max: self.memory_max,

@@ -14,7 +14,7 @@ use super::Answer;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// A DHT ring whose nodes join and leave while clients write and read; exits 1 when an acknowledged write is lost, or a node cannot leave
+    /// A DHT ring whose nodes join, leave or crash while clients write and read; exits 1 when an acknowledged write is lost, something that was removed comes back, or a node cannot leave
     Dht(dht::DhtArgs),
     /// cPTP peers that all join through one; exits 1 when a peer that could be placed was not
     Overlay(overlay::OverlayArgs),

@@ -8,6 +8,7 @@ mod joining;
 mod mixed_rings;
 mod reference;
 mod restarts;
+mod rings;
 pub mod shell;
 mod support;
 mod wire;

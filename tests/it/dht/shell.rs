@@ -46,11 +46,12 @@ fn expect_usage_error(ended: &Ended, words: &[&str]) {
     }
 }
 
-/// A ring of three, once all of them are members and agree.
+/// A ring of three without copies, once all of them are members and agree.
 fn three() -> [Server; 3] {
-    let first = node(&[]);
+    let first = node(&["--replicas", "1"]);
     let at = first.at();
-    let nodes = [node(&["--join", &at]), node(&["--join", &at])];
+    let join = || node(&["--replicas", "1", "--join", &at]);
+    let nodes = [join(), join()];
     let whole = || {
         let ended = ring(&at, &["--json"]);
         ended.code == Some(0) && json(&ended)["members"].as_array().expect("members").len() == 3
@@ -315,7 +316,15 @@ fn a_small_stress_run_loses_nothing() {
         );
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         let summary = json(&ended);
-        for field in ["lost", "wrong_reads", "joins_failed", "leaves_failed"] {
+        let none = [
+            "lost",
+            "resurrected",
+            "wrong_reads",
+            "joins_failed",
+            "leaves_failed",
+            "died",
+        ];
+        for field in none {
             assert_eq!(summary[field], 0, "{field} of {summary}");
         }
         for field in ["operations", "joins", "leaves", "checked"] {
@@ -398,9 +407,19 @@ fn options_out_of_range_say_what_is_wanted() {
         ("--clients", "none", "from 1 to 4096"),
         ("--churn", "-1", "from 0 to 100"),
         ("--seconds", "0", "from 1 to 86400"),
+        ("--crashes", "257", "from 0 to 256"),
+        ("--crash-every", "0", "from 0.1 to 86400"),
+        ("--replicas", "0", "from 1 to 8"),
     ] {
         let option_value = format!("{option}={value}");
         let ended = run(&mut peerloop(&["stress", "dht", &option_value]), "");
         expect_usage_error(&ended, &[option, value, wanted]);
+    }
+    let ended = run(&mut peerloop(&["stress", "dht", "--crashes", "2"]), "");
+    expect_usage_error(&ended, &["--processes"]);
+    for value in ["0", "9", "x"] {
+        let replicas = format!("--replicas={value}");
+        let ended = run(&mut peerloop(&["dht", "node", &replicas]), "");
+        expect_usage_error(&ended, &["--replicas", value, "from 1 to 8"]);
     }
 }

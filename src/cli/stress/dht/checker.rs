@@ -1,8 +1,9 @@
 //! The checker of a run: what every key has to hold.
 //!
 //! Each client has keys of its own and one operation under way. So a key must hold the last write that was
-//! acknowledged. After a write whose outcome is unknown the key is in doubt: it may hold the value of either write, and
-//! is not written again.
+//! acknowledged. After a write whose outcome is unknown the key is in doubt: it may hold the value of either write, for good,
+//! since the unknown one may still be under way. It is put aside for the check at the end, and the client goes on with a
+//! new key in its place; so the writes do not run dry while members crash.
 
 use bytes::Bytes;
 use rand::{Rng, RngExt};
@@ -43,8 +44,18 @@ pub(in crate::cli) struct Lost {
     key: Id,
     want: Version,
     found: String,
+    pub(super) how: How,
+}
+
+/// In what way a key is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Another value is there than the one that was acknowledged, or none.
+    Lost,
+    /// It was removed, and is there.
+    CameBack,
     /// No node answered for the key, so its value may still be there.
-    pub(super) unreadable: bool,
+    Unreadable,
 }
 
 /// An operation on a key.
@@ -52,12 +63,16 @@ pub(in crate::cli) struct Lost {
 pub(super) struct Task {
     /// Place of the key.
     place: usize,
+    /// Where the client has it.
+    seat: usize,
     pub(super) kind: Kind,
     writes: Version,
 }
 
 pub(in crate::cli) struct Checker {
     slots: Vec<Slot>,
+    /// The places of the keys that the clients use, those of a client together.
+    seats: Vec<usize>,
     keys_each: usize,
     /// Makes the keys of this run unique.
     salt: u64,
@@ -73,6 +88,7 @@ impl Checker {
     pub(super) fn new(clients: usize, keys_each: usize) -> Checker {
         Checker {
             slots: vec![Slot::default(); clients * keys_each],
+            seats: (0..clients * keys_each).collect(),
             keys_each,
             salt: rand::random(),
             wrong_reads: Vec::new(),
@@ -83,11 +99,10 @@ impl Checker {
 
     /// The next operation of a client.
     pub(super) fn draw(&mut self, client: usize, rng: &mut impl Rng) -> Task {
-        let place = client * self.keys_each + rng.random_range(0..self.keys_each);
-        let dice = rng.random_range(0..100);
+        let seat = client * self.keys_each + rng.random_range(0..self.keys_each);
+        let place = self.seats[seat];
         let slot = &mut self.slots[place];
-        let kind = match dice {
-            _ if slot.in_doubt.is_some() => Kind::Get,
+        let kind = match rng.random_range(0..100) {
             0..INSERTS_PERCENT => Kind::Insert,
             n if n < INSERTS_PERCENT + REMOVES_PERCENT => Kind::Remove,
             _ => Kind::Get,
@@ -98,6 +113,7 @@ impl Checker {
         });
         Task {
             place,
+            seat,
             kind,
             writes,
         }
@@ -109,6 +125,7 @@ impl Checker {
         let place = (from..self.slots.len()).find(|place| touched(&self.slots[*place]))?;
         let task = Task {
             place,
+            seat: 0,
             kind: Kind::Get,
             writes: None,
         };
@@ -138,7 +155,11 @@ impl Checker {
             }
             (Kind::Get, Err(_)) => {}
             (Kind::Insert | Kind::Remove, Ok(_)) => slot.acknowledged = task.writes,
-            (Kind::Insert | Kind::Remove, Err(_)) => slot.in_doubt = Some(task.writes),
+            (Kind::Insert | Kind::Remove, Err(_)) => {
+                slot.in_doubt = Some(task.writes);
+                self.seats[task.seat] = self.slots.len();
+                self.slots.push(Slot::default());
+            }
         }
     }
 
@@ -147,6 +168,12 @@ impl Checker {
         self.checked += 1;
         let lost = self.judge(task.place, result);
         self.lost.extend(lost);
+    }
+
+    /// Wrong results of this kind, in the check and before.
+    pub(super) fn count(&self, how: How) -> usize {
+        let all = self.lost.iter().chain(&self.wrong_reads);
+        all.filter(|lost| lost.how == how).count()
     }
 
     /// The error, if a read has a wrong result.
@@ -167,11 +194,16 @@ impl Checker {
             Ok(other) => format!("GET came to {other:?}"),
             Err(failure) => format!("and it cannot be read: {failure}"),
         };
+        let how = match (result, slot.acknowledged) {
+            (Err(_), _) => How::Unreadable,
+            (Ok(Outcome::Got(Some(_))), None) => How::CameBack,
+            _ => How::Lost,
+        };
         Some(Lost {
             key: self.key(place),
             want: slot.acknowledged,
             found,
-            unreadable: result.is_err(),
+            how,
         })
     }
 }
@@ -180,4 +212,86 @@ impl Checker {
 fn value(place: usize, version: u32) -> Bytes {
     let text = format!("key {place} version {version} ");
     format!("{text:.<VALUE_BYTES$}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn got(value: Option<Bytes>) -> Result<Outcome, Failure> {
+        Ok(Outcome::Got(value))
+    }
+
+    fn unknown() -> Result<Outcome, Failure> {
+        let addr = std::net::SocketAddrV4::new([127, 0, 0, 1].into(), 1);
+        Err(Failure::CutOff { addr })
+    }
+
+    /// A checker with one key, and its operations of a kind.
+    fn drawn(checker: &mut Checker, kind: Kind) -> Task {
+        let mut rng = rand::rng();
+        std::iter::repeat_with(|| checker.draw(0, &mut rng))
+            .find(|task| task.kind == kind)
+            .expect("drawn in time")
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_wanted() {
+        let mut checker = Checker::new(1, 1);
+        let insert = drawn(&mut checker, Kind::Insert);
+        checker.finished(&insert, &Ok(Outcome::Inserted));
+        let version = insert.writes.expect("a version");
+        let right = got(Some(value(insert.place, version)));
+        for wrong in [got(None), got(Some(value(insert.place, version - 1)))] {
+            checker.check(&insert, &right);
+            checker.check(&insert, &wrong);
+        }
+        assert_eq!(checker.count(How::Lost), 2);
+        checker.check(&insert, &unknown());
+        assert_eq!((checker.count(How::Unreadable), checker.lost.len()), (1, 3));
+    }
+
+    #[test]
+    fn what_was_removed_does_not_come_back() {
+        let mut checker = Checker::new(1, 1);
+        let insert = drawn(&mut checker, Kind::Insert);
+        checker.finished(&insert, &Ok(Outcome::Inserted));
+        let remove = drawn(&mut checker, Kind::Remove);
+        checker.finished(&remove, &Ok(Outcome::Removed));
+        let back = got(Some(value(insert.place, insert.writes.expect("a version"))));
+        let read = drawn(&mut checker, Kind::Get);
+        checker.finished(&read, &got(None));
+        assert_eq!(checker.count(How::CameBack), 0);
+        checker.finished(&read, &back);
+        checker.check(&read, &back);
+        assert_eq!(checker.count(How::CameBack), 2);
+        assert_eq!((checker.lost.len(), checker.wrong_reads.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_write_without_an_answer_may_or_may_not_be_there() {
+        let mut checker = Checker::new(1, 1);
+        let first = drawn(&mut checker, Kind::Insert);
+        checker.finished(&first, &Ok(Outcome::Inserted));
+        let second = drawn(&mut checker, Kind::Insert);
+        assert_eq!(first.place, second.place);
+        checker.finished(&second, &unknown());
+        let of = |task: &Task| value(task.place, task.writes.expect("a version"));
+        checker.check(&second, &got(Some(of(&first))));
+        checker.check(&second, &got(Some(of(&second))));
+        assert_eq!(checker.lost.len(), 0);
+        checker.check(&second, &got(None));
+        assert_eq!(checker.count(How::Lost), 1);
+        // The client goes on with another key.
+        let other = drawn(&mut checker, Kind::Insert);
+        assert_ne!(other.place, second.place);
+        assert_ne!(checker.key(other.place), checker.key(second.place));
+        // An unknown removal: the value, or nothing.
+        checker.finished(&other, &Ok(Outcome::Inserted));
+        let remove = drawn(&mut checker, Kind::Remove);
+        checker.finished(&remove, &unknown());
+        checker.check(&remove, &got(Some(of(&other))));
+        checker.check(&remove, &got(None));
+        assert_eq!(checker.lost.len(), 1);
+    }
 }

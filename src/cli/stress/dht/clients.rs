@@ -23,6 +23,9 @@ use crate::cli::load::histogram::histogram_ns;
 /// Keys of each client: some thousands in all, so that every member holds some and the check is short.
 const KEYS_EACH: usize = 200;
 
+/// Reads under way in the check, at least: a key that nobody answers for takes seconds.
+const CHECKS_AT_ONCE: usize = 256;
+
 /// Members that an operation may begin at: the first may have left.
 const CONTACTS_MAX: usize = 3;
 
@@ -232,7 +235,8 @@ impl Load {
     pub(in crate::cli) fn check(self) -> Result<Clients> {
         self.0.call(|clients, hub| {
             clients.checked_to = Some(0);
-            (0..clients.clients).for_each(|client| clients.go_on(hub, client));
+            let at_once = clients.clients.max(CHECKS_AT_ONCE);
+            (0..at_once).for_each(|client| clients.go_on(hub, client));
         })?;
         wait_until(|| Ok(self.0.has_ended()))?;
         self.0.join()

@@ -5,13 +5,15 @@
 //! small machine. Processes also test signals, start and exit.
 
 use std::net::SocketAddrV4;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
-use peerloop::engine::Limits;
+use peerloop::engine::{Limits, Ticks};
 use peerloop::net::{Bound, Reactor};
 use peerloop::proto::dht::id::Id;
 use peerloop::proto::dht::node::{Config, DhtNode};
@@ -28,6 +30,9 @@ const CONTACTS_MAX: usize = 3;
 /// Longest join or leave: a node that leaves gives up after 30 s.
 const SETTLE_WITHIN: Duration = Duration::from_secs(35);
 
+/// How long a node may take to say whether it is a member, when it is next asked.
+const SAYS_WITHIN: Ticks = Ticks::from_millis(500);
+
 /// A node that we started. It ends when this value is dropped, without a DISCONNECT.
 struct Node {
     addr: SocketAddrV4,
@@ -42,14 +47,33 @@ enum Body {
     Process(Program),
 }
 
+/// How the nodes of a run are started.
+pub(in crate::cli) struct Setup {
+    pub(in crate::cli) body: BodyKind,
+    /// Members that have each entry.
+    pub(in crate::cli) replicas: u8,
+}
+
+pub(in crate::cli) enum BodyKind {
+    Threads,
+    Processes,
+    /// Processes that keep their entries on disk, each in a folder of its own in this one.
+    Durable(TempDir),
+}
+
 impl Node {
-    fn start(processes: bool, contacts: Vec<SocketAddrV4>) -> Result<Node> {
-        let (addr, body) = if processes {
-            let program = Node::process(&contacts)?;
-            (program.addr, Body::Process(program))
-        } else {
-            let (addr, thread) = Node::thread(contacts.clone())?;
+    /// `number`: of all nodes of the run.
+    fn start(setup: &Setup, number: u32, contacts: Vec<SocketAddrV4>) -> Result<Node> {
+        let data = match &setup.body {
+            BodyKind::Durable(folder) => Some(folder.path().join(number.to_string())),
+            BodyKind::Processes | BodyKind::Threads => None,
+        };
+        let (addr, body) = if matches!(setup.body, BodyKind::Threads) {
+            let (addr, thread) = Node::thread(setup.replicas, contacts.clone())?;
             (addr, Body::Thread(Some(thread)))
+        } else {
+            let program = Node::process(setup.replicas, data.as_deref(), &contacts)?;
+            (program.addr, Body::Process(program))
         };
         Ok(Node {
             addr,
@@ -58,11 +82,17 @@ impl Node {
         })
     }
 
-    fn thread(contacts: Vec<SocketAddrV4>) -> Result<(SocketAddrV4, Background<DhtNode, ()>)> {
+    fn thread(
+        replicas: u8,
+        contacts: Vec<SocketAddrV4>,
+    ) -> Result<(SocketAddrV4, Background<DhtNode, ()>)> {
         let bound = Bound::bind(LOOPBACK)?;
         let addr = bound.addr();
         let make = move || {
-            let config = Config::new(addr);
+            let config = Config {
+                replicas,
+                ..Config::new(addr)
+            };
             let limits = config.fit(Limits::default());
             let mut reactor = Reactor::new(DhtNode::new(config, Entries::default()), limits)?;
             reactor.accept_from(bound)?;
@@ -79,9 +109,13 @@ impl Node {
         Ok((addr, Background::start(&name, make, end)?))
     }
 
-    fn process(contacts: &[SocketAddrV4]) -> Result<Program> {
+    fn process(replicas: u8, data: Option<&Path>, contacts: &[SocketAddrV4]) -> Result<Program> {
         let mut command = Program::command()?;
         command.args(["dht", "node", "--listen", "127.0.0.1:0"]);
+        command.args(["--replicas", &replicas.to_string()]);
+        if let Some(data) = data {
+            command.arg("--data").arg(data);
+        }
         for contact in contacts {
             command.arg("--join").arg(contact.to_string());
         }
@@ -99,6 +133,14 @@ impl Node {
             Body::Process(program) => kill_process(Pid::from_child(&program.child), Signal::TERM)?,
         }
         Ok(())
+    }
+
+    /// It is gone at once, as by a crash: `kill -9` of a process. A thread ends when the value is dropped.
+    fn kill(&mut self) -> Result<()> {
+        match &mut self.body {
+            Body::Thread(_) => Ok(()),
+            Body::Process(program) => Ok(program.child.kill()?),
+        }
     }
 
     /// Whether it has ended; an error when it failed.
@@ -125,7 +167,11 @@ impl Node {
             attempts_max: 1,
             ..Bounds::default()
         };
-        let results = dht::run_tasks(self.addr, vec![task], bounds, Limits::default(), 1);
+        let limits = Limits {
+            idle: SAYS_WITHIN,
+            ..Limits::default()
+        };
+        let results = dht::run_tasks(self.addr, vec![task], bounds, limits, 1);
         results.is_ok_and(|mut results| {
             matches!(results.pop(), Some(Some(Ok(Outcome::Located(addr)))) if addr == self.addr)
         })
@@ -151,28 +197,35 @@ impl Tally {
     }
 }
 
-/// The nodes of a run. Members first join, are then members, and may leave.
+/// The nodes of a run. Members first join, are then members, and may leave, or crash.
 pub(in crate::cli) struct Nodes {
-    processes: bool,
+    setup: Setup,
+    started: u32,
     members: Vec<Node>,
     joining: Vec<(Node, Instant)>,
     leaving: Vec<(Node, Instant)>,
     /// Without the nodes that the ring began with.
     pub(in crate::cli) joins: Tally,
     pub(in crate::cli) leaves: Tally,
+    /// Members that were killed, and those that ended although nobody told them to.
+    pub(super) crashes: usize,
+    pub(super) died: usize,
 }
 
 impl Nodes {
     /// A ring of `count`, all of them members.
-    pub(in crate::cli) fn start(count: usize, processes: bool) -> Result<Nodes> {
-        let first = Node::start(processes, Vec::new()).context("cannot start a node")?;
+    pub(in crate::cli) fn start(count: usize, setup: Setup) -> Result<Nodes> {
+        let first = Node::start(&setup, 0, Vec::new()).context("cannot start a node")?;
         let mut nodes = Nodes {
-            processes,
+            setup,
+            started: 1,
             members: vec![first],
             joining: Vec::new(),
             leaving: Vec::new(),
             joins: Tally::default(),
             leaves: Tally::default(),
+            crashes: 0,
+            died: 0,
         };
         while nodes.members.len() < count {
             nodes.join()?;
@@ -201,12 +254,27 @@ impl Nodes {
 
     /// One more node begins to join, at members drawn at random.
     pub(in crate::cli) fn join(&mut self) -> Result<()> {
+        ensure!(!self.members.is_empty(), "no member is left; see the log");
         let contacts: Vec<_> = (0..CONTACTS_MAX.min(self.members.len()))
             .map(|_| self.members[rand::rng().random_range(0..self.members.len())].addr)
             .collect();
-        let node = Node::start(self.processes, contacts).context("cannot start a node")?;
+        let node = Node::start(&self.setup, self.started, contacts);
+        let node = node.context("cannot start a node")?;
+        self.started += 1;
         self.joining.push((node, Instant::now()));
         Ok(())
+    }
+
+    /// So many members, drawn at random, crash at once; at least one stays.
+    pub(super) fn crash(&mut self, count: usize) -> Result<()> {
+        let mut dying = Vec::new();
+        while dying.len() < count && self.members.len() > 1 {
+            let number = rand::rng().random_range(0..self.members.len());
+            dying.push(self.members.swap_remove(number));
+        }
+        self.crashes += dying.len();
+        // All of them before the first one is waited for.
+        dying.iter_mut().try_for_each(Node::kill)
     }
 
     /// A member drawn at random begins to leave; false when there is none that could be spared.
@@ -238,8 +306,16 @@ impl Nodes {
 
     /// Updates who has joined and left; true when that changed.
     pub(in crate::cli) fn look(&mut self) -> bool {
-        let before = (self.joining.len(), self.leaving.len());
+        let before = (self.joining.len(), self.leaving.len(), self.died);
         let (joins, leaves, members) = (&mut self.joins, &mut self.leaves, &mut self.members);
+        members.retain_mut(|node| match node.has_ended() {
+            Ok(false) => true,
+            ended => {
+                self.died += 1;
+                log::error!("{} is no more: {ended:?}", node.addr);
+                false
+            }
+        });
         for (mut node, since) in std::mem::take(&mut self.joining) {
             match node.has_ended() {
                 Err(e) => {
@@ -265,7 +341,7 @@ impl Nodes {
             }
             false
         });
-        before != (self.joining.len(), self.leaving.len())
+        before != (self.joining.len(), self.leaving.len(), self.died)
     }
 
     /// Waits until no node is joining or leaving. One that takes too long has failed.

@@ -48,7 +48,7 @@ use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
 use super::rpc::links::{self, LinkKey, LinkTimer, Links};
 use super::rpc::operation::{Bounds, Failure, Operation, Outcome};
-use super::rpc::stat::{self, Stat};
+use super::rpc::stat::{self, Standing, Stat};
 use super::storage::entries::Entries;
 use super::storage::fenced_writes::FencedWrites;
 use super::storage::memory::Refusals;
@@ -377,6 +377,16 @@ impl DhtNode {
             value_bytes: self.entries.value_bytes(),
             next: self.routing.next().addr,
             prev: self.routing.last_prev().map(|prev| prev.addr),
+            standing: match self.role {
+                Role::Joining(_) => Standing::Joining,
+                Role::Leaving(_) => Standing::Leaving,
+                Role::Member | Role::Gone(_) => Standing::Member,
+            },
+            // There are no copies yet.
+            replicas: 1,
+            lease_secs: None,
+            successors: vec![self.routing.next().addr],
+            holders: Vec::new(),
         }
     }
 

@@ -34,6 +34,8 @@ pub enum Malformed {
     Address,
     /// The peer sent as an acknowledgement something else than `0` or `1`.
     Ack,
+    /// The peer sent in its answer to XSTAT something that is no role.
+    Role,
 }
 
 impl Malformed {
@@ -51,6 +53,7 @@ impl Malformed {
             Malformed::Number => "not a number of 1 to 20 decimal digits below 2^64",
             Malformed::Address => "not an IPv4 address and port that can be dialled",
             Malformed::Ack => "not an acknowledgement",
+            Malformed::Role => "not a role",
         }
     }
 }
@@ -161,7 +164,7 @@ pub(super) fn item<T>(
 
 /// The first line without its end, and the bytes it takes up with it. One `\r` before the `\n` is
 /// part of the end; every other one is left for the item to refuse.
-pub(super) fn line(input: &[u8], seen: usize) -> Result<Option<(&[u8], usize)>, Malformed> {
+pub(crate) fn line(input: &[u8], seen: usize) -> Result<Option<(&[u8], usize)>, Malformed> {
     let line = LINES.first(Input { bytes: input, seen });
     let line = line.map_err(|_| Malformed::LineTooLong)?;
     Ok(line.map(|line| (line.text, line.used)))

@@ -25,9 +25,10 @@ use std::net::SocketAddrV4;
 use memchr::memchr;
 
 use self::extension::Extension;
-use self::lines::{item, line, put_line, put_lines, to_address, to_key};
+use self::lines::{item, put_line, put_lines, to_address, to_key};
 use super::id::Id;
 
+pub(crate) use self::lines::line;
 pub use self::lines::{
     ACK_BYTES, LINE_BYTES_MAX, Malformed, ack, address, key, length, number, put_ack, put_address,
     put_key, put_length, put_number,
