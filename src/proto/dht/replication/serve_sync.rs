@@ -108,7 +108,7 @@ impl DhtNode {
             let done = match &mut job.work {
                 Work::Digest(digesting) => {
                     let parts = digesting.step(&self.entries, COMPARED_PER_TURN);
-                    let reply = parts.map(|parts| Reply::Digest(*parts));
+                    let reply = parts.map(|parts| Reply::Digest(Box::new(*parts)));
                     reply.inspect(|reply| reply.put(out)).is_some()
                 }
                 Work::Keys(keys) => put_some(out, keys),

@@ -319,7 +319,7 @@ impl Sync {
     ) -> Result<Option<(Id, u64, Option<Bytes>)>, SyncError> {
         match (asked, reply, &mut self.phase) {
             (Asked::Digest, Reply::Digest(parts), Phase::Digest { theirs, .. }) => {
-                *theirs = Some(Box::new(parts));
+                *theirs = Some(parts);
             }
             (Asked::Keys, Reply::Keys(keys), Phase::Keys(range)) => {
                 let range = *range;

@@ -452,7 +452,10 @@ fn a_peer_that_lies_does_not_keep_us_busy() {
         digest: 1,
     };
     let cases = [
-        (Reply::Digest([many; DIGEST_PARTS]), SyncError::Malformed),
+        (
+            Reply::Digest(Box::new([many; DIGEST_PARTS])),
+            SyncError::Malformed,
+        ),
         (Reply::No, SyncError::Malformed),
     ];
     for (nth, (reply, error)) in cases.into_iter().enumerate() {
@@ -506,6 +509,7 @@ fn comparisons_for_others_are_bounded_and_block_nobody() {
 /// `cargo test --release --lib a_million_entries -- --ignored --nocapture`
 #[test]
 #[ignore = "takes seconds with --release, and prints what it took"]
+#[expect(clippy::disallowed_types, reason = "it measures the machine")]
 fn a_million_entries_to_an_empty_holder_and_back() {
     let mut pair = Pair::new(1);
     pair.world.validate_turns(false);

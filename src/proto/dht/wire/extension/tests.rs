@@ -137,7 +137,7 @@ fn every_reply() -> Vec<(Kind, Reply)> {
         (Kind::Ack, Reply::Ack(false)),
         (Kind::Fence, fenced(None, false)),
         (Kind::Fence, fenced(Some(9), true)),
-        (Kind::Digest, Reply::Digest(parts)),
+        (Kind::Digest, Reply::Digest(Box::new(parts))),
         (Kind::Digest, Reply::No),
         (Kind::Keys, Reply::Keys(keys(0))),
         (Kind::Keys, Reply::Keys(keys(30))),

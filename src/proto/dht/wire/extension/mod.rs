@@ -124,7 +124,7 @@ pub enum Reply {
         epoch: Option<u64>,
         complete: bool,
     },
-    Digest([Part; DIGEST_PARTS]),
+    Digest(Box<[Part; DIGEST_PARTS]>),
     Keys(Vec<(Id, u64)>),
     /// To XFETCH.
     Entry {
@@ -294,7 +294,7 @@ impl Reply {
             }
             Reply::Digest(parts) => {
                 lines::put_ack(out, true);
-                for part in parts {
+                for part in parts.iter() {
                     lines::put_number(out, part.count);
                     lines::put_number(out, part.digest);
                 }
@@ -553,8 +553,8 @@ impl Fields<'_> {
             (Kind::Fence, false) => return Err(Malformed::Ack.into()),
             (Kind::Digest | Kind::Keys | Kind::Fetch, false) => Reply::No,
             (Kind::Digest, true) => {
-                let mut parts = [Part::default(); DIGEST_PARTS];
-                for part in &mut parts {
+                let mut parts = Box::new([Part::default(); DIGEST_PARTS]);
+                for part in parts.iter_mut() {
                     part.count = self.number()?;
                     part.digest = self.number()?;
                 }
