@@ -371,7 +371,8 @@ impl DhtNode {
     }
 
     /// The answer to XSTAT.
-    pub fn stat(&self) -> Stat {
+    pub fn stat(&self, now: Tick) -> Stat {
+        let after = self.heartbeat.watch.after.iter().map(|member| member.addr);
         Stat {
             entries: self.entries.len() as u64,
             value_bytes: self.entries.value_bytes(),
@@ -382,11 +383,10 @@ impl DhtNode {
                 Role::Leaving(_) => Standing::Leaving,
                 Role::Member | Role::Gone(_) => Standing::Member,
             },
-            // There are no copies yet.
-            replicas: 1,
-            lease_secs: None,
-            successors: vec![self.routing.next().addr],
-            holders: Vec::new(),
+            replicas: self.config.replicas,
+            lease_secs: self.heartbeat.lease_left(now).map(|left| left.as_duration().as_secs()),
+            successors: std::iter::once(self.routing.next().addr).chain(after).collect(),
+            holders: self.copies.holders().collect(),
         }
     }
 
@@ -478,7 +478,7 @@ impl DhtNode {
                 self.greeted(cx, Member::at(addr));
             }
             Request::Stat => {
-                let stat = self.is_settled_member().then(|| self.stat());
+                let stat = self.is_settled_member().then(|| self.stat(cx.now()));
                 stat::put(cx.out(), stat.as_ref());
             }
             Request::Connect(..) | Request::Disconnect(..) => {

@@ -84,13 +84,6 @@ impl Holds {
         self.held.retain(|held| held.owner != owner);
     }
 
-    /// The range of some owner that holds this key here.
-    pub fn has(&self, key: Id) -> bool {
-        self.held
-            .iter()
-            .any(|held| key.in_arc(held.start, held.end))
-    }
-
     /// This node lost what it had, or is about to join anew.
     pub fn clear(&mut self) {
         self.held.clear();
