@@ -48,7 +48,7 @@ use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
 use super::rpc::links::{self, LinkKey, LinkTimer, Links};
 use super::rpc::operation::{Bounds, Failure, Operation, Outcome};
-use super::rpc::stat::{self, Standing, Stat};
+use super::rpc::stat::{self, Holder, Standing, Stat};
 use super::storage::entries::Entries;
 use super::storage::fenced_writes::FencedWrites;
 use super::storage::memory::Refusals;
@@ -383,10 +383,10 @@ impl DhtNode {
                 Role::Leaving(_) => Standing::Leaving,
                 Role::Member | Role::Gone(_) => Standing::Member,
             },
-            replicas: self.config.replicas,
+            replicas: self.config.replicas.into(),
             lease_secs: self.heartbeat.lease_left(now).map(|left| left.as_duration().as_secs()),
             successors: std::iter::once(self.routing.next().addr).chain(after).collect(),
-            holders: self.copies.holders().collect(),
+            holders: self.copies.holders().map(Holder::from).collect(),
         }
     }
 
