@@ -14,3 +14,4 @@ pub(crate) mod leave;
 pub(crate) mod lock;
 pub(crate) mod rejoin;
 pub(crate) mod relay;
+pub(crate) mod repeated;

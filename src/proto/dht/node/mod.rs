@@ -22,7 +22,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Violation};
 
 use super::id::Id;
 use super::membership::connect::HandOff;
@@ -143,6 +143,8 @@ pub enum Timer {
     /// A window of the deadline of our own join's, or leave's, transfer is over.
     JoinDeadline,
     LeaveDeadline,
+    /// Says what our leave waits for, and ends it when it is late.
+    LeaveLimit,
     /// Look up one finger.
     Finger,
     /// Look up our prev.
@@ -171,6 +173,12 @@ pub enum Tag {
     WhoLeaves(ConnId),
     /// The node before a leaver that is not our next.
     Relay(ConnId),
+    /// An absent entry of a repeated DISCONNECT on this connection, at its owner.
+    Repeated {
+        conn: ConnId,
+        key: Id,
+        value: Bytes,
+    },
     /// The announced next of a leaver takes us as its prev.
     DisconnectUpdate(ConnId),
     /// Whether our next is a member.
@@ -208,6 +216,14 @@ pub struct DhtNode {
     pub(crate) writing: HashMap<Id, Version>,
     pub(crate) refusals: Refusals,
     pub(crate) role: Role,
+    /// Entries that nobody took when this node left.
+    pub(crate) kept_entries: usize,
+    /// The leave ends by then.
+    pub(crate) leave_until: Option<Tick>,
+    /// A repeated DISCONNECT begins when so many writes are back from the worker.
+    pub(crate) repeats_after: u64,
+    /// When a repeated DISCONNECT was last logged.
+    pub(crate) repeats_logged: Option<Tick>,
     pub(crate) lock_holder: LockHolder,
     pub(crate) lock_deadline: Option<Deadline>,
     pub(crate) parked: Parked,
@@ -251,6 +267,10 @@ impl DhtNode {
             writing: HashMap::new(),
             refusals: Refusals::default(),
             role: Role::Member,
+            kept_entries: 0,
+            leave_until: None,
+            repeats_after: 0,
+            repeats_logged: None,
             lock_holder: LockHolder::Nobody,
             lock_deadline: None,
             parked: Parked::default(),
@@ -575,6 +595,7 @@ impl Service for DhtNode {
             Timer::Leave => self.leave_step(hub),
             Timer::JoinDeadline => self.join_window_over(hub),
             Timer::LeaveDeadline => self.leave_window_over(hub),
+            Timer::LeaveLimit => self.leave_looked_at(hub),
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.claim_late(hub),
             Timer::Sweep => self.sweep_late(hub),
@@ -621,6 +642,9 @@ impl Host for DhtNode {
             }
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
+            Tag::Repeated { conn, key, value } => {
+                self.repeated_told(hub, conn, key, value, result);
+            }
             Tag::DisconnectUpdate(conn) => self.disconnect_told(hub, conn, result),
             Tag::Probe => self.probe_told(hub, result),
             Tag::Rejoin => self.rejoin_told(hub, result),
@@ -629,7 +653,7 @@ impl Host for DhtNode {
             Tag::Join => self.join_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(result),
-            Tag::Prev(claims) => self.prev_found(claims, result),
+            Tag::Prev(claims) => self.prev_found(hub, claims, result),
             Tag::PrevGone(asked) => self.prev_asked(asked, result),
             Tag::Program(number) => self.outcomes.push((number, result)),
         }

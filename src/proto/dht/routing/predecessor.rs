@@ -80,15 +80,33 @@ impl DhtNode {
         }
     }
 
-    pub(crate) fn prev_found(&mut self, claims: u64, result: Result<Outcome, Failure>) {
+    /// The ring names a member as the node before us. A member with a wrong next names a farther one while ours lives, so
+    /// that one must be proved gone by its own answer, or by none being there to answer.
+    fn prev_named(&mut self, hub: &mut Hub<Self>, named: Member) {
+        let me = self.me();
+        if named == me {
+            return;
+        }
+        self.prev_tentative = None;
+        if !self.routing.claim_prev(named) {
+            self.prev_tentative = Some(named);
+            self.ask_prev(hub);
+        }
+    }
+
+    pub(crate) fn prev_found(
+        &mut self,
+        hub: &mut Hub<Self>,
+        claims: u64,
+        result: Result<Outcome, Failure>,
+    ) {
         if self.prev_claims != claims {
             // A claim came while the ring was asked; the answer may be older.
             return;
         }
         match result {
             Ok(Outcome::Located(addr)) => {
-                self.prev_tentative = None;
-                self.routing.set_prev(Member::at(addr));
+                self.prev_named(hub, Member::at(addr));
             }
             Err(Failure::Unreachable { addr, .. }) => self.member_failed(addr),
             _ => {}

@@ -55,6 +55,8 @@ pub(crate) enum Then {
     Staged(ConnId),
     /// Entries of a sweep are gone from the disk.
     Swept,
+    /// An entry of a repeated DISCONNECT on this connection counts when it is committed.
+    Repeated(ConnId),
     /// No connection waits.
     Nothing,
 }
@@ -130,7 +132,9 @@ impl DhtNode {
         let keeps_tombstones = self.entries.keeps_tombstones();
         // Without copies nobody sends versions, so all writes are newer than those before.
         let writing = match &changes {
-            Changes::One(key, entry) if keeps_tombstones => Some((*key, entry.version)),
+            Changes::One(key, entry) if keeps_tombstones || self.is_repeating() => {
+                Some((*key, entry.version))
+            }
             _ => None,
         };
         let write = Write {
@@ -174,10 +178,17 @@ impl DhtNode {
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
+            (Then::Repeated(conn), changes) => {
+                if committed && let Changes::One(key, entry) = changes {
+                    self.apply(key, entry);
+                }
+                self.repeated_written(hub, conn, committed);
+            }
             (Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);
         self.leave_settled(hub);
+        self.repeated_settled(hub);
     }
 }
 
