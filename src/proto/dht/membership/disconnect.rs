@@ -223,7 +223,7 @@ impl DhtNode {
             say(hub, conn, true);
         }
         if self.is_repeating() {
-            self.repeats_after = self.submitted;
+            self.repeats.after = self.submitted;
             self.repeated_settled(hub);
         } else {
             hub.resume(conn);

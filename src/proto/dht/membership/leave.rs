@@ -60,6 +60,15 @@ pub(crate) struct Leave {
     refused: bool,
 }
 
+/// What outlives [`Leave`].
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    /// The leave ends by then.
+    until: Option<Tick>,
+    /// Entries that nobody took.
+    kept_entries: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The node before us is looked up.
@@ -140,7 +149,7 @@ impl DhtNode {
             uncertain: false,
             refused: false,
         });
-        self.leave_until = Some(hub.now() + self.config.leave_within);
+        self.leaving.until = Some(hub.now() + self.config.leave_within);
         if !self.arm_leave_limit(hub) {
             return self.end_leave(hub);
         }
@@ -367,7 +376,7 @@ impl DhtNode {
     #[must_use]
     fn arm_leave_limit(&self, hub: &mut Hub<Self>) -> bool {
         let now = hub.now();
-        let left = self.leave_until.filter(|until| *until > now);
+        let left = self.leaving.until.filter(|until| *until > now);
         let pause = left.map_or(SAID_EVERY, |until| (until - now).min(SAID_EVERY));
         hub.arm(pause, Timer::LeaveLimit).is_some()
     }
@@ -387,7 +396,9 @@ impl DhtNode {
             }
             Role::Leaving(_) => self.end_leave(hub),
             // What is still awaited is for others.
-            Role::Gone(_) if self.leave_until.is_none_or(|until| until <= hub.now()) => hub.stop(),
+            Role::Gone(_) if self.leaving.until.is_none_or(|until| until <= hub.now()) => {
+                hub.stop()
+            }
             Role::Gone(_) => {
                 if !self.arm_leave_limit(hub) {
                     hub.stop();
@@ -413,7 +424,7 @@ impl DhtNode {
             self.routing.next()
         };
         let entries = self.entries.len() + self.recovered.len();
-        self.kept_entries = entries;
+        self.leaving.kept_entries = entries;
         let end = if self.config.durable {
             "they stay on the disk"
         } else {
@@ -429,7 +440,7 @@ impl DhtNode {
 
     /// Entries that nobody took when this node left, or of which nobody said so. On the disk of a durable node.
     pub fn kept_entries(&self) -> usize {
-        self.kept_entries
+        self.leaving.kept_entries
     }
 
     /// The range is the heir's.

@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Hub, Ticks};
+use crate::engine::{ConnId, Hub, Tick, Ticks};
 
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Tag, Then};
@@ -36,6 +36,15 @@ pub(crate) struct Repeated {
     failed: u64,
 }
 
+/// What a node remembers of repeated DISCONNECTs beyond the one under way.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    /// The one under way begins when so many writes are back from the worker.
+    pub(crate) after: u64,
+    /// When one was last logged.
+    logged: Option<Tick>,
+}
+
 impl Repeated {
     pub(crate) fn is_full(&self) -> bool {
         self.under_way >= AT_ONCE_MAX
@@ -58,7 +67,7 @@ impl DhtNode {
 
     /// Begins to read entries once the writes from before are back from the worker.
     pub(crate) fn repeated_settled(&mut self, hub: &mut Hub<Self>) {
-        let back = self.written >= self.repeats_after;
+        let back = self.written >= self.repeats.after;
         if let LockHolder::Disconnect(disconnect) = &mut self.lock_holder
             && let Some(repeated) = &mut disconnect.repeated
             && !repeated.settled
@@ -157,7 +166,7 @@ impl DhtNode {
             ..self.bounds()
         };
         let operation = Operation::new(verb, key, contacts, bounds);
-        client::start(self, hub, operation, Tag::Repeated { conn, key, value });
+        client::start(self, hub, operation, Tag::Repeated(conn, key, value));
     }
 
     /// What the owner of an entry of another range said.
@@ -199,7 +208,8 @@ impl DhtNode {
             && let Some(repeated) = &disconnect.repeated
             && repeated.stored + repeated.failed > 0
             && self
-                .repeats_logged
+                .repeats
+                .logged
                 .is_none_or(|last| now >= last + LOGGED_EVERY)
         {
             log::warn!(
@@ -209,7 +219,7 @@ impl DhtNode {
                 repeated.present,
                 repeated.failed,
             );
-            self.repeats_logged = Some(now);
+            self.repeats.logged = Some(now);
         }
     }
 }

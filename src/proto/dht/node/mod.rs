@@ -22,17 +22,19 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Violation};
+use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Violation};
 
 use super::id::Id;
 use super::membership::connect::HandOff;
 use super::membership::disconnect::Disconnect;
 use super::membership::join::{self, Join};
-use super::membership::leave::Leave;
+use super::membership::leave::{Leave, Leaving};
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
+use super::membership::repeated::Repeats;
 use super::replication::{IncomingCopy, LinkTag};
+use super::routing::predecessor::Claims;
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -174,11 +176,7 @@ pub enum Tag {
     /// The node before a leaver that is not our next.
     Relay(ConnId),
     /// An absent entry of a repeated DISCONNECT on this connection, at its owner.
-    Repeated {
-        conn: ConnId,
-        key: Id,
-        value: Bytes,
-    },
+    Repeated(ConnId, Id, Bytes),
     /// The announced next of a leaver takes us as its prev.
     DisconnectUpdate(ConnId),
     /// Whether our next is a member.
@@ -216,14 +214,8 @@ pub struct DhtNode {
     pub(crate) writing: HashMap<Id, Version>,
     pub(crate) refusals: Refusals,
     pub(crate) role: Role,
-    /// Entries that nobody took when this node left.
-    pub(crate) kept_entries: usize,
-    /// The leave ends by then.
-    pub(crate) leave_until: Option<Tick>,
-    /// A repeated DISCONNECT begins when so many writes are back from the worker.
-    pub(crate) repeats_after: u64,
-    /// When a repeated DISCONNECT was last logged.
-    pub(crate) repeats_logged: Option<Tick>,
+    pub(crate) leaving: Leaving,
+    pub(crate) repeats: Repeats,
     pub(crate) lock_holder: LockHolder,
     pub(crate) lock_deadline: Option<Deadline>,
     pub(crate) parked: Parked,
@@ -242,11 +234,7 @@ pub struct DhtNode {
     /// Rounds of finger look-ups begun since we were alone.
     pub(crate) finger_round: u64,
     pub(crate) finger_armed: bool,
-    pub(crate) prev_armed: bool,
-    /// UPDATE_PREVs ever.
-    pub(crate) prev_claims: u64,
-    /// The closest of the claimants that are farther than our prev.
-    pub(crate) prev_tentative: Option<Member>,
+    pub(crate) claims: Claims,
     /// Outcomes of [`DhtNode::ask`] that were not taken yet.
     outcomes: Vec<(usize, Result<Outcome, Failure>)>,
 }
@@ -267,10 +255,8 @@ impl DhtNode {
             writing: HashMap::new(),
             refusals: Refusals::default(),
             role: Role::Member,
-            kept_entries: 0,
-            leave_until: None,
-            repeats_after: 0,
-            repeats_logged: None,
+            leaving: Leaving::default(),
+            repeats: Repeats::default(),
             lock_holder: LockHolder::Nobody,
             lock_deadline: None,
             parked: Parked::default(),
@@ -286,9 +272,7 @@ impl DhtNode {
             finger: 0,
             finger_round: 0,
             finger_armed: false,
-            prev_armed: false,
-            prev_claims: 0,
-            prev_tentative: None,
+            claims: Claims::default(),
             outcomes: Vec::new(),
         }
     }
@@ -642,9 +626,7 @@ impl Host for DhtNode {
             }
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
-            Tag::Repeated { conn, key, value } => {
-                self.repeated_told(hub, conn, key, value, result);
-            }
+            Tag::Repeated(conn, key, value) => self.repeated_told(hub, conn, key, value, result),
             Tag::DisconnectUpdate(conn) => self.disconnect_told(hub, conn, result),
             Tag::Probe => self.probe_told(hub, result),
             Tag::Rejoin => self.rejoin_told(hub, result),

@@ -446,6 +446,7 @@ fn a_leave_that_nobody_takes_ends_in_time() {
         let key = world.service(nodes[0]).me().id;
         put(&mut world, nodes[0], key, "kept");
         nodes[1..].iter().for_each(|id| world.kill(*id));
+        world.with(nodes[0], |node, _| node.config.leave_within = secs(20));
         world.shutdown(nodes[0]);
         world.until(secs(22), |w| !w.is_up(nodes[0]));
         assert_eq!(world.service(nodes[0]).kept_entries(), 1);
@@ -462,6 +463,7 @@ fn a_leave_whose_heir_stalls_ends_in_time() {
         other,
         mut member,
     } = Scripted::new(14);
+    world.with(node, |node, _| node.config.leave_within = secs(20));
     world.shutdown(node);
     let own = Id::of_addr(me).to_string();
     world.until(secs(22), |w| {
@@ -485,7 +487,7 @@ fn a_living_prev_stays_when_the_ring_names_a_farther_one() {
     let wrong = world.addr(prev);
     let named = crate::proto::dht::rpc::operation::Outcome::Located(wrong);
     world.with(next, |node, hub| {
-        let claims = node.prev_claims;
+        let claims = node.claims.claims;
         node.prev_found(hub, claims, Ok(named.clone()));
     });
     world.run_for(secs(10));
@@ -493,7 +495,7 @@ fn a_living_prev_stays_when_the_ring_names_a_farther_one() {
     assert_eq!(prev_of_next(&world), Some(world.addr(middle)));
     world.kill(middle);
     world.with(next, |node, hub| {
-        let claims = node.prev_claims;
+        let claims = node.claims.claims;
         node.prev_found(hub, claims, Ok(named));
     });
     world.until(secs(10), |w| prev_of_next(w) == Some(wrong));

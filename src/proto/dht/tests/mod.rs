@@ -90,6 +90,8 @@ fn config(seed: u64, n: usize) -> Config {
         } else {
             Quanta::default()
         },
+        // A faulty network, or a joiner that died at the heir, may keep an heir from its part for longer than the default.
+        leave_within: secs(120),
         ..Config::new(addr(n))
     }
 }
