@@ -500,3 +500,50 @@ fn a_living_prev_stays_when_the_ring_names_a_farther_one() {
     });
     world.until(secs(10), |w| prev_of_next(w) == Some(wrong));
 }
+
+/// A plain heir takes the range and tells nobody: the leaver's next hears of its new prev before the leaver is gone.
+#[test]
+fn our_next_hears_who_is_before_it_when_the_heir_does_not_say_so() {
+    for answered in [true, false] {
+        let mut world = Ring::new(16);
+        let at = places(3);
+        let node = add(&mut world, at[1]);
+        let (heir, me, next) = (addr(at[0]), addr(at[1]), addr(at[2]));
+        world.with(node, |node, hub| {
+            node.set_next(hub, routing::Member::at(next))
+        });
+        let mut before = Member::at(&mut world, heir);
+        let mut behind = Member::at(&mut world, next);
+        world.shutdown(node);
+        let own = Id::of_addr(me).to_string();
+        let (mut taken, mut told) = (false, None);
+        world.until(secs(22), |w| {
+            before.serve_plain(w, &mut |command, asked| match command {
+                "LOCATE" if asked == own => {
+                    Then::Say(format!("{}\n", if taken { heir } else { me }))
+                }
+                "LOCATE" => Then::Say(format!("{heir}\n")),
+                "DISCONNECT" => {
+                    taken = true;
+                    // The answer may get lost.
+                    if answered {
+                        Then::Say("1\n".into())
+                    } else {
+                        Then::Reset
+                    }
+                }
+                _ => Then::Silence,
+            });
+            behind.serve_plain(w, &mut |command, argument| {
+                if command == "UPDATE_PREV" {
+                    told = Some(argument.to_owned());
+                    return Then::Say("1\n".into());
+                }
+                Then::Say(format!("{heir}\n"))
+            });
+            !w.is_up(node)
+        });
+        assert!(taken);
+        assert_eq!(told, Some(heir.to_string()), "answered: {answered}");
+    }
+}
