@@ -4,6 +4,7 @@ mod churn;
 mod commands;
 mod costs;
 mod durability;
+mod leaving;
 mod mixed_rings;
 mod reference;
 mod restarts;
