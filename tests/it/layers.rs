@@ -48,10 +48,12 @@ const IN_CIRCLES: &[&str] = &[
     "src/proto/dht/storage/recovered_entries.rs",
     "src/proto/dht/membership/rejoin.rs",
     "src/proto/dht/membership/relay.rs",
+    "src/proto/dht/membership/repeated.rs",
     "src/proto/dht/routing/mod.rs",
     "src/proto/dht/replication/mod.rs",
     "src/proto/dht/replication/serve_sync.rs",
     "src/proto/dht/replication/syncs.rs",
+    "src/proto/dht/routing/predecessor.rs",
 ];
 
 /// `crate`, `engine`, `Tick`.

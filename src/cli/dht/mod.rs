@@ -90,6 +90,10 @@ pub(super) struct NodeArgs {
     /// Close a connection on which nothing was asked for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = within(1..=LONG_SECS))]
     idle_timeout: u64,
+    /// Leaving takes at most this long. When nobody took the node's entries by then it exits 1; with --data they are still in
+    /// the directory, and come back into the ring when the node is started again; without, they are lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = within(1..=LONG_SECS))]
+    leave_timeout: u64,
 }
 
 #[derive(Args)]
@@ -202,6 +206,7 @@ impl NodeArgs {
             value_bytes_max: self.value_max,
             staged_bytes_max: Config::new(advertise).staged_bytes_max.max(self.value_max),
             memory_bytes_max: self.memory_max,
+            leave_within: Ticks::from_secs(self.leave_timeout),
             ..Config::new(advertise)
         };
         let limits = config.fit(Limits {
@@ -234,11 +239,13 @@ impl NodeArgs {
         let result = reactor.run();
         drop(prompt);
         result?;
+        let node = reactor.into_service();
         ensure!(
-            !reactor.into_service().join_failed(),
+            !node.join_failed(),
             "the ring did not let us join; see the log"
         );
-        Ok(Answer::Yes)
+        // The log has said what was not handed over.
+        Ok(Answer::yes_if(node.kept_entries() == 0))
     }
 }
 

@@ -5,6 +5,7 @@ mod commands;
 mod costs;
 mod durability;
 mod joining;
+mod leaving;
 mod mixed_rings;
 mod reference;
 mod restarts;

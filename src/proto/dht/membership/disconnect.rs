@@ -13,12 +13,13 @@
 //! breaks off, they are swept. Entries outside the leaver's range are dropped as they come; a range that does not
 //! fit the memory limit is refused.
 //!
-//! A DISCONNECT whose next is ours already comes from a leaver that did not get our `1`: it gets it now. A DISCONNECT
+//! A DISCONNECT whose next is ours already gets its `1` once its entries are in the ring, see [`super::repeated`]. A DISCONNECT
 //! that comes while another with the same next goes on replaces it: the leaver lost the first connection, and our
 //! answer must be about both.
 
 use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
+use super::repeated::Repeated;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then, say};
 use crate::proto::dht::routing::Member;
@@ -31,12 +32,12 @@ use crate::proto::dht::wire::{self, Form, NextNode};
 
 #[derive(Debug)]
 pub(crate) struct Disconnect {
-    conn: ConnId,
+    pub(crate) conn: ConnId,
     phase: Phase,
     /// The announced next; unknown while only its id was given.
     next: Option<Member>,
-    /// The range was taken before; its entries are dropped.
-    repeated: bool,
+    /// The announced next is ours already.
+    pub(crate) repeated: Option<Repeated>,
     pub(crate) receiving: Receiving,
     staging: Staging,
 }
@@ -57,7 +58,11 @@ enum Phase {
 impl Disconnect {
     /// Bytes received; `None` while the leaver owes none.
     pub(crate) fn moved_bytes(&self) -> Option<u64> {
-        (self.phase == Phase::Receive).then(|| self.receiving.moved_bytes())
+        let owes = self
+            .repeated
+            .as_ref()
+            .is_none_or(|repeated| !repeated.is_full());
+        (self.phase == Phase::Receive && owes).then(|| self.receiving.moved_bytes())
     }
 }
 
@@ -94,7 +99,7 @@ impl DhtNode {
             conn,
             phase: if repeated { Phase::Receive } else { phase },
             next,
-            repeated,
+            repeated: repeated.then(Repeated::default),
             receiving: Receiving::new(form),
             staging: Staging::default(),
         });
@@ -159,7 +164,7 @@ impl DhtNode {
                 disconnect.next = Some(named);
                 disconnect.phase = Phase::Verify;
                 if named == next {
-                    disconnect.repeated = true;
+                    disconnect.repeated = Some(Repeated::default());
                     self.receive_leaver(hub, conn);
                 } else {
                     self.ask_next(hub, named.id.pred(), Tag::WhoLeaves(conn));
@@ -217,7 +222,12 @@ impl DhtNode {
         if disconnect.receiving.form() == Form::Versioned {
             say(hub, conn, true);
         }
-        hub.resume(conn);
+        if self.is_repeating() {
+            self.repeats.after = self.submitted;
+            self.repeated_settled(hub);
+        } else {
+            hub.resume(conn);
+        }
     }
 
     fn refuse_leaver(&mut self, hub: &mut Hub<Self>) {
@@ -242,8 +252,8 @@ impl DhtNode {
         let Some(next) = disconnect.next else {
             return Err(Violation::us("no next"));
         };
-        let repeated = disconnect.repeated;
-        let wants = |key: Id| !repeated && key.in_arc(leaver, next.id);
+        let repeated = disconnect.repeated.is_some();
+        let wants = |key: Id| repeated || key.in_arc(leaver, next.id);
         let receiving = &mut disconnect.receiving;
         let read = receiving.read(input.bytes, input.seen, value_bytes_max, wants)?;
         let Some((received, used)) = read else {
@@ -251,13 +261,16 @@ impl DhtNode {
         };
         let whole = receiving.is_complete();
         let grows = receiving.staged_bytes() > 0 || matches!(received, Received::Entry(..));
-        if let Received::Entry(key, version, value) = received
-            && let Some(entry) = self.take_moved(key, version, value)
-            && durable
-            && let Some(disconnect) = self.disconnect(id)
-            && disconnect.staging.push(key, entry, per_job)
-        {
-            self.stage(cx, id);
+        if let Received::Entry(key, version, value) = received {
+            if repeated {
+                self.take_repeated(cx, id, key, version, value);
+            } else if let Some(entry) = self.take_moved(key, version, value)
+                && durable
+                && let Some(disconnect) = self.disconnect(id)
+                && disconnect.staging.push(key, entry, per_job)
+            {
+                self.stage(cx, id);
+            }
         }
         if grows && self.is_over_memory() {
             log::warn!("a DISCONNECT is refused: the leaver's range does not fit");
@@ -265,11 +278,38 @@ impl DhtNode {
             return Err(Violation::limit("memory_bytes_max reached"));
         }
         if !whole {
-            return Ok(Step::Took(used));
+            let full = self
+                .disconnect(id)
+                .and_then(|disconnect| disconnect.repeated.as_ref())
+                .is_some_and(Repeated::is_full);
+            return Ok(if full {
+                Step::Wait(used)
+            } else {
+                Step::Took(used)
+            });
         }
         self.stage(cx, id);
-        self.tell_next(cx, next);
+        self.disconnect_goes_on(cx, id);
         Ok(Step::Wait(used))
+    }
+
+    /// Reads on, or ends when all entries are here and at their owners.
+    pub(crate) fn disconnect_goes_on(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
+        let Some(disconnect) = self.disconnect(conn) else {
+            return;
+        };
+        let repeated = disconnect.repeated.as_ref();
+        if !disconnect.receiving.is_complete() {
+            hub.resume(conn);
+        } else if repeated.is_some_and(Repeated::is_failed) {
+            self.log_repeated(hub);
+            self.refuse_leaver(hub);
+        } else if repeated.is_none_or(Repeated::is_settled)
+            && let Some(next) = disconnect.next
+        {
+            self.log_repeated(hub);
+            self.tell_next(hub, next);
+        }
     }
 
     fn stage(&mut self, hub: &mut Hub<Self>, conn: ConnId) {
@@ -374,7 +414,9 @@ impl DhtNode {
             return;
         };
         match disconnect.next {
-            Some(next) if !disconnect.repeated => self.sweep(hub, self.routing.next().id, next.id),
+            Some(next) if disconnect.repeated.is_none() => {
+                self.sweep(hub, self.routing.next().id, next.id)
+            }
             _ => self.release_lock(hub),
         }
     }

@@ -34,9 +34,8 @@ use crate::proto::dht::storage::commit::WritesBefore;
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
 use crate::proto::dht::wire::{self, Form, NextNode, Request};
 
-/// Tries end after this time. Then the process ends with its range, which a durable node still has on its disk. The heir
-/// may have a joiner that died, for which it waits 30 s, and then another one.
-const LEAVE_WITHIN: Ticks = Ticks::from_secs(120);
+/// How often the log says what a leave waits for, when that is new.
+const SAID_EVERY: Ticks = Ticks::from_secs(2);
 
 /// The pause before another try is drawn below this.
 const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(400).0;
@@ -44,7 +43,11 @@ const PAUSE_TICKS_MAX: u64 = Ticks::from_millis(400).0;
 #[derive(Debug)]
 pub(crate) struct Leave {
     phase: Phase,
+    /// The leave is over by then, see [`crate::proto::dht::node::Config::leave_within`].
     until: Tick,
+    /// Why the last try failed, and what was last said of this.
+    why: String,
+    said: String,
     /// The node before us; ourselves while that is not known.
     heir: Member,
     conn: Option<ConnId>,
@@ -56,6 +59,15 @@ pub(crate) struct Leave {
     uncertain: bool,
     /// A later DISCONNECT was refused, so nothing of the first is under way any more.
     refused: bool,
+}
+
+/// What outlives [`Leave`].
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    /// The leave ends by then.
+    until: Option<Tick>,
+    /// Entries that nobody took.
+    kept_entries: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +85,21 @@ enum Phase {
 }
 
 impl Leave {
+    /// What is awaited, in words.
+    fn waits_for(&self) -> String {
+        let heir = self.heir.addr;
+        match self.phase {
+            Phase::Settle { .. } => "our own writes".to_owned(),
+            Phase::Ask => format!("{heir} does not answer"),
+            Phase::Send => format!("{heir} takes our entries"),
+            Phase::Await => format!("{heir} has our entries and does not say that it took them"),
+            Phase::Find | Phase::Pause if self.why.is_empty() => {
+                "the node before us is looked for".to_owned()
+            }
+            Phase::Find | Phase::Pause => self.why.clone(),
+        }
+    }
+
     /// Reads and new writes are still ours to answer.
     pub(crate) fn serves(&self) -> bool {
         !self.uncertain && self.phase != Phase::Await
@@ -110,7 +137,9 @@ impl DhtNode {
         let me = self.me();
         self.role = Role::Leaving(Leave {
             phase: Phase::Find,
-            until: hub.now() + LEAVE_WITHIN,
+            until: hub.now() + self.config.leave_within,
+            why: String::new(),
+            said: String::new(),
             heir: me,
             conn: None,
             plain: Vec::new(),
@@ -119,6 +148,10 @@ impl DhtNode {
             uncertain: false,
             refused: false,
         });
+        self.leaving.until = Some(hub.now() + self.config.leave_within);
+        if !self.arm_leave_limit(hub) {
+            return self.end_leave(hub);
+        }
         self.leave_step(hub);
     }
 
@@ -321,6 +354,7 @@ impl DhtNode {
             return;
         };
         log::info!("leaving takes another try: {why}");
+        leave.why = why.to_string();
         leave.phase = Phase::Pause;
         if let Some(deadline) = leave.deadline.take() {
             deadline.end(hub);
@@ -341,18 +375,78 @@ impl DhtNode {
         let late = leave.until <= hub.now();
         let pause = Ticks(1 + hub.rng().random_range(0..PAUSE_TICKS_MAX));
         if late || hub.arm(pause, Timer::Leave).is_none() {
-            let entries = self.entries.len();
-            // LOCATE needs an answer in the turns until all connections are drained.
-            let heir = if leave.uncertain {
-                log::error!("nobody says whether our {entries} entries were taken; leaving");
-                leave.heir
-            } else {
-                log::error!("nobody takes our {entries} entries; leaving without");
-                self.routing.next()
-            };
-            self.role = Role::Gone(heir);
-            hub.stop();
+            self.end_leave(hub);
         }
+    }
+
+    #[must_use]
+    fn arm_leave_limit(&self, hub: &mut Hub<Self>) -> bool {
+        let now = hub.now();
+        let left = self.leaving.until.filter(|until| *until > now);
+        let pause = left.map_or(SAID_EVERY, |until| (until - now).min(SAID_EVERY));
+        hub.arm(pause, Timer::LeaveLimit).is_some()
+    }
+
+    /// [`SAID_EVERY`] has passed, or the time of the leave is over.
+    pub(crate) fn leave_looked_at(&mut self, hub: &mut Hub<Self>) {
+        match &mut self.role {
+            Role::Leaving(leave) if leave.until > hub.now() => {
+                let said = leave.waits_for();
+                if said != leave.said {
+                    log::warn!("leaving waits: {said}");
+                    leave.said = said;
+                }
+                if !self.arm_leave_limit(hub) {
+                    self.end_leave(hub);
+                }
+            }
+            Role::Leaving(_) => self.end_leave(hub),
+            // What is still awaited is for others.
+            Role::Gone(_) if self.leaving.until.is_none_or(|until| until <= hub.now()) => {
+                hub.stop()
+            }
+            Role::Gone(_) => {
+                if !self.arm_leave_limit(hub) {
+                    hub.stop();
+                }
+            }
+            Role::Member | Role::Joining(_) => {}
+        }
+    }
+
+    /// The process ends with its range. A durable node has it on its disk.
+    fn end_leave(&mut self, hub: &mut Hub<Self>) {
+        let Role::Leaving(leave) = &mut self.role else {
+            return;
+        };
+        if let Some(deadline) = leave.deadline.take() {
+            deadline.end(hub);
+        }
+        let (conn, why) = (leave.conn.take(), leave.waits_for());
+        // LOCATE needs an answer in the turns until all connections are drained.
+        let heir = if leave.uncertain || leave.phase == Phase::Await {
+            leave.heir
+        } else {
+            self.routing.next()
+        };
+        let entries = self.entries.len() + self.recovered.len();
+        self.leaving.kept_entries = entries;
+        let end = if self.config.durable {
+            "they stay on the disk"
+        } else {
+            "they are lost"
+        };
+        log::error!("nobody has taken our {entries} entries ({why}); {end}");
+        self.role = Role::Gone(heir);
+        if let Some(conn) = conn {
+            hub.close_conn(conn);
+        }
+        hub.stop();
+    }
+
+    /// Entries that nobody took when this node left, or of which nobody said so. On the disk of a durable node.
+    pub fn kept_entries(&self) -> usize {
+        self.leaving.kept_entries
     }
 
     /// The range is the heir's.
@@ -378,9 +472,10 @@ impl DhtNode {
         self.release_fenced_writes(hub);
         let next = self.routing.next();
         if next != heir {
-            // Some implementations leave this to the leaver; from other heirs our next has heard it already.
+            // Some implementations leave this to the leaver; from other heirs our next has heard it already. The process ends
+            // after its answer, or when the time of the leave is over.
             let once = Bounds {
-                attempts_max: 1,
+                attempts_max: 3,
                 ..self.bounds()
             };
             let operation = Operation::update_prev(heir.addr, next.addr, once);

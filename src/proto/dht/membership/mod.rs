@@ -20,5 +20,6 @@ pub(crate) mod leave;
 pub(crate) mod lock;
 pub(crate) mod rejoin;
 pub(crate) mod relay;
+pub(crate) mod repeated;
 pub(crate) mod seeds;
 pub(crate) mod stall;

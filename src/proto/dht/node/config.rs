@@ -27,6 +27,8 @@ pub struct Config {
     /// Members that have each entry, its owner counted. 1: no copies, no tombstones, no extension of the protocol.
     pub replicas: u8,
     pub transfer: TransferLimits,
+    /// A leave takes at most this long. Then the process ends with what nobody took.
+    pub leave_within: Ticks,
     pub quanta: Quanta,
 }
 
@@ -102,6 +104,7 @@ impl Config {
             memory_bytes_max: 8 << 30,
             replicas: 1,
             transfer: TransferLimits::default(),
+            leave_within: Ticks::from_secs(20),
             quanta: Quanta::default(),
         }
     }

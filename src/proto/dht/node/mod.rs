@@ -33,16 +33,18 @@ use super::membership::connect::HandOff;
 use super::membership::disconnect::Disconnect;
 use super::membership::heartbeat::Heartbeat;
 use super::membership::join::{self, Join};
-use super::membership::leave::Leave;
+use super::membership::leave::{Leave, Leaving};
 use super::membership::lock::{Deadline, Parked, ParkedRequest};
 use super::membership::rejoin::Rejoin;
 use super::membership::relay::Relay;
+use super::membership::repeated::Repeats;
 use super::membership::stall::Stallers;
 use super::replication::copies::Copies;
 use super::replication::holds::Holds;
 use super::replication::serve::Committing;
 use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
 use super::routing::fingers::FINGER_EVERY;
+use super::routing::predecessor::Claims;
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
@@ -170,6 +172,8 @@ pub enum Timer {
     /// A window of the deadline of our own join's, or leave's, transfer is over.
     JoinDeadline,
     LeaveDeadline,
+    /// Says what our leave waits for, and ends it when it is late.
+    LeaveLimit,
     /// Look up one finger.
     Finger,
     /// Look up our prev.
@@ -202,6 +206,8 @@ pub enum Tag {
     WhoLeaves(ConnId),
     /// The node before a leaver that is not our next.
     Relay(ConnId),
+    /// An absent entry of a repeated DISCONNECT on this connection, at its owner.
+    Repeated(ConnId, Id, Bytes),
     /// The announced next of a leaver takes us as its prev.
     DisconnectUpdate(ConnId),
     /// Whether our next is a member.
@@ -249,6 +255,8 @@ pub struct DhtNode {
     pub(crate) writing: HashMap<Id, Version>,
     pub(crate) refusals: Refusals,
     pub(crate) role: Role,
+    pub(crate) leaving: Leaving,
+    pub(crate) repeats: Repeats,
     pub(crate) lock_holder: LockHolder,
     pub(crate) lock_deadline: Option<Deadline>,
     pub(crate) parked: Parked,
@@ -283,11 +291,7 @@ pub struct DhtNode {
     pub(crate) finger_armed: bool,
     /// From one look-up to the next.
     pub(crate) finger_pause: Ticks,
-    pub(crate) prev_armed: bool,
-    /// UPDATE_PREVs ever.
-    pub(crate) prev_claims: u64,
-    /// The closest of the claimants that are farther than our prev.
-    pub(crate) prev_tentative: Option<Member>,
+    pub(crate) claims: Claims,
     /// Outcomes of [`DhtNode::ask`] that were not taken yet.
     outcomes: Vec<(usize, Result<Outcome, Failure>)>,
 }
@@ -309,6 +313,8 @@ impl DhtNode {
             writing: HashMap::new(),
             refusals: Refusals::default(),
             role: Role::Member,
+            leaving: Leaving::default(),
+            repeats: Repeats::default(),
             lock_holder: LockHolder::Nobody,
             lock_deadline: None,
             parked: Parked::default(),
@@ -335,9 +341,7 @@ impl DhtNode {
             finger_round: 0,
             finger_armed: false,
             finger_pause: FINGER_EVERY,
-            prev_armed: false,
-            prev_claims: 0,
-            prev_tentative: None,
+            claims: Claims::default(),
             outcomes: Vec::new(),
         }
     }
@@ -373,6 +377,7 @@ impl DhtNode {
     /// The answer to XSTAT.
     pub fn stat(&self, now: Tick) -> Stat {
         let after = self.heartbeat.watch.after.iter().map(|member| member.addr);
+        let holders = self.copies.holders();
         Stat {
             entries: self.entries.len() as u64,
             value_bytes: self.entries.value_bytes(),
@@ -384,9 +389,16 @@ impl DhtNode {
                 Role::Member | Role::Gone(_) => Standing::Member,
             },
             replicas: self.config.replicas.into(),
-            lease_secs: self.heartbeat.lease_left(now).map(|left| left.as_duration().as_secs()),
-            successors: std::iter::once(self.routing.next().addr).chain(after).collect(),
-            holders: self.copies.holders().map(Holder::from).collect(),
+            lease_secs: self
+                .heartbeat
+                .lease_left(now)
+                .map(|left| left.as_duration().as_secs()),
+            successors: std::iter::once(self.routing.next().addr)
+                .chain(after)
+                .collect(),
+            holders: holders
+                .map(|(addr, complete)| Holder { addr, complete })
+                .collect(),
         }
     }
 
@@ -681,6 +693,7 @@ impl Service for DhtNode {
             Timer::Leave => self.leave_step(hub),
             Timer::JoinDeadline => self.join_window_over(hub),
             Timer::LeaveDeadline => self.leave_window_over(hub),
+            Timer::LeaveLimit => self.leave_looked_at(hub),
             Timer::Finger => self.look_up_finger(hub),
             Timer::Prev => self.claim_late(hub),
             Timer::Stall => self.look_for_stall(hub),
@@ -729,6 +742,7 @@ impl Host for DhtNode {
             }
             Tag::WhoLeaves(conn) => self.leaver_found(hub, conn, result),
             Tag::Relay(conn) => self.heir_found(hub, conn, result),
+            Tag::Repeated(conn, key, value) => self.repeated_told(hub, conn, key, value, result),
             Tag::DisconnectUpdate(conn) => self.disconnect_told(hub, conn, result),
             Tag::Probe => self.probe_told(hub, result),
             Tag::Rejoin => self.rejoin_told(hub, result),
@@ -741,7 +755,7 @@ impl Host for DhtNode {
             Tag::Seed => self.seed_told(hub, result),
             Tag::Leave => self.leave_told(hub, result),
             Tag::Finger => self.finger_found(hub, result),
-            Tag::Prev(claims) => self.prev_found(claims, result),
+            Tag::Prev(claims) => self.prev_found(hub, claims, result),
             Tag::PrevGone(asked) => self.prev_asked(asked, result),
             Tag::Program(number) => self.outcomes.push((number, result)),
         }

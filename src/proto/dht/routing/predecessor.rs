@@ -15,30 +15,45 @@ use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Ver
 /// From a claim to be our prev to the question whether it is.
 const PREV_AFTER: Ticks = Ticks::from_secs(2);
 
+/// What was said of our prev.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    armed: bool,
+    /// UPDATE_PREVs ever.
+    pub(crate) claims: u64,
+    /// The closest of the claimants that are farther than our prev, or the one that the ring named.
+    pub(crate) tentative: Option<Member>,
+    /// The ring named this one last.
+    named: Option<Member>,
+    /// This one was named by the ring or answered as a member. The word of the ring does not replace it when it is only silent;
+    /// one that did no more than claim is replaced then.
+    proved: Option<Member>,
+}
+
 impl DhtNode {
     /// UPDATE_PREV. For a farther claim the ring is asked after [`PREV_AFTER`], when the claimant had time to complete its
     /// join.
     pub(crate) fn claim_prev(&mut self, hub: &mut Hub<Self>, claimant: Member) {
-        self.prev_claims += 1;
+        self.claims.claims += 1;
         if self.routing.claim_prev(claimant) {
-            self.prev_tentative = None;
+            self.claims.tentative = None;
             return;
         }
         // The closest of them: a farther one would leave a living node out.
         let me = self.me().id;
         let closer = |one: &Member| one.id.distance_to(me) < claimant.id.distance_to(me);
-        self.prev_tentative = self.prev_tentative.filter(closer).or(Some(claimant));
-        if !self.prev_armed {
-            self.prev_armed = hub.arm(PREV_AFTER, Timer::Prev).is_some();
+        self.claims.tentative = self.claims.tentative.filter(closer).or(Some(claimant));
+        if !self.claims.armed {
+            self.claims.armed = hub.arm(PREV_AFTER, Timer::Prev).is_some();
             self.ask_prev(hub);
         }
     }
 
     /// [`PREV_AFTER`] has passed since a claim.
     pub(crate) fn claim_late(&mut self, hub: &mut Hub<Self>) {
-        self.prev_armed = false;
+        self.claims.armed = false;
         self.look_up_prev(hub);
-        if self.prev_tentative.is_some() {
+        if self.claims.tentative.is_some() {
             // The old prev may have been about to leave when it was asked first.
             self.ask_prev(hub);
         }
@@ -51,7 +66,7 @@ impl DhtNode {
         let key = self.me().id.pred();
         let contacts = vec![self.routing.closest(key).addr, self.routing.next().addr];
         let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
-        client::start(self, hub, operation, Tag::Prev(self.prev_claims));
+        client::start(self, hub, operation, Tag::Prev(self.claims.claims));
     }
 
     /// Asks the prev itself. The ring may take long to notice that it is gone, or cannot while a node on the way is dead.
@@ -68,27 +83,55 @@ impl DhtNode {
 
     pub(crate) fn prev_asked(&mut self, asked: Member, result: Result<Outcome, Failure>) {
         let gone = match result {
-            Ok(Outcome::Located(addr)) => addr != asked.addr,
-            Err(Failure::Unreachable { .. }) => true,
-            _ => false,
+            Ok(Outcome::Located(addr)) if addr == asked.addr => {
+                self.claims.proved = Some(asked);
+                false
+            }
+            Ok(Outcome::Located(_)) | Err(Failure::Unreachable { .. }) => true,
+            _ => {
+                let is_named =
+                    self.claims.tentative.is_some() && self.claims.tentative == self.claims.named;
+                is_named && self.claims.proved != Some(asked)
+            }
         };
         if gone
             && self.routing.prev() == Some(asked)
-            && let Some(claimant) = self.prev_tentative.take()
+            && let Some(claimant) = self.claims.tentative.take()
         {
             self.routing.set_prev(claimant);
         }
     }
 
-    pub(crate) fn prev_found(&mut self, claims: u64, result: Result<Outcome, Failure>) {
-        if self.prev_claims != claims {
+    /// The ring names a member as the node before us. A member with a wrong next names a farther one while ours lives, so
+    /// that one must be proved gone by its own answer, or by none being there to answer.
+    fn prev_named(&mut self, hub: &mut Hub<Self>, named: Member) {
+        let me = self.me();
+        if named == me {
+            return;
+        }
+        self.claims.tentative = None;
+        self.claims.named = Some(named);
+        if self.routing.claim_prev(named) {
+            self.claims.proved = Some(named);
+        } else {
+            self.claims.tentative = Some(named);
+            self.ask_prev(hub);
+        }
+    }
+
+    pub(crate) fn prev_found(
+        &mut self,
+        hub: &mut Hub<Self>,
+        claims: u64,
+        result: Result<Outcome, Failure>,
+    ) {
+        if self.claims.claims != claims {
             // A claim came while the ring was asked; the answer may be older.
             return;
         }
         match result {
             Ok(Outcome::Located(addr)) => {
-                self.prev_tentative = None;
-                self.routing.set_prev(Member::at(addr));
+                self.prev_named(hub, Member::at(addr));
             }
             Err(Failure::Unreachable { addr, .. }) => self.member_failed(addr),
             _ => {}

@@ -60,7 +60,8 @@ impl DhtNode {
         self.routing.forget(addr);
         if before != self.routing.prev()
             && let Some(claimant) = self
-                .prev_tentative
+                .claims
+                .tentative
                 .take_if(|claimant| claimant.addr != addr)
         {
             self.routing.set_prev(claimant);

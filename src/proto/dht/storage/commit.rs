@@ -62,6 +62,8 @@ pub(crate) enum Then {
     Copied(u64),
     /// A copy for the owner on this link is on the disk.
     HeldFor { conn: ConnId },
+    /// An entry of a repeated DISCONNECT on this connection counts when it is committed.
+    Repeated(ConnId),
     /// No connection waits.
     Nothing,
 }
@@ -155,7 +157,9 @@ impl DhtNode {
         let keeps_tombstones = self.entries.keeps_tombstones();
         // Without copies nobody sends versions, so all writes are newer than those before.
         let writing = match &changes {
-            Changes::One(key, entry) if keeps_tombstones => Some((*key, entry.version)),
+            Changes::One(key, entry) if keeps_tombstones || self.is_repeating() => {
+                Some((*key, entry.version))
+            }
             _ => None,
         };
         let write = Write {
@@ -202,10 +206,17 @@ impl DhtNode {
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
             (Then::Copied(number), _) => self.copy_committed(hub, number, committed),
             (Then::HeldFor { conn }, changes) => self.copy_held(hub, conn, changes, committed),
+            (Then::Repeated(conn), changes) => {
+                if committed && let Changes::One(key, entry) = changes {
+                    self.apply(key, entry);
+                }
+                self.repeated_written(hub, conn, committed);
+            }
             (Then::Nothing, _) => {}
         }
         self.hand_off_settled(hub);
         self.leave_settled(hub);
+        self.repeated_settled(hub);
     }
 }
 

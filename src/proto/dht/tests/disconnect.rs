@@ -394,3 +394,158 @@ fn neighbours_and_whole_rings_leave_at_once() {
         }
     }
 }
+
+/// A leaver whose next had collapsed to ours: its entries are nowhere else. Those that are there stay as they are.
+#[test]
+fn what_a_repeated_disconnect_brings_is_stored_where_it_belongs() {
+    for bare_key in [false, true] {
+        let (mut world, nodes) = three(11);
+        let [prev, middle, next] = nodes;
+        let ids = nodes.map(|id| world.service(id).me().id);
+        let named = if bare_key {
+            ids[1].to_string()
+        } else {
+            world.addr(middle).to_string()
+        };
+        let keys = [0, 1, 2].map(|n| after(ids[n], 5));
+        let entries: String = keys
+            .iter()
+            .chain([&ids[0], &ids[2]])
+            .map(|key| format!("{key}\n3\nabc"))
+            .collect();
+        let text = format!("DISCONNECT\n{named}\n5\n{entries}");
+        let peer = say(&mut world, addr(50_000), prev, &text);
+        hears(&mut world, peer, "1\n");
+        for (node, key) in [prev, middle, next].into_iter().zip(keys) {
+            assert_eq!(has(&world, node, key).as_deref(), Some("abc"));
+        }
+        assert_eq!(has(&world, prev, ids[0]).as_deref(), Some("own"));
+        assert_eq!(has(&world, next, ids[2]).as_deref(), Some("own"));
+        assert_eq!(next_of(&world, prev), world.addr(middle));
+    }
+}
+
+/// The owner of an entry is dead: the entry is not stored, so it is not acknowledged.
+#[test]
+fn a_repeated_disconnect_whose_entries_have_no_owner_is_refused() {
+    let (mut world, nodes) = three(12);
+    let [prev, middle, next] = nodes;
+    let key = after(world.service(next).me().id, 5);
+    let text = format!("DISCONNECT\n{}\n1\n{key}\n3\nabc", world.addr(middle));
+    world.kill(next);
+    let peer = say(&mut world, addr(50_000), prev, &text);
+    hears(&mut world, peer, "0\n");
+}
+
+/// The others are dead. The leave ends in time, and says that its entries are nowhere.
+#[test]
+fn a_leave_that_nobody_takes_ends_in_time() {
+    for count in [2, 3] {
+        let mut world = Ring::new(13);
+        let nodes = ring(&mut world, count);
+        let key = world.service(nodes[0]).me().id;
+        put(&mut world, nodes[0], key, "kept");
+        nodes[1..].iter().for_each(|id| world.kill(*id));
+        world.with(nodes[0], |node, _| node.config.leave_within = secs(20));
+        world.shutdown(nodes[0]);
+        world.until(secs(22), |w| !w.is_up(nodes[0]));
+        assert_eq!(world.service(nodes[0]).kept_entries(), 1);
+    }
+}
+
+/// The heir reads and never answers.
+#[test]
+fn a_leave_whose_heir_stalls_ends_in_time() {
+    let Scripted {
+        mut world,
+        node,
+        me,
+        other,
+        mut member,
+    } = Scripted::new(14);
+    world.with(node, |node, _| node.config.leave_within = secs(20));
+    world.shutdown(node);
+    let own = Id::of_addr(me).to_string();
+    world.until(secs(22), |w| {
+        member.serve_plain(w, &mut |command, asked| match command {
+            "LOCATE" => Then::Say(format!("{}\n", if asked == own { me } else { other })),
+            _ => Then::Silence,
+        });
+        !w.is_up(node)
+    });
+    assert_eq!(world.service(node).kept_entries(), 1);
+}
+
+/// The ring's answer about our prev is wrong: a member has a wrong next.
+#[test]
+fn a_living_prev_stays_when_the_ring_names_a_farther_one() {
+    let (mut world, nodes) = three(15);
+    let [prev, middle, next] = nodes;
+    world.until(secs(20), |w| {
+        w.service(next).routing().prev().map(|prev| prev.addr) == Some(w.addr(middle))
+    });
+    let wrong = world.addr(prev);
+    let named = crate::proto::dht::rpc::operation::Outcome::Located(wrong);
+    world.with(next, |node, hub| {
+        let claims = node.claims.claims;
+        node.prev_found(hub, claims, Ok(named.clone()));
+    });
+    let prev_of_next = |w: &Ring| w.service(next).routing().prev().map(|prev| prev.addr);
+    for _ in 0..100 {
+        assert_eq!(prev_of_next(&world), Some(world.addr(middle)));
+        world.run_for(Ticks::from_millis(100));
+    }
+    world.kill(middle);
+    world.with(next, |node, hub| {
+        let claims = node.claims.claims;
+        node.prev_found(hub, claims, Ok(named));
+    });
+    world.until(secs(10), |w| prev_of_next(w) == Some(wrong));
+}
+
+/// A plain heir takes the range and tells nobody: the leaver's next hears of its new prev before the leaver is gone.
+#[test]
+fn our_next_hears_who_is_before_it_when_the_heir_does_not_say_so() {
+    for answered in [true, false] {
+        let mut world = Ring::new(16);
+        let at = places(3);
+        let node = add(&mut world, at[1]);
+        let (heir, me, next) = (addr(at[0]), addr(at[1]), addr(at[2]));
+        world.with(node, |node, hub| {
+            node.set_next(hub, routing::Member::at(next))
+        });
+        let mut before = Member::at(&mut world, heir);
+        let mut behind = Member::at(&mut world, next);
+        world.shutdown(node);
+        let own = Id::of_addr(me).to_string();
+        let (mut taken, mut told) = (false, None);
+        world.until(secs(22), |w| {
+            before.serve_plain(w, &mut |command, asked| match command {
+                "LOCATE" if asked == own => {
+                    Then::Say(format!("{}\n", if taken { heir } else { me }))
+                }
+                "LOCATE" => Then::Say(format!("{heir}\n")),
+                "DISCONNECT" => {
+                    taken = true;
+                    // The answer may get lost.
+                    if answered {
+                        Then::Say("1\n".into())
+                    } else {
+                        Then::Reset
+                    }
+                }
+                _ => Then::Silence,
+            });
+            behind.serve_plain(w, &mut |command, argument| {
+                if command == "UPDATE_PREV" {
+                    told = Some(argument.to_owned());
+                    return Then::Say("1\n".into());
+                }
+                Then::Say(format!("{heir}\n"))
+            });
+            !w.is_up(node)
+        });
+        assert!(taken);
+        assert_eq!(told, Some(heir.to_string()), "answered: {answered}");
+    }
+}

@@ -64,6 +64,8 @@ fn quanta(seed: u64) -> Quanta {
 fn config(seed: u64, n: usize) -> Config {
     Config {
         quanta: quanta(seed),
+        // A faulty network, or a joiner that died at the heir, may keep an heir from its part for longer than the default.
+        leave_within: secs(120),
         ..Config::new(addr(n))
     }
 }
