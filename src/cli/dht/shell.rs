@@ -178,7 +178,7 @@ impl Inside {
     fn table(&self) -> Result<String> {
         let (routing, stat) = self
             .caller
-            .call(|node, _| (node.routing().clone(), node.stat()))?;
+            .call(|node, hub| (node.routing().clone(), node.stat(hub.now())))?;
         let (me, prev, next) = (routing.me(), routing.prev(), routing.next());
         let text = table(me, prev, next, routing.fingers());
         Ok(text + &holdings(stat.entries, stat.value_bytes))

@@ -108,7 +108,9 @@ impl DhtNode {
             Role::Leaving(leave) => leave.pauses(),
             _ => false,
         };
-        if !self.copies.is_on() || !may_change || self.routing.is_alone() {
+        // One that was taken for dead itself has nothing to take.
+        let is_listed = self.heartbeat.is_listed(hub.now());
+        if !self.copies.is_on() || !may_change || !is_listed || self.routing.is_alone() {
             return;
         }
         if self.is_locked() {

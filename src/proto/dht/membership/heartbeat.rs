@@ -67,6 +67,8 @@ pub struct Heartbeat {
     before_heir: Vec<Member>,
     /// Whom the last heartbeat went to: another prev is told at once.
     beaten: Option<Member>,
+    /// When that one answered last, or was first asked.
+    heard: Tick,
     denials: u32,
     /// Heartbeats so far.
     beats: u64,
@@ -165,10 +167,24 @@ impl Heartbeat {
     }
 
     /// Whom to send a heartbeat to: the prev, and the heir that it has not replaced yet.
-    pub fn targets(&mut self, prev: Option<Member>) -> [Option<Member>; 2] {
-        self.beaten = prev;
+    pub fn targets(&mut self, prev: Option<Member>, now: Tick) -> [Option<Member>; 2] {
+        if self.beaten != prev {
+            (self.beaten, self.heard) = (prev, now);
+        }
         let asked = prev.filter(|prev| self.plain != Some(prev.addr));
         [asked, self.heir.filter(|heir| Some(*heir) != asked)]
+    }
+
+    /// A heartbeat was answered.
+    fn answered(&mut self, by: Member, now: Tick) {
+        if self.beaten == Some(by) {
+            self.heard = now;
+        }
+    }
+
+    /// The prev is silent for so long that whoever claims its place is believed. A lease of it is long over.
+    fn is_prev_silent(&self, now: Tick) -> bool {
+        self.beaten.is_some() && self.plain.is_none() && now >= self.heard + SUSPECT
     }
 
     /// The prev is another one than the last heartbeat went to.
@@ -325,6 +341,9 @@ impl DhtNode {
         if self.heartbeat.beats.is_multiple_of(RECHECK_BEATS) {
             self.copies.recheck();
         }
+        if self.heartbeat.is_prev_silent(hub.now()) {
+            self.replace_silent_prev();
+        }
         self.beat(hub);
         self.look_at_next(hub);
         self.drive_copies(hub);
@@ -406,7 +425,7 @@ impl DhtNode {
                 .take(LIST_MAX)
                 .collect(),
         };
-        let targets = self.heartbeat.targets(self.routing.prev());
+        let targets = self.heartbeat.targets(self.routing.prev(), sent);
         for member in targets.into_iter().flatten().filter(|member| *member != me) {
             links::call(
                 self,
@@ -434,6 +453,9 @@ impl DhtNode {
         let (me, by, prev) = (self.me(), Member::at(from), self.routing.prev());
         if !matches!(self.role, Role::Member | Role::Leaving(_)) {
             return;
+        }
+        if result.is_ok() {
+            self.heartbeat.answered(by, hub.now());
         }
         match result {
             Ok(Reply::Granted { clock, preds }) => {

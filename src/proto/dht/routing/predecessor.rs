@@ -102,6 +102,13 @@ impl DhtNode {
         }
     }
 
+    /// The prev was silent for longer than a lease: the closest of the farther claimants takes its place.
+    pub(crate) fn replace_silent_prev(&mut self) {
+        if let Some(claimant) = self.claims.tentative.take() {
+            self.routing.set_prev(claimant);
+        }
+    }
+
     /// The ring names a member as the node before us. A member with a wrong next names a farther one while ours lives, so
     /// that one must be proved gone by its own answer, or by none being there to answer.
     fn prev_named(&mut self, hub: &mut Hub<Self>, named: Member) {
