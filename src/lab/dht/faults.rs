@@ -75,7 +75,7 @@ impl Ring {
             return (members.len() >= 2).then(|| self.pick(members));
         }
         let least = self.setup.replicas + 1;
-        let principals = checks::principals(&self.views());
+        let principals = checks::principals(&self.views(), &self.views());
         let is_principal = |at: usize| principals.contains(&self.hosts[at].view.me);
         let may_go = |at: &usize| {
             let rest = principals.len() - usize::from(is_principal(*at));

@@ -411,12 +411,17 @@ impl Ring {
             hosts.any(|host| host.view.me == view.me && host.is_stalled)
         };
         let mut up = self.views();
-        up.retain(|view| view.is_member() && view.serves_at(now) && !stalls(view));
-        if up.len() <= self.setup.replicas {
+        up.retain(|view| view.is_member() && !stalls(view));
+        let leased = up.iter().filter(|view| view.serves_at(now));
+        let leased: Vec<&View> = leased.copied().collect();
+        if leased.len() <= self.setup.replicas {
             return;
         }
-        let (live, ring) = (checks::live_successors(&up), checks::one_ring(&up));
-        let (principals, least) = (checks::principals(&up).len(), self.setup.replicas + 1);
+        let (live, ring) = (checks::live_successors(&up), checks::one_ring(&up, &leased));
+        let (principals, least) = (
+            checks::principals(&up, &leased).len(),
+            self.setup.replicas + 1,
+        );
         let enough = if principals < least {
             Err(format!("{principals} principals, fewer than {least}"))
         } else {

@@ -287,15 +287,15 @@ impl Heartbeat {
 }
 
 impl Watch {
-    /// A heartbeat of our next is granted. True: others follow it than before.
-    pub fn beat(&mut self, now: Tick, conn: ConnId, epoch: u64, after: Vec<Member>) -> bool {
+    /// A heartbeat of our next. True: others follow it than before.
+    fn beat(&mut self, conn: ConnId, epoch: u64, after: Vec<Member>) -> bool {
         let is_news = self.after != after;
-        (self.granted, self.conn, self.epoch, self.after) = (now, Some(conn), epoch, after);
+        (self.conn, self.epoch, self.after) = (Some(conn), epoch, after);
         self.beats = true;
         is_news
     }
 
-    /// A plain one answered.
+    /// It was granted a lease, or a plain one answered.
     pub fn seen(&mut self, now: Tick) {
         self.granted = now;
     }
@@ -524,11 +524,11 @@ impl DhtNode {
             && cx.peer_v4().ip() == from.ip()
             && !matches!(self.lock_holder, LockHolder::Absorb(_));
         let next = self.routing.next();
-        if can_tell && next == member && self.heartbeat.is_listed(now) {
+        if can_tell && next == member {
             let most = usize::from(self.config.replicas);
             let after: Vec<Member> = successors.into_iter().take(most).map(Member::at).collect();
             let conn = cx.id();
-            if self.heartbeat.watch.beat(now, conn, epoch, after) {
+            if self.heartbeat.watch.beat(conn, epoch, after) {
                 // Who is before us has this in its list.
                 cx.soon(Timer::BeatNow);
             }
@@ -537,6 +537,9 @@ impl DhtNode {
                 // Left out as a holder: what is here of its entries may be old.
                 self.holds.drop_owner(from);
             }
+        }
+        if can_tell && next == member && self.heartbeat.is_listed(now) {
+            self.heartbeat.watch.seen(now);
             let reply = Reply::Granted {
                 clock: self.entries.clock().0,
                 preds: self.heartbeat.told_before().collect(),
