@@ -213,9 +213,12 @@ impl DhtNode {
     fn found_dead(&mut self, hub: &mut Hub<Self>, dead: Member) {
         log::info!("{} is dead; who follows it takes its place", dead.addr);
         let me = self.me();
+        // What our next said is fresh; a finger may be a member that was taken for dead, and stalls.
         let mut known: Vec<Member> = self.heartbeat.watch.after.clone();
-        known.extend(self.routing.fingers());
-        known.extend(self.routing.last_prev());
+        if known.is_empty() {
+            known.extend(self.routing.fingers());
+            known.extend(self.routing.last_prev());
+        }
         known.push(me);
         known.retain(|member| member.id.in_arc(dead.id.succ(), me.id.succ()) || *member == me);
         known.sort_by_key(|member| dead.id.distance_to(member.id));
@@ -449,7 +452,7 @@ impl DhtNode {
         self.set_next(hub, after);
         if after != me {
             let operation = Operation::update_prev(me.addr, after.addr, self.bounds());
-            client::start(self, hub, operation, Tag::TellNext);
+            self.start_bounded(hub, operation, Tag::TellNext);
         }
         self.release_lock(hub);
         self.begin_beats(hub);

@@ -44,6 +44,9 @@ pub const LEASE: Ticks = Ticks::from_secs(5);
 /// can differ in that time, and more.
 pub const SUSPECT: Ticks = Ticks::from_secs(7);
 
+/// An operation of several hops is over by then, or waits for a member that stalls.
+const ANSWER_WITHIN: Ticks = Ticks::from_secs(4);
+
 /// Copies are compared with those of complete holders every 60 s.
 const RECHECK_BEATS: u64 = 20;
 
@@ -112,6 +115,12 @@ impl Heartbeat {
             self.listed_until = Some(self.listed_until.map_or(until, |old| old.max(until)));
             self.denials = 0;
         }
+    }
+
+    /// Who granted the lease that holds; `None`: nobody did, or none is needed.
+    pub fn leased_by(&self, now: Tick) -> Option<Member> {
+        let until = self.lease_until?;
+        self.heir.filter(|_| now < until)
     }
 
     /// When the lease ends; `None`: no lease is needed.
@@ -352,7 +361,7 @@ impl DhtNode {
     /// Our next is plain as long as it sends no heartbeats: it is told who is before it, which a dead one does not take.
     fn look_at_next(&mut self, hub: &mut Hub<Self>) {
         let watch = &self.heartbeat.watch;
-        if watch.beats && watch.is_suspect(hub.now()) {
+        if watch.is_suspect(hub.now()) {
             self.suspect_next(hub);
         } else if !watch.beats && !self.is_locked() {
             let next = self.routing.next().addr;
@@ -361,7 +370,7 @@ impl DhtNode {
                 ..self.bounds()
             };
             let operation = Operation::update_prev(self.me().addr, next, once);
-            client::start(self, hub, operation, Tag::PlainBeat(next));
+            self.start_bounded(hub, operation, Tag::PlainBeat(next));
         }
     }
 
@@ -386,7 +395,7 @@ impl DhtNode {
                 ..self.bounds()
             };
             let operation = Operation::update_prev(me.addr, next.addr, once);
-            client::start(self, hub, operation, Tag::Greeting);
+            self.start_bounded(hub, operation, Tag::Greeting);
         }
     }
 
@@ -401,6 +410,14 @@ impl DhtNode {
     pub(crate) fn greet_new_prev(&mut self, hub: &mut Hub<Self>) {
         if self.copies.is_on() && self.heartbeat.is_new(self.routing.prev()) {
             self.begin_beats(hub);
+        }
+    }
+
+    /// Starts an operation that must not wait for a member that stalls. Without copies the engine's deadlines bound it.
+    pub(crate) fn start_bounded(&mut self, hub: &mut Hub<Self>, operation: Operation, tag: Tag) {
+        let op = client::start(self, hub, operation, tag);
+        if self.copies.is_on() && hub.arm(ANSWER_WITHIN, Timer::Late(op)).is_none() {
+            client::expire(self, hub, op);
         }
     }
 

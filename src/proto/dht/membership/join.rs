@@ -32,7 +32,6 @@ use super::seeds::Seeds;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::commit::Staging;
 use crate::proto::dht::storage::range_stream::{Received, Receiving};
@@ -257,7 +256,7 @@ impl DhtNode {
         // If the join succeeded, our contacts and the owner may have left since; our next still leads round the ring.
         contacts.extend(join.given.map(|next| next.addr));
         let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
-        client::start(self, hub, operation, Tag::Join);
+        self.start_bounded(hub, operation, Tag::Join);
     }
 
     /// An operation of our join is over.
@@ -490,7 +489,7 @@ impl DhtNode {
         } else {
             join.phase = Phase::Update;
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
-            client::start(self, hub, operation, Tag::Join);
+            self.start_bounded(hub, operation, Tag::Join);
         }
     }
 
@@ -511,7 +510,7 @@ impl DhtNode {
         }
         if next == Some(owner) {
             let operation = Operation::update_prev(me.addr, owner.addr, bounds);
-            client::start(self, hub, operation, Tag::TakeBack);
+            self.start_bounded(hub, operation, Tag::TakeBack);
         }
         self.join_step(hub);
     }
@@ -617,7 +616,7 @@ impl DhtNode {
             // Our next was told before the owner listed us. If it looked up its prev in that moment, the ring named the
             // owner, so it is told once more. `rejoin` relies on a prev that is right.
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
-            client::start(self, hub, operation, Tag::TellNext);
+            self.start_bounded(hub, operation, Tag::TellNext);
         }
         // The owner may have sent entries from beyond our next.
         if !self.is_locked() && !self.begin_recovery(hub) && !self.copies.is_on() {

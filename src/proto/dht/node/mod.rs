@@ -149,6 +149,8 @@ pub enum Timer {
     Link(LinkTimer),
     /// The next heartbeat is due.
     Beat,
+    /// An operation on which the ring's repair waits has taken too long.
+    Late(OpId),
     /// One more, as it has news.
     BeatNow,
     /// Copies that are not finished are looked at.
@@ -678,6 +680,7 @@ impl Service for DhtNode {
             Timer::Link(timer) => links::timer(self, hub, timer),
             Timer::Beat => self.beat_due(hub),
             Timer::BeatNow => self.begin_beats(hub),
+            Timer::Late(op) => client::expire(self, hub, op),
             Timer::Copies => self.copies_due(hub),
             Timer::Suspect => {
                 self.suspect_armed = false;
