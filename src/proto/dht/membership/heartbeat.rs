@@ -35,9 +35,9 @@ use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
 
 /// From one heartbeat to the next: 20 a minute, and as many answers.
-pub const BEAT_EVERY: Ticks = Ticks::from_secs(3);
+pub const BEAT_EVERY: Ticks = Ticks::from_millis(3300);
 
-/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by two seconds.
+/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.7 s.
 pub const LEASE: Ticks = Ticks::from_secs(5);
 
 /// A next that was granted nothing for this long is probed, and is dead when it is silent. Longer than [`LEASE`] by what two clocks
@@ -47,7 +47,10 @@ pub const SUSPECT: Ticks = Ticks::from_secs(7);
 /// An operation of several hops is over by then, or waits for a member that stalls.
 const ANSWER_WITHIN: Ticks = Ticks::from_secs(4);
 
-/// Copies are compared with those of complete holders every 60 s.
+/// Holders are asked every 66 s whether they still are.
+const RENEW_BEATS: u64 = 20;
+
+/// Copies are compared with those of complete holders every 66 s.
 const RECHECK_BEATS: u64 = 20;
 
 /// Denials in a row after which a node takes itself for deposed. One from a prev that is alone, or cannot tell, counts once, and
@@ -350,6 +353,9 @@ impl DhtNode {
         if self.heartbeat.beats.is_multiple_of(RECHECK_BEATS) {
             self.copies.recheck();
         }
+        if self.heartbeat.beats.is_multiple_of(RENEW_BEATS) {
+            self.copies.renew(None);
+        }
         if self.heartbeat.is_prev_silent(hub.now()) {
             self.replace_silent_prev();
         }
@@ -517,6 +523,10 @@ impl DhtNode {
                 }
             }
             Err(LinkError::Refused) => self.member_dead(hub, from),
+            Err(LinkError::Lost) => {
+                self.copies.renew(Some(from));
+                self.drive_copies(hub);
+            }
             _ => {}
         }
     }

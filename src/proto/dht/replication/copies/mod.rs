@@ -97,6 +97,8 @@ struct Holder {
     rests_until: Tick,
     /// It is complete, and to be compared all the same.
     recheck: bool,
+    /// It is to be told again, as it may have been started anew.
+    renew: bool,
 }
 
 impl Holder {
@@ -236,6 +238,7 @@ impl Copies {
                     failing: None,
                     rests_until: now,
                     recheck: false,
+                    renew: false,
                 });
             }
         }
@@ -378,6 +381,13 @@ impl Copies {
         }
     }
 
+    /// A holder may have been started anew: it is asked whether it still holds what it did. `None`: all are asked.
+    pub fn renew(&mut self, addr: Option<SocketAddrV4>) {
+        for holder in &mut self.holders {
+            holder.renew |= addr.is_none_or(|addr| addr == holder.member.addr);
+        }
+    }
+
     /// Something is under way, or waits.
     pub fn is_unsettled(&self) -> bool {
         let is_unsettled = |h: &Holder| !h.complete || !h.is_held(self.epoch, self.range);
@@ -405,7 +415,8 @@ impl Copies {
                 continue;
             }
             let want = (epoch, start, end, holder.complete);
-            if holder.told != Some(want) {
+            if holder.told != Some(want) || holder.renew {
+                holder.renew = false;
                 let was_held = holder.is_held(epoch, (start, end));
                 holder.telling = Some(want);
                 if !was_held {
