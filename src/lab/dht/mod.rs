@@ -308,6 +308,9 @@ impl Ring {
         };
         let is_same = was_stalled == host.is_stalled && (same == host.view && goes_on);
         let is_same = is_same || was_stalled == host.is_stalled && view == host.view;
+        if matches!(view.stage, Stage::Gone) && host.view.is_member() {
+            self.clients.note_leaver();
+        }
         if view.is_member() && !host.view.is_member() {
             host.member_since_us = now_us;
         }
@@ -523,6 +526,7 @@ impl Ring {
     fn check_copies(&mut self, write: &clients::Pending) {
         let copies = self.copies(write.key, &write.value, write.begun_us);
         let least = write.members.min(self.setup.replicas);
+        let least = least.saturating_sub(write.left).max(1);
         // Without tombstones, a removal is what every node says that never had the key.
         let is_told = write.value.is_some() || self.setup.replicas > 1;
         if copies < least && is_told {

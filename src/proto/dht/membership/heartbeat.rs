@@ -513,6 +513,10 @@ impl DhtNode {
                 if next != by && prev == Some(by) && next.id.in_arc(by.id.succ(), me.id) {
                     self.claim_prev(hub, next);
                 }
+                if next == by && prev == Some(by) && self.heartbeat.denials > 0 {
+                    // It is no member now, or alone.
+                    self.replace_silent_prev();
+                }
                 if self.heartbeat.denied(by, prev, weight) {
                     self.deposed(hub, by);
                 }

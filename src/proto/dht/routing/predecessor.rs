@@ -75,13 +75,17 @@ impl DhtNode {
             ..self.bounds()
         };
         if let Some(prev) = self.routing.prev() {
-            let operation = Operation::new(Verb::Closest, prev.id, vec![prev.addr], once);
+            let plain = !self.copies.is_on() || self.links.is_plain(prev.addr, hub.now());
+            let verb = if plain { Verb::Closest } else { Verb::Stat };
+            let operation = Operation::new(verb, prev.id, vec![prev.addr], once);
             self.start_bounded(hub, operation, Tag::PrevGone(prev));
         }
     }
 
     pub(crate) fn prev_asked(&mut self, asked: Member, result: Result<Outcome, Failure>) {
+        let me = self.me().addr;
         let gone = match result {
+            Ok(Outcome::Told(stat)) => stat.is_none_or(|stat| stat.next != me),
             Ok(Outcome::Located(addr)) if addr == asked.addr => {
                 self.claims.proved = Some(asked);
                 false
