@@ -55,8 +55,8 @@ const VIOLATIONS_MAX: usize = 100;
 
 /// A new member counts among those that have copies after this time.
 const HEARD_OF_US: u64 = 2_000_000;
-/// Three times what a ring with copies promises.
-const UNSERVED_US_MAX: u64 = 30_000_000;
+/// Two silent members one after the other, and a leaver that gives up beside them.
+const UNSERVED_US_MAX: u64 = 45_000_000;
 
 /// A stall that is longer makes a member dead for the others.
 const SUSPECT_US: u64 = 3_000_000;

@@ -359,6 +359,9 @@ impl DhtNode {
         if self.heartbeat.is_prev_silent(hub.now()) {
             self.replace_silent_prev();
         }
+        if self.routing.prev().is_none() {
+            self.look_up_prev(hub);
+        }
         self.beat(hub);
         self.look_at_next(hub);
         self.drive_copies(hub);

@@ -168,6 +168,13 @@ impl DhtNode {
             };
         }
         leave.phase = Phase::Find;
+        if self.heartbeat.watch.is_suspect(hub.now()) {
+            // A heir cannot take us over while our next does not answer it.
+            self.suspect_next(hub);
+        }
+        let Role::Leaving(leave) = &self.role else {
+            return;
+        };
         if let Some(heir) = self.heartbeat.leased_by(hub.now()) {
             // It has us as its next, and said so just now.
             let (before, owner) = (heir.addr, me.addr);
