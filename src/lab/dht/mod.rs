@@ -53,6 +53,9 @@ pub use timeline::{Lane, Mark, State, Timeline};
 /// Violations that are kept; one fault of a ring may be found again with every change of it.
 const VIOLATIONS_MAX: usize = 100;
 
+/// The same for one that was stopped, in addition.
+const BACK_AFTER_US: u64 = 6_000_000;
+
 /// A new member counts among those that have copies after this time.
 const HEARD_OF_US: u64 = 2_000_000;
 /// Two silent members one after the other, and a leaver that gives up beside them.
@@ -313,6 +316,10 @@ impl Ring {
         }
         if view.is_member() && !host.view.is_member() {
             host.member_since_us = now_us;
+        }
+        if was_stalled && !host.is_stalled {
+            // The others left it out; it is a holder again with their next heartbeats.
+            host.member_since_us = now_us + BACK_AFTER_US;
         }
         host.view = view;
         if is_same {

@@ -441,6 +441,10 @@ impl DhtNode {
 
     fn take_dead_range(&mut self, hub: &mut Hub<Self>, after: Member) {
         let me = self.me();
+        if !self.heartbeat.is_listed(hub.now()) {
+            // This node was stopped meanwhile, and may have been taken for dead itself.
+            return self.end_absorb_again(hub, "our own place in the ring is not certain");
+        }
         let LockHolder::Absorb(absorb) = &self.lock_holder else {
             return;
         };

@@ -32,7 +32,7 @@ use crate::proto::dht::storage::version::Version;
 const FAILS_FOR: Ticks = Ticks::from_secs(4);
 
 /// One that was left out is not asked again for this long.
-const AVOIDED_FOR: Ticks = Ticks::from_secs(10);
+const AVOIDED_FOR: Ticks = Ticks::from_secs(2);
 
 /// A write that its holders do not have after this time is answered `0`: its outcome is unknown.
 const WRITE_WITHIN: Ticks = Ticks::from_secs(8);
