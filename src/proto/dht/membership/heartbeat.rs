@@ -599,8 +599,15 @@ impl DhtNode {
             .filter(|addr| *addr != me)
             .collect();
         self.holds.clear();
-        for client in self.copies.abandon() {
-            answer(hub, client, false);
+        let durable = self.config.durable;
+        for (write, committed) in self.copies.abandon() {
+            if let Some(client) = write.client {
+                answer(hub, client, false);
+            }
+            if durable && committed {
+                // As it is on the disk.
+                self.entries.merge(write.key, write.version, write.value);
+            }
         }
         self.routing = Routing::alone(self.me());
         self.join(hub, contacts);

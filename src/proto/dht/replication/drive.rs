@@ -149,7 +149,20 @@ impl DhtNode {
     }
 
     /// The worker is done with a write.
-    pub(crate) fn copy_committed(&mut self, hub: &mut Hub<Self>, number: u64, committed: bool) {
+    pub(crate) fn copy_committed(
+        &mut self,
+        hub: &mut Hub<Self>,
+        number: u64,
+        changes: Changes,
+        committed: bool,
+    ) {
+        if !self.copies.is_pending(number) {
+            // It was given up when this node was taken for dead; it is on the disk all the same.
+            if committed && let Changes::One(key, entry) = changes {
+                self.apply(key, entry);
+            }
+            return;
+        }
         self.copies.worker_done(number, committed);
         self.finish_writes(hub);
     }

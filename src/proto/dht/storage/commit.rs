@@ -204,7 +204,9 @@ impl DhtNode {
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Synced(sync), _) => self.sync_committed(hub, sync, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
-            (Then::Copied(number), _) => self.copy_committed(hub, number, committed),
+            (Then::Copied(number), changes) => {
+                self.copy_committed(hub, number, changes, committed);
+            }
             (Then::HeldFor { conn }, changes) => self.copy_held(hub, conn, changes, committed),
             (Then::Repeated(conn), changes) => {
                 if committed && let Changes::One(key, entry) = changes {

@@ -464,6 +464,11 @@ impl Copies {
         self.last
     }
 
+    /// This write waits for its holders, or for the worker.
+    pub fn is_pending(&self, number: u64) -> bool {
+        number >= self.first_pending() && number <= self.last
+    }
+
     /// Every write up to this one is over.
     pub fn is_done(&self, number: u64) -> bool {
         self.first_pending() > number
@@ -497,8 +502,11 @@ impl Copies {
         late.filter_map(|p| p.write.client.take()).next()
     }
 
-    /// All writes under way, when the node is no member any more: their outcome is unknown.
-    pub fn abandon(&mut self) -> Vec<Client> {
+    /// All writes under way, when the node is no member any more: their outcome is unknown. Each with whether the worker has
+    /// committed it.
+    pub fn abandon(&mut self) -> Vec<(Write, bool)> {
+        let first = self.first_pending();
+        let committed = self.committed;
         self.holders.clear();
         self.committed = self.last;
         self.pending_bytes = 0;
