@@ -622,6 +622,6 @@ impl DhtNode {
         self.heartbeat.forget(addr);
         let entries = &mut self.entries;
         self.copies.leave_out(addr, || entries.next_version().0);
-        self.drive_copies(hub);
+        self.place_copies(hub);
     }
 }

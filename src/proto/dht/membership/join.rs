@@ -146,7 +146,7 @@ impl Join {
             log::Level::Debug
         };
         self.said = if is_due { Some(now) } else { self.said };
-        let (tries, by, pause) = (self.tries, list(self.seeds.others()), pause.as_duration());
+        let (tries, by, pause) = (self.tries, self.seeds.list(), pause.as_duration());
         log::log!(
             level,
             "try {tries} to join by {by}: {why}; again in {pause:?}"
@@ -162,11 +162,6 @@ impl Join {
             deadline.end(hub);
         }
     }
-}
-
-fn list(addrs: &[SocketAddrV4]) -> String {
-    let addrs: Vec<String> = addrs.iter().map(SocketAddrV4::to_string).collect();
-    addrs.join(", ")
 }
 
 impl DhtNode {
@@ -192,13 +187,14 @@ impl DhtNode {
             return;
         };
         let owner = Member::at(*first);
-        log::info!("joining by {}", list(&others));
+        let seeds = Seeds::new(others, own);
+        log::info!("joining by {}", seeds.list());
         self.set_recovered_aside();
         if self.copies.is_on() {
             self.heartbeat.reset(hub.now());
         }
         self.role = Role::Joining(Join {
-            seeds: Seeds::new(others, own),
+            seeds,
             phase: Phase::Locate,
             said: None,
             tries: 0,

@@ -54,6 +54,12 @@ impl Seeds {
         &self.others
     }
 
+    /// The others, as they are said in the log.
+    pub(crate) fn list(&self) -> String {
+        let addrs: Vec<String> = self.others.iter().map(SocketAddrV4::to_string).collect();
+        addrs.join(", ")
+    }
+
     pub(crate) fn has_us(&self) -> bool {
         self.own.is_some()
     }

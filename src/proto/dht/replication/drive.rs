@@ -224,8 +224,12 @@ impl DhtNode {
             return;
         }
         let entries = &mut self.entries;
-        self.copies
-            .leave_out_failing(hub.now(), || entries.next_version().0);
+        if self
+            .copies
+            .leave_out_failing(hub.now(), || entries.next_version().0)
+        {
+            return self.place_copies(hub);
+        }
         let owner = self.me().addr;
         let (start, end) = (self.me().id, self.routing.next().id);
         while let Some(step) = self.copies.next_step(hub.now()) {

@@ -263,11 +263,12 @@ impl Copies {
         }
     }
 
-    /// Leaves out holders that fail for too long.
-    pub fn leave_out_failing(&mut self, now: Tick, epoch: impl FnOnce() -> u64) {
+    /// Leaves out a holder that fails for too long. True: another one is to take its place.
+    #[must_use]
+    pub fn leave_out_failing(&mut self, now: Tick, epoch: impl FnOnce() -> u64) -> bool {
         let is_late = |h: &Holder| h.failing.is_some_and(|since| now >= since + FAILS_FOR);
         let Some(late) = self.holders.iter().find(|h| is_late(h)) else {
-            return;
+            return false;
         };
         let addr = late.member.addr;
         log::info!("{addr} holds no copies of ours any more: it does not take them");
@@ -276,6 +277,7 @@ impl Copies {
         }
         self.avoided.push_back((addr, now + AVOIDED_FOR));
         self.leave_out(addr, epoch);
+        true
     }
 
     fn set_epoch(&mut self, epoch: u64) {
@@ -510,9 +512,9 @@ impl Copies {
         self.holders.clear();
         self.committed = self.last;
         self.pending_bytes = 0;
-        self.pending
-            .drain(..)
-            .filter_map(|p| p.write.client)
+        let numbered = self.pending.drain(..).zip(first..);
+        numbered
+            .map(|(p, number)| (p.write, number <= committed && !p.failed))
             .collect()
     }
 }
