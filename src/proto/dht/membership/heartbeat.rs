@@ -34,7 +34,7 @@ use crate::proto::dht::rpc::operation::{Bounds, Operation};
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
 
-/// From one heartbeat to the next: 20 a minute, and as many answers.
+/// From one heartbeat to the next: 17 a minute, and as many answers.
 pub const BEAT_EVERY: Ticks = Ticks::from_millis(3500);
 
 /// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.5 s.
