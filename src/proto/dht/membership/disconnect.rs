@@ -409,6 +409,12 @@ impl DhtNode {
 
     fn give_up_disconnect(&mut self, hub: &mut Hub<Self>) {
         self.end_probe(hub);
+        if self.copies.is_on()
+            && let LockHolder::Disconnect(disconnect) = &mut self.lock_holder
+            && let Some(batch) = disconnect.staging.take()
+        {
+            self.keep_on_disk(hub, batch);
+        }
         let LockHolder::Disconnect(disconnect) = &self.lock_holder else {
             return;
         };

@@ -34,10 +34,10 @@ use crate::proto::dht::rpc::operation::{Bounds, Operation};
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
 
-/// From one heartbeat to the next: 20 a minute, and as many answers.
-pub const BEAT_EVERY: Ticks = Ticks::from_millis(3300);
+/// From one heartbeat to the next: 17 a minute, and as many answers.
+pub const BEAT_EVERY: Ticks = Ticks::from_millis(3500);
 
-/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.7 s.
+/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.5 s.
 pub const LEASE: Ticks = Ticks::from_secs(5);
 
 /// A next that was granted nothing for this long is probed, and is dead when it is silent. Longer than [`LEASE`] by what two clocks
@@ -47,11 +47,11 @@ pub const SUSPECT: Ticks = Ticks::from_secs(7);
 /// An operation of several hops is over by then, or waits for a member that stalls.
 const ANSWER_WITHIN: Ticks = Ticks::from_secs(4);
 
-/// Holders are asked every 66 s whether they still are.
-const RENEW_BEATS: u64 = 20;
+/// Holders are asked every half minute whether they still are.
+const RENEW_BEATS: u64 = 9;
 
-/// Copies are compared with those of complete holders every 66 s.
-const RECHECK_BEATS: u64 = 20;
+/// Copies are compared with those of complete holders every two minutes.
+const RECHECK_BEATS: u64 = 34;
 
 /// Denials in a row after which a node takes itself for deposed. One from a prev that is alone, or cannot tell, counts once, and
 /// one from a prev that lists another next three times.
@@ -362,6 +362,7 @@ impl DhtNode {
         if self.routing.prev().is_none() {
             self.look_up_prev(hub);
         }
+        self.leave_follows_prev(hub);
         self.beat(hub);
         self.look_at_next(hub);
         self.drive_copies(hub);

@@ -341,6 +341,17 @@ impl DhtNode {
         Ok(Step::Done(used))
     }
 
+    /// The heir that this node leaves by is not its prev any more: another try, at the one that is.
+    pub(crate) fn leave_follows_prev(&mut self, hub: &mut Hub<Self>) {
+        let prev = self.routing.prev();
+        if let Role::Leaving(leave) = &self.role
+            && let Some(conn) = leave.conn
+            && prev.is_some_and(|prev| prev != leave.heir)
+        {
+            hub.close_conn(conn);
+        }
+    }
+
     pub(crate) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId, end: &End) {
         let Role::Leaving(leave) = &mut self.role else {
             return;

@@ -151,6 +151,11 @@ impl DhtNode {
             {
                 Changes::Superseded(key, entry.version)
             }
+            // Since these were gathered, copies of the same keys may have come on another link.
+            Changes::Many(mut many) if self.copies.is_on() => {
+                many.retain(|(key, entry)| !self.is_older(*key, entry.version));
+                Changes::Many(many)
+            }
             changes => changes,
         };
         let adds_bytes = adds_bytes(&changes);
