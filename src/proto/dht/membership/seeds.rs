@@ -132,6 +132,9 @@ impl DhtNode {
         }
         self.put_recovered_back();
         self.role = Role::Member;
+        // Alone: it needs no lease, which it had none of while it joined.
+        let me = self.me();
+        self.set_next(hub, me);
         log::info!(
             "no other seed is a member: this node founds the ring, {} entries",
             self.entries.len()
