@@ -16,6 +16,7 @@
 //! It holds the membership lock. Nothing changes before the end, except that entries are merged.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Hub, Ticks};
@@ -171,11 +172,10 @@ impl DhtNode {
             Ok(Outcome::Told(Some(stat))) => Answer::Member(stat.prev.map(Member::at)),
             Ok(Outcome::Located(addr)) => Answer::Member(Some(Member::at(addr))),
             Ok(_) => Answer::NoMember,
-            Err(Failure::Unreachable { kind, .. })
-                if kind == std::io::ErrorKind::ConnectionRefused =>
-            {
-                Answer::Refused
-            }
+            Err(Failure::Unreachable {
+                kind: ErrorKind::ConnectionRefused,
+                ..
+            }) => Answer::Refused,
             Err(Failure::CutOff { .. } | Failure::Malformed { .. }) => Answer::Cut,
             Err(_) => Answer::Silent,
         };

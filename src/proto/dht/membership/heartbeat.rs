@@ -525,11 +525,7 @@ impl DhtNode {
                     self.deposed(hub, by);
                 }
             }
-            Err(LinkError::Plain) => {
-                if self.heartbeat.is_plain(from, prev) {
-                    self.place_copies(hub);
-                }
-            }
+            Err(LinkError::Plain) if self.heartbeat.is_plain(from, prev) => self.place_copies(hub),
             Err(LinkError::Refused) => self.member_dead(hub, from),
             Err(LinkError::Lost) => {
                 self.copies.renew(Some(from));
