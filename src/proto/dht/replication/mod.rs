@@ -12,8 +12,8 @@ pub(crate) mod drive;
 pub(crate) mod holds;
 pub(crate) mod serve;
 mod serve_sync;
-pub mod sync;
-pub mod syncs;
+pub(crate) mod sync;
+pub(crate) mod syncs;
 
 use std::net::SocketAddrV4;
 
