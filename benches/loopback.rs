@@ -14,7 +14,6 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use peerloop::engine::Limits;
 use peerloop::net::{Bound, Handle, Reactor};

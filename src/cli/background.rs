@@ -92,6 +92,11 @@ impl<S: Service + 'static, R: Send + 'static> Background<S, R> {
         self.handle.shutdown();
     }
 
+    /// Ends the service at once; nothing happens to one that has ended.
+    pub(super) fn kill(&self) {
+        let _ = self.caller.call(|_, hub| hub.stop());
+    }
+
     /// Runs `act` on the service's loop.
     pub(super) fn call<T: Send + 'static>(
         &self,

@@ -67,6 +67,8 @@ pub(super) struct Pending {
     pub(super) begun_us: u64,
     /// The least members that there were since.
     pub(super) members: usize,
+    /// Members that have left since: one of them may have had a copy.
+    pub(super) left: usize,
     /// No other write was under way or unknown.
     is_only: bool,
     /// A removal that had something to remove.
@@ -81,6 +83,7 @@ impl Pending {
             value,
             begun_us,
             members,
+            left: 0,
             is_only: true,
             is_felt: true,
         }
@@ -122,6 +125,12 @@ impl Clients {
     pub(super) fn note_members(&mut self, members: usize) {
         let writes = self.asked.values_mut().filter_map(|a| a.write.as_mut());
         writes.for_each(|write| write.members = write.members.min(members));
+    }
+
+    /// A member has left, with what it had.
+    pub(super) fn note_leaver(&mut self) {
+        let writes = self.asked.values_mut().filter_map(|a| a.write.as_mut());
+        writes.for_each(|write| write.left += 1);
     }
 
     /// A client begins something; `None` when all are busy. `ids` are those of members: keys at the edges of ranges are the
@@ -211,6 +220,7 @@ impl Clients {
             value,
             begun_us: now_us,
             members,
+            left: 0,
             is_only: key.writing == 0 && key.register.unknown() == 0,
         });
         let number = match &write {

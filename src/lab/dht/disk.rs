@@ -27,11 +27,19 @@ pub(super) fn load(disk: &Disk, keeps_tombstones: bool) -> Entries {
     entries
 }
 
-/// The disk has exactly what the node has in memory.
-pub(super) fn is_same(disk: &Disk, entries: &Entries) -> bool {
+/// A key of which the disk has another entry than the node has in memory.
+pub(super) fn differs(disk: &Disk, entries: &Entries) -> Option<String> {
     let disk = lock(disk);
     let memory = entries.arc_with_tombstones(Id::ZERO, Id::ZERO);
-    memory.eq(disk.iter().map(|(key, entry)| (*key, entry)))
+    let memory: BTreeMap<Id, &Entry> = memory.collect();
+    let mut keys = memory.keys().chain(disk.keys());
+    let key = keys.find(|key| memory.get(key).copied() != disk.get(key))?;
+    let version = |entry: &Entry| entry.version;
+    let memory = memory.get(key).map(|entry| version(entry));
+    let disk = disk.get(key).map(version);
+    Some(format!(
+        "{key} version {memory:?} in memory, {disk:?} on the disk"
+    ))
 }
 
 /// This is what the disk has of a key.

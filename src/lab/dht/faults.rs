@@ -74,8 +74,12 @@ impl Ring {
             // A leaver without an heir ends with its entries, so one member always stays.
             return (members.len() >= 2).then(|| self.pick(members));
         }
+        // A leaver beside silent neighbours ends with its range after a while: one dead member more.
+        if self.wounds.len() + 1 >= self.setup.replicas {
+            return None;
+        }
         let least = self.setup.replicas + 1;
-        let principals = checks::principals(&self.views());
+        let principals = checks::principals(&self.views(), &self.views());
         let is_principal = |at: usize| principals.contains(&self.hosts[at].view.me);
         let may_go = |at: &usize| {
             let rest = principals.len() - usize::from(is_principal(*at));

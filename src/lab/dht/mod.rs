@@ -53,10 +53,13 @@ pub use timeline::{Lane, Mark, State, Timeline};
 /// Violations that are kept; one fault of a ring may be found again with every change of it.
 const VIOLATIONS_MAX: usize = 100;
 
+/// The same for one that was stopped, in addition.
+const BACK_AFTER_US: u64 = 6_000_000;
+
 /// A new member counts among those that have copies after this time.
 const HEARD_OF_US: u64 = 2_000_000;
-/// Three times what a ring with copies promises.
-const UNSERVED_US_MAX: u64 = 30_000_000;
+/// Two silent members one after the other, and a leaver that gives up beside them.
+const UNSERVED_US_MAX: u64 = 45_000_000;
 
 /// A stall that is longer makes a member dead for the others.
 const SUSPECT_US: u64 = 3_000_000;
@@ -308,8 +311,15 @@ impl Ring {
         };
         let is_same = was_stalled == host.is_stalled && (same == host.view && goes_on);
         let is_same = is_same || was_stalled == host.is_stalled && view == host.view;
+        if matches!(view.stage, Stage::Gone) && host.view.is_member() {
+            self.clients.note_leaver();
+        }
         if view.is_member() && !host.view.is_member() {
             host.member_since_us = now_us;
+        }
+        if was_stalled && !host.is_stalled {
+            // The others left it out; it is a holder again with their next heartbeats.
+            host.member_since_us = now_us + BACK_AFTER_US;
         }
         host.view = view;
         if is_same {
@@ -411,12 +421,17 @@ impl Ring {
             hosts.any(|host| host.view.me == view.me && host.is_stalled)
         };
         let mut up = self.views();
-        up.retain(|view| view.is_member() && view.serves_at(now) && !stalls(view));
-        if up.len() <= self.setup.replicas {
+        up.retain(|view| view.is_member() && !stalls(view));
+        let leased = up.iter().filter(|view| view.serves_at(now));
+        let leased: Vec<&View> = leased.copied().collect();
+        if leased.len() <= self.setup.replicas {
             return;
         }
-        let (live, ring) = (checks::live_successors(&up), checks::one_ring(&up));
-        let (principals, least) = (checks::principals(&up).len(), self.setup.replicas + 1);
+        let (live, ring) = (checks::live_successors(&up), checks::one_ring(&up, &leased));
+        let (principals, least) = (
+            checks::principals(&up, &leased).len(),
+            self.setup.replicas + 1,
+        );
         let enough = if principals < least {
             Err(format!("{principals} principals, fewer than {least}"))
         } else {
@@ -518,6 +533,7 @@ impl Ring {
     fn check_copies(&mut self, write: &clients::Pending) {
         let copies = self.copies(write.key, &write.value, write.begun_us);
         let least = write.members.min(self.setup.replicas);
+        let least = least.saturating_sub(write.left).max(1);
         // Without tombstones, a removal is what every node says that never had the key.
         let is_told = write.value.is_some() || self.setup.replicas > 1;
         if copies < least && is_told {

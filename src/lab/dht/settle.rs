@@ -124,8 +124,8 @@ impl Ring {
         self.check(Check::D2, result);
         for at in self.up().collect::<Vec<_>>() {
             let disk = self.hosts[at].disk.as_ref();
-            if disk.is_some_and(|disk| !disk::is_same(disk, self.node(at).entries())) {
-                let what = format!("memory and disk of {} differ", self.hosts[at].addr);
+            if let Some(what) = disk.and_then(|disk| disk::differs(disk, self.node(at).entries())) {
+                let what = format!("{} has of {what}", self.hosts[at].addr);
                 self.found(Check::Settles, what);
             }
         }

@@ -120,7 +120,7 @@ fn a_stranger_takes_no_range_from_a_durable_node() {
         connect
     };
     let connect = take();
-    says(&victim, "back in service");
+    says(&victim, "took the range of");
     check(&[addr], &all);
     drop(connect);
     let _connect = take();

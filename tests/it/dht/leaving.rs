@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::dht::support::{first, settled, some, store};
 use crate::support::{DEADLINE, Server, node, wait_until};
 
-/// It says what it waits for at default verbosity, is over in time, and exits 1 for entries that nobody took.
+/// Without copies, it says what it waits for at default verbosity, is over in time, and exits 1 for entries that nobody took.
 #[test]
 fn leaving_beside_dead_or_stalled_neighbours_ends_in_time_and_exits_1() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -23,7 +23,8 @@ fn leaving_beside_dead_or_stalled_neighbours_ends_in_time_and_exits_1() {
         while others.len() < neighbours {
             others.push(crate::dht::support::join(others[0].addr));
         }
-        let mut options = vec!["--join", &contact, "--leave-timeout", "5"];
+        let mut options = vec!["--join", &contact, "--replicas", "1"];
+        options.extend(["--leave-timeout", "5"]);
         if durable {
             options.extend(["--data", data]);
         }
@@ -46,6 +47,19 @@ fn leaving_beside_dead_or_stalled_neighbours_ends_in_time_and_exits_1() {
         assert!(says(&leaver, end), "{}", leaver.log());
         others.iter_mut().for_each(Server::kill);
     }
+}
+
+/// With copies, a dead neighbour's range is taken over on the way: a ring of one has nobody to hand over to.
+#[test]
+fn leaving_beside_a_dead_holder_ends_as_a_ring_of_one() {
+    let mut seed = first();
+    let mut leaver = crate::dht::support::join(seed.addr);
+    settled(&[seed.addr, leaver.addr]);
+    store(leaver.addr, &some(0..60, "kept"));
+    seed.kill();
+    leaver.signal(Signal::TERM);
+    assert_eq!(leaver.wait(DEADLINE), Some(0), "{}", leaver.log());
+    assert!(says(&leaver, "took the range of"), "{}", leaver.log());
 }
 
 fn says(node: &Server, text: &str) -> bool {

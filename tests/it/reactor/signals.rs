@@ -87,7 +87,8 @@ fn a_node_whose_terminal_closes_hands_over() {
     };
     terminal.expect("listening ");
     terminal.expect("> ");
-    expect_ring(&stays, "2 members, 64 entries");
+    // Each has a copy of what the other owns.
+    expect_ring(&stays, "2 members, 128 entries");
     terminal.hang_up();
     expect_ring(&stays, "1 members, 64 entries");
 }

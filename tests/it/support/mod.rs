@@ -6,6 +6,7 @@ pub mod tools;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -76,6 +77,7 @@ pub fn peerloop_under(limit: &str, args: &[&str]) -> Command {
 /// What a command that ended left behind.
 pub struct Ended {
     pub code: Option<i32>,
+    pub signal: Option<i32>,
     pub stdout: Vec<u8>,
     pub stderr: String,
     pub took: Duration,
@@ -118,10 +120,10 @@ pub fn run(command: &mut Command, stdin: impl Into<Vec<u8>>) -> Ended {
     let took = start.elapsed();
     stdin.join().expect("writer");
     let stderr = stderr.join().expect("reader");
+    let status = status.unwrap_or_else(|| panic!("{command:?} does not end"));
     Ended {
-        code: status
-            .unwrap_or_else(|| panic!("{command:?} does not end"))
-            .code(),
+        code: status.code(),
+        signal: status.signal(),
         stdout: stdout.join().expect("reader"),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
         took,

@@ -135,12 +135,13 @@ impl Node {
         Ok(())
     }
 
-    /// It is gone at once, as by a crash: `kill -9` of a process. A thread ends when the value is dropped.
+    /// It is gone at once, as by a crash: `kill -9` of a process.
     fn kill(&mut self) -> Result<()> {
         match &mut self.body {
-            Body::Thread(_) => Ok(()),
-            Body::Process(program) => Ok(program.child.kill()?),
+            Body::Thread(thread) => thread.iter().for_each(Background::kill),
+            Body::Process(program) => program.child.kill()?,
         }
+        Ok(())
     }
 
     /// Whether it has ended; an error when it failed.
@@ -210,6 +211,15 @@ pub(in crate::cli) struct Nodes {
     /// Members that were killed, and those that ended although nobody told them to.
     pub(super) crashes: usize,
     pub(super) died: usize,
+}
+
+impl Drop for Nodes {
+    /// All end together, before any of them takes the others for dead and says so.
+    fn drop(&mut self) {
+        for node in &mut self.members {
+            let _ = node.kill();
+        }
+    }
 }
 
 impl Nodes {

@@ -16,6 +16,7 @@
 //! It holds the membership lock. Nothing changes before the end, except that entries are merged.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Hub, Ticks};
@@ -171,11 +172,10 @@ impl DhtNode {
             Ok(Outcome::Told(Some(stat))) => Answer::Member(stat.prev.map(Member::at)),
             Ok(Outcome::Located(addr)) => Answer::Member(Some(Member::at(addr))),
             Ok(_) => Answer::NoMember,
-            Err(Failure::Unreachable { kind, .. })
-                if kind == std::io::ErrorKind::ConnectionRefused =>
-            {
-                Answer::Refused
-            }
+            Err(Failure::Unreachable {
+                kind: ErrorKind::ConnectionRefused,
+                ..
+            }) => Answer::Refused,
             Err(Failure::CutOff { .. } | Failure::Malformed { .. }) => Answer::Cut,
             Err(_) => Answer::Silent,
         };
@@ -213,9 +213,12 @@ impl DhtNode {
     fn found_dead(&mut self, hub: &mut Hub<Self>, dead: Member) {
         log::info!("{} is dead; who follows it takes its place", dead.addr);
         let me = self.me();
+        // What our next said is fresh; a finger may be a member that was taken for dead, and stalls.
         let mut known: Vec<Member> = self.heartbeat.watch.after.clone();
-        known.extend(self.routing.fingers());
-        known.extend(self.routing.last_prev());
+        if known.is_empty() {
+            known.extend(self.routing.fingers());
+            known.extend(self.routing.last_prev());
+        }
         known.push(me);
         known.retain(|member| member.id.in_arc(dead.id.succ(), me.id.succ()) || *member == me);
         known.sort_by_key(|member| dead.id.distance_to(member.id));
@@ -438,6 +441,10 @@ impl DhtNode {
 
     fn take_dead_range(&mut self, hub: &mut Hub<Self>, after: Member) {
         let me = self.me();
+        if !self.heartbeat.is_listed(hub.now()) {
+            // This node was stopped meanwhile, and may have been taken for dead itself.
+            return self.end_absorb_again(hub, "our own place in the ring is not certain");
+        }
         let LockHolder::Absorb(absorb) = &self.lock_holder else {
             return;
         };
@@ -449,7 +456,7 @@ impl DhtNode {
         self.set_next(hub, after);
         if after != me {
             let operation = Operation::update_prev(me.addr, after.addr, self.bounds());
-            client::start(self, hub, operation, Tag::TellNext);
+            self.start_bounded(hub, operation, Tag::TellNext);
         }
         self.release_lock(hub);
         self.begin_beats(hub);

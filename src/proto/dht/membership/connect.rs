@@ -16,7 +16,6 @@ use super::stall::{Progress, Stall};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, Expect, LockHolder, Note, Role, Tag};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::Operation;
 use crate::proto::dht::storage::commit::WritesBefore;
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
@@ -281,7 +280,7 @@ impl DhtNode {
     pub(crate) fn take_prev_back(&mut self, hub: &mut Hub<Self>, next: Member) {
         if next != self.me() {
             let operation = Operation::update_prev(self.me().addr, next.addr, self.bounds());
-            client::start(self, hub, operation, Tag::TakeBack);
+            self.start_bounded(hub, operation, Tag::TakeBack);
         }
     }
 }

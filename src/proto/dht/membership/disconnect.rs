@@ -23,7 +23,6 @@ use super::repeated::Repeated;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, Expect, LockHolder, Note, Tag, Then, say};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::failure_detector::Verdict;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::commit::Staging;
@@ -134,7 +133,7 @@ impl DhtNode {
     fn ask_next(&mut self, hub: &mut Hub<Self>, key: Id, tag: Tag) {
         let contacts = vec![self.routing.next().addr];
         let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
-        client::start(self, hub, operation, tag);
+        self.start_bounded(hub, operation, tag);
     }
 
     fn disconnect(&mut self, id: ConnId) -> Option<&mut Disconnect> {
@@ -336,7 +335,7 @@ impl DhtNode {
         let conn = disconnect.conn;
         if next != me {
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
-            client::start(self, hub, operation, Tag::DisconnectUpdate(conn));
+            self.start_bounded(hub, operation, Tag::DisconnectUpdate(conn));
         }
         self.commit_disconnect(hub);
     }
@@ -410,6 +409,12 @@ impl DhtNode {
 
     fn give_up_disconnect(&mut self, hub: &mut Hub<Self>) {
         self.end_probe(hub);
+        if self.copies.is_on()
+            && let LockHolder::Disconnect(disconnect) = &mut self.lock_holder
+            && let Some(batch) = disconnect.staging.take()
+        {
+            self.keep_on_disk(hub, batch);
+        }
         let LockHolder::Disconnect(disconnect) = &self.lock_holder else {
             return;
         };

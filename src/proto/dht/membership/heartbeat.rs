@@ -34,18 +34,24 @@ use crate::proto::dht::rpc::operation::{Bounds, Operation};
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
 
-/// From one heartbeat to the next: 20 a minute, and as many answers.
-pub const BEAT_EVERY: Ticks = Ticks::from_secs(3);
+/// From one heartbeat to the next: 17 a minute, and as many answers.
+pub const BEAT_EVERY: Ticks = Ticks::from_millis(3500);
 
-/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by two seconds.
+/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.5 s.
 pub const LEASE: Ticks = Ticks::from_secs(5);
 
 /// A next that was granted nothing for this long is probed, and is dead when it is silent. Longer than [`LEASE`] by what two clocks
 /// can differ in that time, and more.
 pub const SUSPECT: Ticks = Ticks::from_secs(7);
 
-/// Copies are compared with those of complete holders every 60 s.
-const RECHECK_BEATS: u64 = 20;
+/// An operation of several hops is over by then, or waits for a member that stalls.
+const ANSWER_WITHIN: Ticks = Ticks::from_secs(4);
+
+/// Holders are asked every half minute whether they still are.
+const RENEW_BEATS: u64 = 9;
+
+/// Copies are compared with those of complete holders every two minutes.
+const RECHECK_BEATS: u64 = 34;
 
 /// Denials in a row after which a node takes itself for deposed. One from a prev that is alone, or cannot tell, counts once, and
 /// one from a prev that lists another next three times.
@@ -112,6 +118,12 @@ impl Heartbeat {
             self.listed_until = Some(self.listed_until.map_or(until, |old| old.max(until)));
             self.denials = 0;
         }
+    }
+
+    /// Who granted the lease that holds; `None`: nobody did, or none is needed.
+    pub fn leased_by(&self, now: Tick) -> Option<Member> {
+        let until = self.lease_until?;
+        self.heir.filter(|_| now < until)
     }
 
     /// When the lease ends; `None`: no lease is needed.
@@ -287,15 +299,15 @@ impl Heartbeat {
 }
 
 impl Watch {
-    /// A heartbeat of our next is granted. True: others follow it than before.
-    pub fn beat(&mut self, now: Tick, conn: ConnId, epoch: u64, after: Vec<Member>) -> bool {
+    /// A heartbeat of our next. True: others follow it than before.
+    fn beat(&mut self, conn: ConnId, epoch: u64, after: Vec<Member>) -> bool {
         let is_news = self.after != after;
-        (self.granted, self.conn, self.epoch, self.after) = (now, Some(conn), epoch, after);
+        (self.conn, self.epoch, self.after) = (Some(conn), epoch, after);
         self.beats = true;
         is_news
     }
 
-    /// A plain one answered.
+    /// It was granted a lease, or a plain one answered.
     pub fn seen(&mut self, now: Tick) {
         self.granted = now;
     }
@@ -341,9 +353,16 @@ impl DhtNode {
         if self.heartbeat.beats.is_multiple_of(RECHECK_BEATS) {
             self.copies.recheck();
         }
+        if self.heartbeat.beats.is_multiple_of(RENEW_BEATS) {
+            self.copies.renew(None);
+        }
         if self.heartbeat.is_prev_silent(hub.now()) {
             self.replace_silent_prev();
         }
+        if self.routing.prev().is_none() {
+            self.look_up_prev(hub);
+        }
+        self.leave_follows_prev(hub);
         self.beat(hub);
         self.look_at_next(hub);
         self.drive_copies(hub);
@@ -352,7 +371,7 @@ impl DhtNode {
     /// Our next is plain as long as it sends no heartbeats: it is told who is before it, which a dead one does not take.
     fn look_at_next(&mut self, hub: &mut Hub<Self>) {
         let watch = &self.heartbeat.watch;
-        if watch.beats && watch.is_suspect(hub.now()) {
+        if watch.is_suspect(hub.now()) {
             self.suspect_next(hub);
         } else if !watch.beats && !self.is_locked() {
             let next = self.routing.next().addr;
@@ -361,7 +380,7 @@ impl DhtNode {
                 ..self.bounds()
             };
             let operation = Operation::update_prev(self.me().addr, next, once);
-            client::start(self, hub, operation, Tag::PlainBeat(next));
+            self.start_bounded(hub, operation, Tag::PlainBeat(next));
         }
     }
 
@@ -386,7 +405,7 @@ impl DhtNode {
                 ..self.bounds()
             };
             let operation = Operation::update_prev(me.addr, next.addr, once);
-            client::start(self, hub, operation, Tag::Greeting);
+            self.start_bounded(hub, operation, Tag::Greeting);
         }
     }
 
@@ -401,6 +420,14 @@ impl DhtNode {
     pub(crate) fn greet_new_prev(&mut self, hub: &mut Hub<Self>) {
         if self.copies.is_on() && self.heartbeat.is_new(self.routing.prev()) {
             self.begin_beats(hub);
+        }
+    }
+
+    /// Starts an operation that must not wait for a member that stalls. Without copies the engine's deadlines bound it.
+    pub(crate) fn start_bounded(&mut self, hub: &mut Hub<Self>, operation: Operation, tag: Tag) {
+        let op = client::start(self, hub, operation, tag);
+        if self.copies.is_on() && hub.arm(ANSWER_WITHIN, Timer::Late(op)).is_none() {
+            client::expire(self, hub, op);
         }
     }
 
@@ -490,16 +517,20 @@ impl DhtNode {
                 if next != by && prev == Some(by) && next.id.in_arc(by.id.succ(), me.id) {
                     self.claim_prev(hub, next);
                 }
+                if next == by && prev == Some(by) && self.heartbeat.denials > 0 {
+                    // It is no member now, or alone.
+                    self.replace_silent_prev();
+                }
                 if self.heartbeat.denied(by, prev, weight) {
                     self.deposed(hub, by);
                 }
             }
-            Err(LinkError::Plain) => {
-                if self.heartbeat.is_plain(from, prev) {
-                    self.place_copies(hub);
-                }
-            }
+            Err(LinkError::Plain) if self.heartbeat.is_plain(from, prev) => self.place_copies(hub),
             Err(LinkError::Refused) => self.member_dead(hub, from),
+            Err(LinkError::Lost) => {
+                self.copies.renew(Some(from));
+                self.drive_copies(hub);
+            }
             _ => {}
         }
     }
@@ -524,11 +555,11 @@ impl DhtNode {
             && cx.peer_v4().ip() == from.ip()
             && !matches!(self.lock_holder, LockHolder::Absorb(_));
         let next = self.routing.next();
-        if can_tell && next == member && self.heartbeat.is_listed(now) {
+        if can_tell && next == member {
             let most = usize::from(self.config.replicas);
             let after: Vec<Member> = successors.into_iter().take(most).map(Member::at).collect();
             let conn = cx.id();
-            if self.heartbeat.watch.beat(now, conn, epoch, after) {
+            if self.heartbeat.watch.beat(conn, epoch, after) {
                 // Who is before us has this in its list.
                 cx.soon(Timer::BeatNow);
             }
@@ -537,6 +568,9 @@ impl DhtNode {
                 // Left out as a holder: what is here of its entries may be old.
                 self.holds.drop_owner(from);
             }
+        }
+        if can_tell && next == member && self.heartbeat.is_listed(now) {
+            self.heartbeat.watch.seen(now);
             let reply = Reply::Granted {
                 clock: self.entries.clock().0,
                 preds: self.heartbeat.told_before().collect(),
@@ -562,8 +596,15 @@ impl DhtNode {
             .filter(|addr| *addr != me)
             .collect();
         self.holds.clear();
-        for client in self.copies.abandon() {
-            answer(hub, client, false);
+        let durable = self.config.durable;
+        for (write, committed) in self.copies.abandon() {
+            if let Some(client) = write.client {
+                answer(hub, client, false);
+            }
+            if durable && committed {
+                // As it is on the disk.
+                self.entries.merge(write.key, write.version, write.value);
+            }
         }
         self.routing = Routing::alone(self.me());
         self.join(hub, contacts);
@@ -578,6 +619,6 @@ impl DhtNode {
         self.heartbeat.forget(addr);
         let entries = &mut self.entries;
         self.copies.leave_out(addr, || entries.next_version().0);
-        self.drive_copies(hub);
+        self.place_copies(hub);
     }
 }

@@ -32,7 +32,6 @@ use super::seeds::Seeds;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, Conn, DhtNode, LockHolder, Role, Tag, Then, Timer};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::commit::Staging;
 use crate::proto::dht::storage::range_stream::{Received, Receiving};
@@ -147,7 +146,7 @@ impl Join {
             log::Level::Debug
         };
         self.said = if is_due { Some(now) } else { self.said };
-        let (tries, by, pause) = (self.tries, list(self.seeds.others()), pause.as_duration());
+        let (tries, by, pause) = (self.tries, self.seeds.list(), pause.as_duration());
         log::log!(
             level,
             "try {tries} to join by {by}: {why}; again in {pause:?}"
@@ -163,11 +162,6 @@ impl Join {
             deadline.end(hub);
         }
     }
-}
-
-fn list(addrs: &[SocketAddrV4]) -> String {
-    let addrs: Vec<String> = addrs.iter().map(SocketAddrV4::to_string).collect();
-    addrs.join(", ")
 }
 
 impl DhtNode {
@@ -193,13 +187,14 @@ impl DhtNode {
             return;
         };
         let owner = Member::at(*first);
-        log::info!("joining by {}", list(&others));
+        let seeds = Seeds::new(others, own);
+        log::info!("joining by {}", seeds.list());
         self.set_recovered_aside();
         if self.copies.is_on() {
             self.heartbeat.reset(hub.now());
         }
         self.role = Role::Joining(Join {
-            seeds: Seeds::new(others, own),
+            seeds,
             phase: Phase::Locate,
             said: None,
             tries: 0,
@@ -257,7 +252,7 @@ impl DhtNode {
         // If the join succeeded, our contacts and the owner may have left since; our next still leads round the ring.
         contacts.extend(join.given.map(|next| next.addr));
         let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
-        client::start(self, hub, operation, Tag::Join);
+        self.start_bounded(hub, operation, Tag::Join);
     }
 
     /// An operation of our join is over.
@@ -490,7 +485,7 @@ impl DhtNode {
         } else {
             join.phase = Phase::Update;
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
-            client::start(self, hub, operation, Tag::Join);
+            self.start_bounded(hub, operation, Tag::Join);
         }
     }
 
@@ -511,7 +506,7 @@ impl DhtNode {
         }
         if next == Some(owner) {
             let operation = Operation::update_prev(me.addr, owner.addr, bounds);
-            client::start(self, hub, operation, Tag::TakeBack);
+            self.start_bounded(hub, operation, Tag::TakeBack);
         }
         self.join_step(hub);
     }
@@ -617,7 +612,7 @@ impl DhtNode {
             // Our next was told before the owner listed us. If it looked up its prev in that moment, the ring named the
             // owner, so it is told once more. `rejoin` relies on a prev that is right.
             let operation = Operation::update_prev(me.addr, next.addr, bounds);
-            client::start(self, hub, operation, Tag::TellNext);
+            self.start_bounded(hub, operation, Tag::TellNext);
         }
         // The owner may have sent entries from beyond our next.
         if !self.is_locked() && !self.begin_recovery(hub) && !self.copies.is_on() {

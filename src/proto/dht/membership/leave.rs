@@ -28,7 +28,6 @@ use crate::engine::{ConnId, Cx, End, Hub, Input, Step, Tick, Ticks, Violation};
 use super::lock::Deadline;
 use crate::proto::dht::node::{Conn, DhtNode, LockHolder, Role, Tag, Timer};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::commit::WritesBefore;
 use crate::proto::dht::storage::range_stream::{Sending, Sent};
@@ -169,6 +168,18 @@ impl DhtNode {
             };
         }
         leave.phase = Phase::Find;
+        if self.heartbeat.watch.is_suspect(hub.now()) {
+            // A heir cannot take us over while our next does not answer it.
+            self.suspect_next(hub);
+        }
+        let Role::Leaving(leave) = &self.role else {
+            return;
+        };
+        if let Some(heir) = self.heartbeat.leased_by(hub.now()) {
+            // It has us as its next, and said so just now.
+            let (before, owner) = (heir.addr, me.addr);
+            return self.leave_told(hub, Ok(Outcome::After { before, owner }));
+        }
         // Both may have left since; any other member knows the ring too.
         let others = self.routing.fingers().iter().copied();
         let contacts = [next, leave.heir]
@@ -179,7 +190,7 @@ impl DhtNode {
             .map(|member| member.addr)
             .collect();
         let operation = Operation::new(Verb::After, me.id.pred(), contacts, bounds);
-        client::start(self, hub, operation, Tag::Leave);
+        self.start_bounded(hub, operation, Tag::Leave);
     }
 
     pub(crate) fn leave_told(&mut self, hub: &mut Hub<Self>, result: Result<Outcome, Failure>) {
@@ -328,6 +339,17 @@ impl DhtNode {
             }
         }
         Ok(Step::Done(used))
+    }
+
+    /// The heir that this node leaves by is not its prev any more: another try, at the one that is.
+    pub(crate) fn leave_follows_prev(&mut self, hub: &mut Hub<Self>) {
+        let prev = self.routing.prev();
+        if let Role::Leaving(leave) = &self.role
+            && let Some(conn) = leave.conn
+            && prev.is_some_and(|prev| prev != leave.heir)
+        {
+            hub.close_conn(conn);
+        }
     }
 
     pub(crate) fn leave_ended(&mut self, hub: &mut Hub<Self>, id: ConnId, end: &End) {
@@ -479,7 +501,7 @@ impl DhtNode {
                 ..self.bounds()
             };
             let operation = Operation::update_prev(heir.addr, next.addr, once);
-            client::start(self, hub, operation, Tag::TellNext);
+            self.start_bounded(hub, operation, Tag::TellNext);
         }
         let all = self.me().id;
         self.sweep(hub, all, all);

@@ -11,7 +11,6 @@ use crate::engine::{ConnId, Cx, Hub, Input, Step, Violation};
 
 use crate::proto::dht::node::{Conn, DhtNode, LockHolder, Note, Tag};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::range_stream::Receiving;
 use crate::proto::dht::wire::{self, Form, NextNode, Request};
@@ -54,7 +53,7 @@ impl DhtNode {
         let key = leaver.id.pred();
         let contacts = vec![self.routing.closest(key).addr];
         let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
-        client::start(self, hub, operation, Tag::Relay(from));
+        self.start_bounded(hub, operation, Tag::Relay(from));
     }
 
     fn relay(&mut self) -> Option<&mut Relay> {

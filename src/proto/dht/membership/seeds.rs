@@ -54,6 +54,12 @@ impl Seeds {
         &self.others
     }
 
+    /// The others, as they are said in the log.
+    pub(crate) fn list(&self) -> String {
+        let addrs: Vec<String> = self.others.iter().map(SocketAddrV4::to_string).collect();
+        addrs.join(", ")
+    }
+
     pub(crate) fn has_us(&self) -> bool {
         self.own.is_some()
     }
@@ -126,6 +132,9 @@ impl DhtNode {
         }
         self.put_recovered_back();
         self.role = Role::Member;
+        // Alone: it needs no lease, which it had none of while it joined.
+        let me = self.me();
+        self.set_next(hub, me);
         log::info!(
             "no other seed is a member: this node founds the ring, {} entries",
             self.entries.len()

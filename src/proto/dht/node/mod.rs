@@ -17,230 +17,50 @@
 
 mod commands;
 pub(crate) mod config;
+mod kinds;
 
 use std::collections::HashMap;
-
-use std::net::SocketAddrV4;
 
 use bytes::Bytes;
 
 use crate::engine::{ConnId, Cx, End, Hub, Input, Service, Step, Tick, Ticks, Violation};
 
 use super::id::Id;
-use super::membership::absorb::Absorb;
-use super::membership::confirm::Confirmation;
-use super::membership::connect::HandOff;
-use super::membership::disconnect::Disconnect;
 use super::membership::heartbeat::Heartbeat;
-use super::membership::join::{self, Join};
-use super::membership::leave::{Leave, Leaving};
-use super::membership::lock::{Deadline, Parked, ParkedRequest};
-use super::membership::rejoin::Rejoin;
-use super::membership::relay::Relay;
+use super::membership::join;
+use super::membership::leave::Leaving;
+use super::membership::lock::{Deadline, Parked};
 use super::membership::repeated::Repeats;
 use super::membership::stall::Stallers;
 use super::replication::copies::Copies;
 use super::replication::holds::Holds;
 use super::replication::serve::Committing;
-use super::replication::{Comparisons, IncomingCopy, LinkTag, Syncs};
+use super::replication::{Comparisons, LinkTag, Syncs};
 use super::routing::fingers::FINGER_EVERY;
 use super::routing::predecessor::Claims;
 use super::routing::{Member, Routing};
 use super::rpc::client::{self, Host, OpId, Operations};
 use super::rpc::failure_detector::Probe;
-use super::rpc::links::{self, LinkKey, LinkTimer, Links};
+use super::rpc::links::{self, Links};
 use super::rpc::operation::{Bounds, Failure, Operation, Outcome};
 use super::rpc::stat::{self, Holder, Standing, Stat};
 use super::storage::entries::Entries;
 use super::storage::fenced_writes::FencedWrites;
 use super::storage::memory::Refusals;
-use super::storage::range_stream::{self, Incoming, Sink};
-use super::storage::range_sweep::Sweep;
+use super::storage::range_stream::{self, Sink};
 use super::storage::recovered_entries::RecoveredEntries;
 use super::storage::tombstones::Tombstones;
 use super::storage::version::Version;
 use super::wire::{self, Malformed, Request};
 
 pub use super::node::config::{Config, Quanta, TransferLimits, VALUE_BYTES_MAX};
+pub use super::node::kinds::{Conn, Expect, Note, Tag, Timer};
+pub(crate) use super::node::kinds::{LockHolder, Role};
 pub(crate) use super::storage::commit::Then;
 pub use super::storage::commit::{Changes, Write, Written};
 
 /// Pinned values looked at with each timer and each end of a connection.
 const PINNED_PER_EVENT: usize = 2;
-
-/// The node's half of a connection.
-#[derive(Debug)]
-pub enum Conn {
-    /// A peer that connected to us.
-    Peer(Expect),
-    /// An operation of ours at another node.
-    Operation(OpId),
-    /// To the node that hands us our range.
-    Join(join::Expect),
-    /// To the node that takes our range.
-    Leave,
-    /// To the node that takes the range of a leaver whose DISCONNECT we pass on.
-    Relay,
-    /// To a member, kept open.
-    Link(LinkKey),
-}
-
-/// What is expected next from a peer that connected to us.
-#[derive(Debug)]
-pub enum Expect {
-    Request,
-    /// The length line of an INSERT that we said `1` to, or of an XMERGE, which has a version.
-    Length {
-        key: Id,
-        version: Option<Version>,
-    },
-    Value(Box<Incoming>, Option<Version>),
-    Copy(Box<IncomingCopy>),
-    /// Nothing: its CONNECT or DISCONNECT waits for the membership lock.
-    Lock(Box<ParkedRequest>),
-    /// The joiner's address, once everything is handed over (`LockHolder::HandOff`).
-    Joiner,
-    /// The leaver's entries (`LockHolder::Disconnect`).
-    Leaver,
-}
-
-/// What the node is to the ring.
-#[derive(Debug)]
-pub(crate) enum Role {
-    Member,
-    Joining(Join),
-    Leaving(Leave),
-    /// The node has left; this node has its range.
-    Gone(Member),
-}
-
-/// What holds the membership lock.
-#[derive(Debug)]
-pub(crate) enum LockHolder {
-    Nobody,
-    HandOff(HandOff),
-    /// The joiner that a range was handed to is asked whether it is a member.
-    Confirmation(Confirmation),
-    Disconnect(Disconnect),
-    /// A DISCONNECT that is for another member.
-    Relay(Relay),
-    /// A CONNECT with the id of our next.
-    Rejoin(Rejoin),
-    /// Recovered entries of our own range are taken over in pieces.
-    Recovery,
-    /// Our next is dead, or may be.
-    Absorb(Absorb),
-    /// Entries that are not ours are removed in pieces.
-    Sweep(Sweep),
-}
-
-/// A note of the node to a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
-    /// The exchange goes on: the lock is offered, a quantum is due, or the answer is `1`.
-    Go,
-    /// The answer is `0`.
-    Refused,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timer {
-    Retry(OpId),
-    Link(LinkTimer),
-    /// The next heartbeat is due.
-    Beat,
-    /// One more, as it has news.
-    BeatNow,
-    /// Copies that are not finished are looked at.
-    Copies,
-    /// Our next is probed once more.
-    Suspect,
-    /// The one that is asked while a dead next is looked into is silent.
-    Absorb(OpId),
-    /// The next piece of a comparison that a peer asked for, and of a synchronisation of ours.
-    Compare,
-    Sync,
-    /// Parked connections may have waited long enough.
-    Parked,
-    /// Fenced writes may have waited long enough.
-    FencedWrites,
-    /// A window of the deadline of what the membership lock is held for, at the peer of this connection.
-    Lock(ConnId),
-    /// Next step of our own join or leave.
-    Join,
-    Leave,
-    /// A window of the deadline of our own join's, or leave's, transfer is over.
-    JoinDeadline,
-    LeaveDeadline,
-    /// Says what our leave waits for, and ends it when it is late.
-    LeaveLimit,
-    /// Look up one finger.
-    Finger,
-    /// Look up our prev.
-    Prev,
-    /// Look whether the joiner, to which a range is being handed over, goes on.
-    Stall,
-    /// Look whether the joiner, to which a range was handed over, answers.
-    Confirmation,
-    /// Remove a further piece.
-    Sweep,
-    /// A round of the probe of our next is over.
-    Probe,
-    /// The walk to the node behind a dead one takes too long.
-    Rejoin,
-    /// The next step of recovering entries.
-    Recovery,
-    /// Tombstones may be old.
-    Tombstones,
-}
-
-/// What an operation of the node is for.
-#[derive(Debug)]
-pub enum Tag {
-    /// A write of this peer, whose key went to another node meanwhile, and what its value costs.
-    Forward {
-        conn: ConnId,
-        bytes: u64,
-    },
-    /// The owner of the key before the announced next of a leaver.
-    WhoLeaves(ConnId),
-    /// The node before a leaver that is not our next.
-    Relay(ConnId),
-    /// An absent entry of a repeated DISCONNECT on this connection, at its owner.
-    Repeated(ConnId, Id, Bytes),
-    /// The announced next of a leaver takes us as its prev.
-    DisconnectUpdate(ConnId),
-    /// Whether our next is a member.
-    Probe,
-    /// The node that follows our dead next.
-    Rejoin,
-    /// A recovered entry, at its owner.
-    Recovered(Id),
-    /// Whether the joiner that has our range is a member.
-    Confirmation,
-    /// Our next takes us back as its prev after a joiner failed.
-    TakeBack,
-    /// Our next is told its prev, after we left or joined.
-    TellNext,
-    /// A step of our own join or leave.
-    Join,
-    Leave,
-    /// Whether a node that we may join by is a member.
-    Seed,
-    Finger,
-    /// Whether our next is dead, and who follows it.
-    Absorb,
-    /// Our next is told that those before us changed.
-    Greeting,
-    /// A next that sends no heartbeats is told that we are before it.
-    PlainBeat(SocketAddrV4),
-    /// Our prev, and how many UPDATE_PREVs there were when the ring was asked.
-    Prev(u64),
-    /// Whether our prev, this one, is gone: a farther node claims its place.
-    PrevGone(Member),
-    /// An operation of the program that the node is part of, by the program's number.
-    Program(usize),
-}
 
 /// The service.
 #[derive(Debug)]
@@ -678,6 +498,7 @@ impl Service for DhtNode {
             Timer::Link(timer) => links::timer(self, hub, timer),
             Timer::Beat => self.beat_due(hub),
             Timer::BeatNow => self.begin_beats(hub),
+            Timer::Late(op) => client::expire(self, hub, op),
             Timer::Copies => self.copies_due(hub),
             Timer::Suspect => {
                 self.suspect_armed = false;

@@ -149,7 +149,20 @@ impl DhtNode {
     }
 
     /// The worker is done with a write.
-    pub(crate) fn copy_committed(&mut self, hub: &mut Hub<Self>, number: u64, committed: bool) {
+    pub(crate) fn copy_committed(
+        &mut self,
+        hub: &mut Hub<Self>,
+        number: u64,
+        changes: Changes,
+        committed: bool,
+    ) {
+        if !self.copies.is_pending(number) {
+            // It was given up when this node was taken for dead; it is on the disk all the same.
+            if committed && let Changes::One(key, entry) = changes {
+                self.apply(key, entry);
+            }
+            return;
+        }
         self.copies.worker_done(number, committed);
         self.finish_writes(hub);
     }
@@ -211,8 +224,12 @@ impl DhtNode {
             return;
         }
         let entries = &mut self.entries;
-        self.copies
-            .leave_out_failing(hub.now(), || entries.next_version().0);
+        if self
+            .copies
+            .leave_out_failing(hub.now(), || entries.next_version().0)
+        {
+            return self.place_copies(hub);
+        }
         let owner = self.me().addr;
         let (start, end) = (self.me().id, self.routing.next().id);
         while let Some(step) = self.copies.next_step(hub.now()) {

@@ -41,10 +41,11 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// XHOLD. False: the owner is fenced.
+    /// XHOLD. False: the owner is fenced; or it takes this node for complete, which knows nothing of it, as it was started anew.
     #[must_use]
     pub fn told(&mut self, held: Held) -> bool {
-        if self.is_fenced(held.owner, held.epoch) {
+        let is_known = self.of(held.owner).is_some();
+        if self.is_fenced(held.owner, held.epoch) || held.complete && !is_known {
             return false;
         }
         self.held.retain(|other| other.owner != held.owner);
@@ -115,7 +116,7 @@ mod tests {
             epoch,
             start: id(10),
             end: id(20),
-            complete: true,
+            complete: false,
         }
     }
 
@@ -123,7 +124,12 @@ mod tests {
     fn a_write_fits_its_owner_epoch_and_range() {
         let mut holds = Holds::default();
         assert!(!holds.takes(addr(1), 5, id(10)));
-        assert!(holds.told(held(1, 5)));
+        let complete = Held {
+            complete: true,
+            ..held(1, 5)
+        };
+        assert!(!holds.told(complete));
+        assert!(holds.told(held(1, 5)) && holds.told(complete));
         assert!(holds.takes(addr(1), 5, id(10)));
         assert!(!holds.takes(addr(1), 5, id(20)));
         assert!(!holds.takes(addr(1), 4, id(10)));

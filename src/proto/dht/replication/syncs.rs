@@ -15,6 +15,7 @@ use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, Then, Timer};
 use crate::proto::dht::rpc::links::{self, Lane, LinkError};
 use crate::proto::dht::storage::commit::Staging;
+use crate::proto::dht::storage::entries::Entry;
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::Reply;
 
@@ -178,7 +179,7 @@ impl DhtNode {
             Ok(Progress::Again) => self.syncs.wake(hub, id),
             Ok(Progress::Waits) => {}
             Ok(Progress::Done) => self.sync_commits(hub, id, true),
-            Err(error) => self.syncs.finish(hub, id, |_| Err(error)),
+            Err(error) => self.break_sync(hub, id, error),
         }
     }
 
@@ -205,7 +206,30 @@ impl DhtNode {
         match result.and_then(|reply| running.sync.replied(asked, reply)) {
             Ok(None) => {}
             Ok(Some((key, version, value))) => self.pulled(hub, id, key, version, value),
-            Err(error) => self.syncs.finish(hub, id, |_| Err(error)),
+            Err(error) => self.break_sync(hub, id, error),
+        }
+    }
+
+    /// A synchronisation ends with an error. What it brought is in memory, and goes to the disk all the same.
+    fn break_sync(&mut self, hub: &mut Hub<Self>, id: SyncId, error: SyncError) {
+        let batch = self
+            .syncs
+            .running
+            .get_mut(&id)
+            .and_then(|running| running.staging.take());
+        if let Some(batch) = batch {
+            self.keep_on_disk(hub, batch);
+        }
+        self.syncs.finish(hub, id, |_| Err(error));
+    }
+
+    /// Entries that are in memory already, whatever became of what brought them.
+    pub(crate) fn keep_on_disk(&mut self, hub: &mut Hub<Self>, batch: Vec<(Id, Entry)>) {
+        if self
+            .submit(hub, Changes::Many(batch), Then::Nothing)
+            .is_err()
+        {
+            log::warn!("the disk is too slow for all copies; some are in memory only");
         }
     }
 
@@ -221,7 +245,7 @@ impl DhtNode {
         if let Some(value) = &value
             && !self.has_memory_for(hub, key, value)
         {
-            return self.syncs.finish(hub, id, |_| Err(SyncError::Limit));
+            return self.break_sync(hub, id, SyncError::Limit);
         }
         if self.adopt(hub, key, Version(version), value.clone()) {
             if let Some(running) = self.syncs.running.get_mut(&id) {
@@ -252,7 +276,7 @@ impl DhtNode {
                 .submit(hub, Changes::Many(batch), Then::Synced(id))
                 .is_err()
         {
-            return self.syncs.finish(hub, id, |_| Err(SyncError::Limit));
+            return self.break_sync(hub, id, SyncError::Limit);
         }
         if is_last
             && let Some(running) = self.syncs.running.get(&id)
@@ -269,7 +293,7 @@ impl DhtNode {
         };
         running.staging.came_back(committed);
         if running.staging.is_failed() {
-            self.syncs.finish(hub, id, |_| Err(SyncError::NotCommitted));
+            self.break_sync(hub, id, SyncError::NotCommitted);
         } else {
             // Perhaps nothing is left to do.
             self.syncs.wake(hub, id);

@@ -5,7 +5,6 @@ use crate::engine::{Hub, Ticks};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, Role, Tag, Timer};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 
 /// One finger is looked up this often; a ring of 1,000 nodes has about ten, so all are fresh within ten seconds.
@@ -47,7 +46,7 @@ impl DhtNode {
         if !self.routing.owns(key) {
             let contacts = vec![self.routing.closest(key).addr];
             let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
-            client::start(self, hub, operation, Tag::Finger);
+            self.start_bounded(hub, operation, Tag::Finger);
         }
         let every = if self.finger_round < 2 {
             FIRST_FINGERS_EVERY

@@ -9,7 +9,6 @@ use crate::engine::{Hub, Ticks};
 
 use crate::proto::dht::node::{DhtNode, Role, Tag, Timer};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 /// From a claim to be our prev to the question whether it is.
@@ -66,7 +65,7 @@ impl DhtNode {
         let key = self.me().id.pred();
         let contacts = vec![self.routing.closest(key).addr, self.routing.next().addr];
         let operation = Operation::new(Verb::Locate, key, contacts, self.bounds());
-        client::start(self, hub, operation, Tag::Prev(self.claims.claims));
+        self.start_bounded(hub, operation, Tag::Prev(self.claims.claims));
     }
 
     /// Asks the prev itself. The ring may take long to notice that it is gone, or cannot while a node on the way is dead.
@@ -76,13 +75,17 @@ impl DhtNode {
             ..self.bounds()
         };
         if let Some(prev) = self.routing.prev() {
-            let operation = Operation::new(Verb::Closest, prev.id, vec![prev.addr], once);
-            client::start(self, hub, operation, Tag::PrevGone(prev));
+            let plain = !self.copies.is_on() || self.links.is_plain(prev.addr, hub.now());
+            let verb = if plain { Verb::Closest } else { Verb::Stat };
+            let operation = Operation::new(verb, prev.id, vec![prev.addr], once);
+            self.start_bounded(hub, operation, Tag::PrevGone(prev));
         }
     }
 
     pub(crate) fn prev_asked(&mut self, asked: Member, result: Result<Outcome, Failure>) {
+        let me = self.me().addr;
         let gone = match result {
+            Ok(Outcome::Told(stat)) => stat.is_none_or(|stat| stat.next != me),
             Ok(Outcome::Located(addr)) if addr == asked.addr => {
                 self.claims.proved = Some(asked);
                 false

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 
-use crate::engine::{ConnId, Cx, End, Hub, Input, NoJob, Service, Step, Violation};
+use crate::engine::{ConnId, Cx, Deadline, End, Hub, Input, NoJob, Service, Step, Violation};
 
 use super::operation::{Bounds, Failure, Next, Operation, Outcome, Verb};
 use crate::proto::dht::id::Id;
@@ -95,6 +95,15 @@ pub fn cancel<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId) {
     {
         hub.close_conn(conn);
     }
+}
+
+/// An operation has taken too long: it fails as one whose node does not answer in time. A no-op when it is over.
+pub fn expire<H: Host>(host: &mut H, hub: &mut Hub<H>, op: OpId) {
+    let Some(running) = host.operations().running.get_mut(&op) else {
+        return;
+    };
+    let next = running.operation.ended(End::Timeout(Deadline::Idle));
+    follow(host, hub, op, next);
 }
 
 /// For [`Service::on_dialled`] of an operation's connection.

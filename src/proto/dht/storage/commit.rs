@@ -151,6 +151,11 @@ impl DhtNode {
             {
                 Changes::Superseded(key, entry.version)
             }
+            // Since these were gathered, copies of the same keys may have come on another link.
+            Changes::Many(mut many) if self.copies.is_on() => {
+                many.retain(|(key, entry)| !self.is_older(*key, entry.version));
+                Changes::Many(many)
+            }
             changes => changes,
         };
         let adds_bytes = adds_bytes(&changes);
@@ -204,7 +209,9 @@ impl DhtNode {
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Synced(sync), _) => self.sync_committed(hub, sync, committed),
             (Then::Swept, removals) => self.swept_from_disk(hub, removals, committed),
-            (Then::Copied(number), _) => self.copy_committed(hub, number, committed),
+            (Then::Copied(number), changes) => {
+                self.copy_committed(hub, number, changes, committed);
+            }
             (Then::HeldFor { conn }, changes) => self.copy_held(hub, conn, changes, committed),
             (Then::Repeated(conn), changes) => {
                 if committed && let Changes::One(key, entry) = changes {

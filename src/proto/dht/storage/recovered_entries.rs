@@ -30,7 +30,6 @@ use super::entries::{Entries, Entry};
 use super::version::Version;
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Role, Tag, Then, Timer};
-use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 
 /// Operations at a time: enough to fill the round trips of a local network, and no load to speak of for the owners.
@@ -237,7 +236,7 @@ impl DhtNode {
             ..self.bounds()
         };
         let operation = Operation::new(verb, key, contacts, bounds);
-        client::start(self, hub, operation, Tag::Recovered(key));
+        self.start_bounded(hub, operation, Tag::Recovered(key));
     }
 
     pub(crate) fn recovered_told(

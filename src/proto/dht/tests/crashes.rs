@@ -1,5 +1,7 @@
 //! Members that die: their ranges are taken over, and no acknowledged write is lost.
 
+use crate::lab::dht::{Check, Experiment, Load, Plan, Setup, Violation};
+
 use super::super::node::Role;
 use super::super::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use super::*;
@@ -106,7 +108,7 @@ impl Ring {
 
 #[test]
 fn two_members_die_and_nothing_is_lost() {
-    for seed in 0..400 {
+    for seed in 0..40 {
         let mut ring = Ring::new(seed, 6, seed % 4 >= 2);
         for n in 0..60 {
             ring.insert(n);
@@ -128,70 +130,81 @@ fn two_members_die_and_nothing_is_lost() {
     }
 }
 
-/// Hours of whole rings with everything going on: PEERLOOP_SEEDS=from..to, PEERLOOP_NODES, PEERLOOP_REPLICAS.
-#[test]
-#[ignore = "for the search of faults: PEERLOOP_SEEDS=0..100"]
-fn rings_heal() {
-    use crate::lab::dht::{Experiment, Load, Plan, Setup};
-    let var = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
-    let seeds = var("PEERLOOP_SEEDS", "0..20");
-    let (from, to) = seeds.split_once("..").expect("a range");
-    let num = |name: &str, or: &str| var(name, or).parse::<usize>().expect("a number");
-    let (nodes, replicas, minutes) = (
-        num("PEERLOOP_NODES", "8"),
-        num("PEERLOOP_REPLICAS", "3"),
-        num("PEERLOOP_MINUTES", "10"),
-    );
-    let faults = num("PEERLOOP_FAULTS", "8");
-    let only = var("PEERLOOP_ONLY", "jlcsr");
-    let mut bad = 0;
-    for seed in from.parse::<u64>().expect("from")..to.parse().expect("to") {
-        let many = |kind: char| if only.contains(kind) { faults } else { 0 };
-        let setup = Setup {
-            seed,
-            replicas,
-            durable: seed % 2 == 1,
-            disk: Span::us(100, 5_000),
-            quanta: quanta(seed),
-            load: Load {
-                clients: 6,
-                keys: 40,
-                shared: 0.0,
-            },
-            panics: false,
-        };
-        let plan = Plan {
-            nodes,
-            minutes: minutes as u64,
-            joins: many('j'),
-            leaves: many('l'),
-            crashes: many('c'),
-            stalls: many('s'),
-            resets: many('r'),
-            slow_disks: 0,
-            operations: 300 * minutes as u64,
-        };
-        let begun = std::time::Instant::now();
-        let mut experiment = Experiment::new(setup, plan);
-        while experiment.step(Ticks::from_secs(60)) {
-            if !experiment.ring.violations().is_empty() {
-                break;
-            }
-        }
-        if experiment.ring.violations().is_empty() {
-            experiment.finish();
-        }
-        let ring = &experiment.ring;
-        let first = ring.violations().first().map(ToString::to_string);
-        bad += usize::from(first.is_some());
-        let mut repairs: Vec<u64> = ring.repairs_us().iter().map(|us| us / 1000).collect();
-        repairs.sort_unstable();
-        println!(
-            "seed {seed}: {} ms, given up {}, repairs ms {repairs:?}: {}",
-            begun.elapsed().as_millis(),
-            experiment.given_up(),
-            first.as_deref().unwrap_or("ok")
+/// What is never to happen, whatever else does: two owners of a key, a lost or resurrected write, a read of what was never so.
+const NEVER: [Check; 4] = [Check::D1, Check::D4, Check::D5, Check::History];
+
+/// A run of a whole ring with three copies: joins, leaves, crashes of processes and silent ones of machines, members that
+/// stop for up to a minute, and resets, with clients at work.
+fn heals(seed: u64, nodes: usize, minutes: u64, faults: usize) -> Vec<Violation> {
+    let setup = Setup {
+        seed,
+        replicas: 3,
+        durable: seed % 2 == 1,
+        disk: Span::us(100, 5_000),
+        quanta: quanta(seed),
+        load: Load {
+            clients: 6,
+            keys: 40,
+            shared: 0.0,
+        },
+        panics: false,
+    };
+    let plan = Plan {
+        nodes,
+        minutes,
+        joins: faults,
+        leaves: faults,
+        crashes: faults,
+        stalls: faults,
+        resets: faults,
+        slow_disks: 0,
+        operations: 300 * minutes,
+    };
+    let mut experiment = Experiment::new(setup, plan);
+    while experiment.step(secs(60)) {}
+    experiment.finish();
+    experiment.ring.violations().to_vec()
+}
+
+fn lose_nothing(seeds: std::ops::Range<u64>, nodes: usize, minutes: u64, faults: usize) {
+    for seed in seeds {
+        let found = heals(seed, nodes, minutes, faults);
+        let never = found.iter().find(|v| NEVER.contains(&v.check));
+        assert!(
+            never.is_none(),
+            "seed {seed}: {}",
+            never.expect("one was found")
         );
     }
-    assert_eq!(bad, 0, "seeds with violations");
+}
+
+#[test]
+fn rings_lose_nothing_when_members_die_and_stop() {
+    lose_nothing(0..30, 6, 3, 3);
+}
+
+#[test]
+#[ignore = "2,000 seeds of ten minutes: half an hour with --release"]
+fn many_rings_lose_nothing_when_members_die_and_stop() {
+    lose_nothing(0..2_000, 8, 10, 10);
+}
+
+/// For the search of faults: every violation of the seeds of PEERLOOP_SEEDS (0..20).
+#[test]
+#[ignore = "prints; PEERLOOP_SEEDS, _NODES, _MINUTES, _FAULTS"]
+fn what_goes_wrong_in_rings() {
+    let var = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
+    let number = |name: &str, or: &str| var(name, or).parse::<u64>().expect("a number");
+    let seeds = var("PEERLOOP_SEEDS", "0..20");
+    let (from, to) = seeds.split_once("..").expect("a range");
+    let (nodes, minutes) = (
+        number("PEERLOOP_NODES", "8"),
+        number("PEERLOOP_MINUTES", "10"),
+    );
+    let faults = number("PEERLOOP_FAULTS", "8");
+    for seed in from.parse().expect("a number")..to.parse().expect("a number") {
+        let found = heals(seed, nodes as usize, minutes, faults as usize);
+        let first = found.first().map_or("ok".to_owned(), ToString::to_string);
+        println!("seed {seed}: {} violations: {first}", found.len());
+    }
 }

@@ -94,6 +94,25 @@ fn the_others_wait_for_the_founder() {
     assert_eq!(nodes.iter().filter(has).count(), 1);
 }
 
+/// A founder of members that keep copies needs no lease, so the others can join it.
+#[test]
+fn the_founder_of_a_ring_with_copies_hands_over() {
+    let mut world = Ring::new(1);
+    let list: Vec<SocketAddrV4> = (1..=3).map(addr).collect();
+    let start = |n: usize| {
+        let config = Config {
+            replicas: 3,
+            ..config(world.seed(), n)
+        };
+        let limits = config.fit(Limits::default());
+        let id = world.add(addr(n), DhtNode::new(config, Entries::default()), limits);
+        world.with(id, |node, hub| node.join(hub, list.clone()));
+        id
+    };
+    let nodes: Vec<NodeId> = [2, 1, 3].map(start).into();
+    world.until(secs(20), |w| is_one_ring(w, &nodes));
+}
+
 /// One that takes the connection and says nothing may be a member.
 #[test]
 fn nobody_founds_while_a_seed_is_silent() {

@@ -32,7 +32,7 @@ use crate::proto::dht::storage::version::Version;
 const FAILS_FOR: Ticks = Ticks::from_secs(4);
 
 /// One that was left out is not asked again for this long.
-const AVOIDED_FOR: Ticks = Ticks::from_secs(10);
+const AVOIDED_FOR: Ticks = Ticks::from_secs(2);
 
 /// A write that its holders do not have after this time is answered `0`: its outcome is unknown.
 const WRITE_WITHIN: Ticks = Ticks::from_secs(8);
@@ -97,6 +97,8 @@ struct Holder {
     rests_until: Tick,
     /// It is complete, and to be compared all the same.
     recheck: bool,
+    /// It is to be told again, as it may have been started anew.
+    renew: bool,
 }
 
 impl Holder {
@@ -236,6 +238,7 @@ impl Copies {
                     failing: None,
                     rests_until: now,
                     recheck: false,
+                    renew: false,
                 });
             }
         }
@@ -260,11 +263,12 @@ impl Copies {
         }
     }
 
-    /// Leaves out holders that fail for too long.
-    pub fn leave_out_failing(&mut self, now: Tick, epoch: impl FnOnce() -> u64) {
+    /// Leaves out a holder that fails for too long. True: another one is to take its place.
+    #[must_use]
+    pub fn leave_out_failing(&mut self, now: Tick, epoch: impl FnOnce() -> u64) -> bool {
         let is_late = |h: &Holder| h.failing.is_some_and(|since| now >= since + FAILS_FOR);
         let Some(late) = self.holders.iter().find(|h| is_late(h)) else {
-            return;
+            return false;
         };
         let addr = late.member.addr;
         log::info!("{addr} holds no copies of ours any more: it does not take them");
@@ -273,6 +277,7 @@ impl Copies {
         }
         self.avoided.push_back((addr, now + AVOIDED_FOR));
         self.leave_out(addr, epoch);
+        true
     }
 
     fn set_epoch(&mut self, epoch: u64) {
@@ -378,6 +383,13 @@ impl Copies {
         }
     }
 
+    /// A holder may have been started anew: it is asked whether it still holds what it did. `None`: all are asked.
+    pub fn renew(&mut self, addr: Option<SocketAddrV4>) {
+        for holder in &mut self.holders {
+            holder.renew |= addr.is_none_or(|addr| addr == holder.member.addr);
+        }
+    }
+
     /// Something is under way, or waits.
     pub fn is_unsettled(&self) -> bool {
         let is_unsettled = |h: &Holder| !h.complete || !h.is_held(self.epoch, self.range);
@@ -405,7 +417,8 @@ impl Copies {
                 continue;
             }
             let want = (epoch, start, end, holder.complete);
-            if holder.told != Some(want) {
+            if holder.told != Some(want) || holder.renew {
+                holder.renew = false;
                 let was_held = holder.is_held(epoch, (start, end));
                 holder.telling = Some(want);
                 if !was_held {
@@ -453,6 +466,11 @@ impl Copies {
         self.last
     }
 
+    /// This write waits for its holders, or for the worker.
+    pub fn is_pending(&self, number: u64) -> bool {
+        number >= self.first_pending() && number <= self.last
+    }
+
     /// Every write up to this one is over.
     pub fn is_done(&self, number: u64) -> bool {
         self.first_pending() > number
@@ -486,14 +504,17 @@ impl Copies {
         late.filter_map(|p| p.write.client.take()).next()
     }
 
-    /// All writes under way, when the node is no member any more: their outcome is unknown.
-    pub fn abandon(&mut self) -> Vec<Client> {
+    /// All writes under way, when the node is no member any more: their outcome is unknown. Each with whether the worker has
+    /// committed it.
+    pub fn abandon(&mut self) -> Vec<(Write, bool)> {
+        let first = self.first_pending();
+        let committed = self.committed;
         self.holders.clear();
         self.committed = self.last;
         self.pending_bytes = 0;
-        self.pending
-            .drain(..)
-            .filter_map(|p| p.write.client)
+        let numbered = self.pending.drain(..).zip(first..);
+        numbered
+            .map(|(p, number)| (p.write, number <= committed && !p.failed))
             .collect()
     }
 }

@@ -70,7 +70,7 @@ impl Model {
             _ => self.place(),
         }
         let epoch = self.epoch + 1;
-        self.copies.leave_out_failing(self.now, || epoch);
+        let _ = self.copies.leave_out_failing(self.now, || epoch);
         self.follow();
         self.check();
     }
