@@ -1,6 +1,8 @@
 //! Copies of entries at other members, over links ([`super::rpc::links`]): which requests of the extension a node
 //! serves, and what the replies to its own are for.
 //!
+//! - `copies`: who holds our entries, and which writes they all have; pure. `drive`: the node as an owner does what it says.
+//! - `serve`: the node as a holder. `holds`: what owners told it, and which of them are fenced.
 //! - [`sync`]: a range is synchronised with a peer; pure. [`syncs`]: those of a node. `serve_sync`: the peer's side.
 //! - `compare`: what a node tells of a range in short.
 //!
