@@ -5,7 +5,7 @@
 //! request on the link waits until all copies before it are answered.
 
 use crate::engine::{ConnId, Cx, Hub, Step, Violation};
-use crate::proto::dht::node::{Changes, DhtNode, Role, Then, say};
+use crate::proto::dht::node::{Changes, DhtNode, Then, say};
 use crate::proto::dht::storage::entries::Entry;
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire;
