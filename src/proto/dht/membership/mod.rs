@@ -1,6 +1,6 @@
 //! Changes of the ring: who joins and leaves, and which range moves with it.
 //!
-//! - `lock`: one change of membership at a time; the other requests wait. Whoever changes our next holds it.
+//! - `lock`: one change of membership at a time; the other requests wait.
 //! - `connect`: serves CONNECT, hands a range to a joiner. `rejoin`: a CONNECT with the id of our next. `confirm`: the joiner
 //!   is a member before its entries are removed here. `stall`: a joiner that does nothing does not hold up the others.
 //! - `disconnect`: serves DISCONNECT, takes the range of a leaver. `repeated`: one whose range is ours already.
