@@ -12,6 +12,8 @@
 //! A plain joiner may not answer until its join is over, and connections break. So only [`REFUSED_MAX`] refused dials in a
 //! row end the confirmation early. Once it is taken back, a joiner that serves all the same is a member that nobody lists.
 //!
+//! A node that keeps copies does not remove the entries then either: it is the heir of the joiner, and holds them for it.
+//!
 //! The membership lock is held meanwhile: whoever wants to join or leave here waits, and so does our own leave.
 
 use std::io::ErrorKind;

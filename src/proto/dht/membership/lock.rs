@@ -8,6 +8,8 @@
 //! which is judged against the ring as it is then. A request that arrives in between may be quicker; the parked one then
 //! waits on with its old deadline.
 //!
+//! The node takes it as well, for what it does by itself: it absorbs a dead next, or takes over recovered entries.
+//!
 //! Whoever holds the lock for a peer has a deadline as a whole and a least pace ([`Deadline`]), so a peer that trickles
 //! cannot keep the others out.
 //!

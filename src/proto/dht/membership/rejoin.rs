@@ -5,7 +5,10 @@
 //! Probe ──it is no member──▶ After ──who follows it──▶ a hand-off of its range, without entries
 //!   └──────── it is a member, or nobody can tell: 0 ───────┘
 //! ```
-//! There are no replicas: the entries of the range were in the killed node alone, and it recovers them from its own
+//! This is for a node without copies (`replicas` of 1). With copies the CONNECT waits until our next is found dead and its range is
+//! taken ([`super::absorb`]); then the joiner is one as all others.
+//!
+//! Without copies the entries of the range were in the killed node alone, and it recovers them from its own
 //! disk (see [`crate::proto::dht::storage::recovered_entries`]). If this node took the range meanwhile, readers would hear that
 //! acknowledged entries do not exist. So the joiner is treated as if this node owned the range, and for all other nodes
 //! the range stays out of reach until the joiner has sent its address.

@@ -3,12 +3,13 @@
 //! ```text
 //! INSERT ─▶ length ─▶ value, staged ─▶ write ──ours, in memory───▶ apply ─▶ 1
 //! REMOVE ────────────────────────────▶  │ ├────ours, durable─────▶ worker ─▶ apply ─▶ 1
+//!                                       │ ├────ours, with copies─▶ worker and holders ─▶ apply ─▶ 1
 //!                                       │ ├────its range moves───▶ fenced ─▶ write_or_forward
 //!                                       │ └────another's by now──▶ INSERT or REMOVE there ─▶ its ack
 //!                                       └──no memory─▶ 0
 //! ```
 //! A value is received whole before anything changes. Ownership is checked again then, as the range may have gone since
-//! the `1` to the key.
+//! the `1` to the key. XMERGE is an INSERT or a REMOVE with a version of its own; it is neither fenced nor passed on.
 
 use bytes::Bytes;
 

@@ -5,7 +5,8 @@
 //!
 //! Reads are answered from memory at once. A write of a durable node is a job for the worker. Memory changes, and the peer
 //! is acknowledged, when the job is committed, in the order of the commits; so no read sees a value that
-//! a crash could still take back. A write into a range that is being handed over is fenced.
+//! a crash could still take back. With copies, every holder has the write before either ([`super::replication`]). A write into a
+//! range that is being handed over is fenced.
 //!
 //! Invariants:
 //! - nothing changes before the last byte of a value is there;

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | a finger | a look-up that cannot reach it | it is dropped ([`DhtNode::member_failed`]); look-ups go round it |
 //! | our prev | a look-up, or a farther claim (`predecessor`) | it is dropped; the closest other claimant takes its place |
-//! | our next | its CONNECT, when it comes back | until then its range is out of reach, as there are no replicas (`rejoin`) |
+//! | our next, with copies | its heartbeats, which stop, or their connection, which ends | its range is taken (`absorb`) |
+//! | our next, without | its CONNECT, when it comes back | until then its range is out of reach (`rejoin`) |
 //!
 //! Our next is probed before its range is taken from it because of another connection: a DISCONNECT that does not come from
 //! our next's own IP, or a CONNECT with our next's id. The probe goes to the address whose hash is the id. XSTAT is sent

@@ -11,8 +11,8 @@
 //! pinned ones, whose bytes count as memory until the last other handle is gone. A few pinned handles are looked at with
 //! each change, so keeping them costs O(1) amortised.
 //!
-//! Durability is not decided here: what is in this map has been committed, or need not be. Neither is ownership: while a
-//! range is handed over, entries are here that the node does not serve.
+//! Durability is not decided here: what is in this map has been committed, or need not be. Neither is ownership: copies
+//! that the node holds for other members are here, and entries of a range that is being handed over; it serves neither.
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, VecDeque};

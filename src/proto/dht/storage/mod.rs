@@ -3,7 +3,7 @@
 //! - [`version`]: which of two states of an entry is newer. [`entries`]: keys, versions and values in memory. `memory`: what counts towards the limit.
 //! - `commit`: the worker of a durable node. `fenced_writes`: writes into a range that moves.
 //! - [`range_stream`]: the entries of a range on the wire. `range_sweep`: removes a range that is not ours.
-//! - `tombstones`: when they end.
+//! - `tombstones`: when the traces of removed keys end.
 //! - `recovered_entries`: what a durable node had on its disk before it joined.
 
 pub(crate) mod commit;

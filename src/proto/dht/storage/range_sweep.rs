@@ -5,6 +5,9 @@
 //! that cannot be committed is repeated [`FAILURES_MAX`] times; then the sweep goes on without it, as a full or broken
 //! disk must not keep others from joining and leaving.
 //!
+//! A member that keeps copies removes nothing: it may hold the range for its owner. Entries that nobody needs there any more
+//! stay too, until the node leaves or joins anew.
+//!
 //! Tombstones that are old enough go in the same way, without the lock.
 
 use crate::engine::{Hub, Ticks};

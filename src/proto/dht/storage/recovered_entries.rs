@@ -5,7 +5,8 @@
 //!                       └───────of other ranges───▶ XMERGE at the owner; then removed here
 //!                                                   plain owner: CONTAINS; INSERT if absent; then removed here
 //! ```
-//! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged. So
+//! A node that left gracefully has no entries on its disk. A node that was killed has all that it ever acknowledged, and
+//! the copies that it held for others. So
 //! the node joins as every other does, with its entries set aside. Of what it has of a key and what the ring has, the
 //! newer one wins, tombstones included. What the ring gives it without a version, by a plain hand-off, counts as newer
 //! ([`DhtNode::take_moved`]). From the moment that the node is a member, reads of its range see recovered entries too.
