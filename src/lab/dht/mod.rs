@@ -190,6 +190,8 @@ impl Ring {
             // Not more than a byte has: the command's bound is far below.
             replicas: u8::try_from(self.setup.replicas).unwrap_or(u8::MAX),
             quanta: self.setup.quanta,
+            // A faulty network, or a joiner that died at the heir, may keep an heir from its part for longer than the default.
+            leave_within: Ticks::from_secs(120),
             ..Config::new(addr)
         }
     }

@@ -19,7 +19,7 @@
 //! ring:  ... P2 ──▶ P1 ──▶ O ──▶ A ...      O owns [O, A); P1 and P2 hold copies of it; P1 is the heir
 //!
 //! a write  client ─INSERT▶ O ─XPUT▶ P1, P2 ─ack▶ O: visible, `1` to the client
-//! a lease  O ─XBEAT▶ P1 ─granted▶ O serves for 5 s more          (every 3.5 s)
+//! a lease  O ─XBEAT▶ P1 ─granted▶ O serves for 5.5 s more        (every 3.8 s)
 //! a crash  O dies; P1 hears of it by its link, or misses heartbeats for 7 s
 //!          P1 asks who follows O: A. P1 has the entries, or fetches them from P2
 //!          P1 owns [P1, A) ─UPDATE_PREV▶ A; P2 and the one before it are synchronised for [O, A)

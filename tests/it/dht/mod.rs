@@ -3,6 +3,7 @@
 mod churn;
 mod commands;
 mod costs;
+mod crashes;
 mod durability;
 mod joining;
 mod leaving;

@@ -390,7 +390,9 @@ impl DhtNode {
         } = &mut absorb.phase
         {
             let (after, sources) = (*after, std::mem::take(sources));
-            for source in sources.iter().filter(|source| !source.complete) {
+            // One that never had copies made has no epoch: a plain member, or one that died while it joined.
+            let is_loss = |source: &&Source| !source.complete && source.epoch > 0;
+            for source in sources.iter().filter(is_loss) {
                 log::warn!("nobody has all entries of {}", source.of.addr);
             }
             absorb.phase = Phase::Fetch { after, sources };

@@ -34,11 +34,11 @@ use crate::proto::dht::rpc::operation::{Bounds, Operation};
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
 
-/// From one heartbeat to the next: 17 a minute, and as many answers.
-pub const BEAT_EVERY: Ticks = Ticks::from_millis(3500);
+/// From one heartbeat to the next: 16 a minute, and as many answers.
+pub const BEAT_EVERY: Ticks = Ticks::from_millis(3800);
 
-/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.5 s.
-pub const LEASE: Ticks = Ticks::from_secs(5);
+/// A lease ends this long after its heartbeat was sent. One heartbeat may be late by 1.7 s.
+pub const LEASE: Ticks = Ticks::from_millis(5500);
 
 /// A next that was granted nothing for this long is probed, and is dead when it is silent. Longer than [`LEASE`] by what two clocks
 /// can differ in that time, and more.

@@ -3,7 +3,7 @@
 //!
 //! - `copies`: who holds our entries, and which writes they all have; pure. `drive`: the node as an owner does what it says.
 //! - `serve`: the node as a holder. `holds`: what owners told it, and which of them are fenced.
-//! - [`sync`]: a range is synchronised with a peer; pure. [`syncs`]: those of a node. `serve_sync`: the peer's side.
+//! - `sync`: a range is synchronised with a peer; pure. `syncs`: those of a node. `serve_sync`: the peer's side.
 //! - `compare`: what a node tells of a range in short.
 //!
 //! A node without copies (`replicas` of 1) closes upon each request of the extension, as a plain peer does.
@@ -14,8 +14,8 @@ pub(crate) mod drive;
 pub(crate) mod holds;
 pub(crate) mod serve;
 mod serve_sync;
-pub mod sync;
-pub mod syncs;
+pub(crate) mod sync;
+pub(crate) mod syncs;
 
 use std::net::SocketAddrV4;
 

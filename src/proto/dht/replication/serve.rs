@@ -5,7 +5,7 @@
 //! request on the link waits until all copies before it are answered.
 
 use crate::engine::{ConnId, Cx, Hub, Step, Violation};
-use crate::proto::dht::node::{Changes, DhtNode, Role, Then, say};
+use crate::proto::dht::node::{Changes, DhtNode, Then, say};
 use crate::proto::dht::storage::entries::Entry;
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire;
@@ -57,13 +57,11 @@ impl DhtNode {
     /// XHOLD.
     pub(super) fn serve_hold(&mut self, cx: &mut Cx<'_, Self>, held: Held) {
         let is_plausible = cx.peer_v4().ip() == held.owner.ip() && held.owner != self.me().addr;
-        let takes_part = match &self.role {
-            Role::Member | Role::Leaving(_) => true,
-            Role::Joining(_) | Role::Gone(_) => false,
-        };
         // What this node owns, it holds for nobody: the other one was deposed, or one of them is about to hear so.
-        let yes =
-            is_plausible && takes_part && !self.routing.owns(held.start) && self.holds.told(held);
+        let yes = is_plausible
+            && self.is_member()
+            && !self.routing.owns(held.start)
+            && self.holds.told(held);
         wire::put_ack(cx.out(), yes);
     }
 
@@ -86,7 +84,11 @@ impl DhtNode {
         let fits = value
             .as_ref()
             .is_none_or(|value| self.has_memory_for(cx, key, value));
-        let yes = fits && !self.routing.owns(key) && self.holds.takes(owner, epoch, key);
+        // One that has left, or joins, clears what it has.
+        let yes = fits
+            && self.is_member()
+            && !self.routing.owns(key)
+            && self.holds.takes(owner, epoch, key);
         if yes && self.config.durable {
             let changes = Changes::One(key, Entry { version, value });
             let then = Then::HeldFor { conn };

@@ -11,7 +11,7 @@ use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 pub(crate) const FINGER_EVERY: Ticks = Ticks::from_secs(1);
 
 /// Where nothing is new, each look-up waits longer than the one before, up to this.
-const FINGER_EVERY_MAX: Ticks = Ticks::from_secs(30);
+const FINGER_EVERY_MAX: Ticks = Ticks::from_secs(120);
 
 /// The same in the first round after joining: a new member has its fingers within half a second.
 const FIRST_FINGERS_EVERY: Ticks = Ticks::from_millis(30);
