@@ -10,7 +10,7 @@
 //!  walk:   each of our entries that they lack, or have older: XPUT or XDEL
 //!  fetch:  each of their keys that we lack, or have older: XFETCH
 //! ```
-//! The machine is pure: [`Sync::step`] is given the entries and says what to ask, [`Sync::replied`] is given the answers.
+//! The machine is pure: `Sync::step` is given the entries and says what to ask, `Sync::replied` is given the answers.
 //! It does a quantum of work in a step. It goes on to the next range while puts and fetches are under way, and has a
 //! bounded number of them and of their bytes.
 //!

@@ -1,7 +1,7 @@
 //! The synchronisations of a node ([`super::sync`]): several run side by side, one of them has a step in a turn.
 //!
 //! Entries that come in are in memory at once, and go to the disk in batches; a synchronisation is over once they are
-//! committed. Each ends exactly once by [`DhtNode::sync_done`], never from inside of [`DhtNode::start_sync`].
+//! committed. Each ends exactly once by `DhtNode::sync_done`, never from inside of `DhtNode::start_sync`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
