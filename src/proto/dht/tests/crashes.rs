@@ -130,6 +130,43 @@ fn two_members_die_and_nothing_is_lost() {
     }
 }
 
+/// A DISCONNECT from a member's own IP, which the member did not send, puts it out of the ring: nobody lists it any more. It
+/// hears so by its heartbeats and joins again with what it has.
+#[test]
+fn a_member_that_is_put_out_comes_back() {
+    for seed in 0..10 {
+        let mut ring = Ring::new(seed, 5, seed % 2 == 1);
+        for n in 0..40 {
+            ring.insert(n);
+        }
+        let victim = ring.nodes[seed as usize % 5];
+        let (ip, next, prev) = {
+            let node = ring.world.service(victim);
+            let prev = node.routing.prev().expect("a prev");
+            (*node.me().addr.ip(), node.routing.next(), prev)
+        };
+        let forger = ring
+            .world
+            .connect_from(SocketAddrV4::new(ip, 40_000), prev.addr);
+        let forged = format!("DISCONNECT\n{}\n0\n", next.addr);
+        ring.world.peer(forger).send(forged.as_bytes());
+        ring.world
+            .until(WITHIN, |w| w.peer(forger).received() == b"1\n");
+        let lists = |w: &mut World<DhtNode>, nodes: &[NodeId], next: SocketAddrV4| {
+            nodes.iter().any(|id| {
+                let node = w.service(*id);
+                node.me().addr == prev.addr && node.routing.next().addr == next
+            })
+        };
+        let (nodes, me) = (ring.nodes.clone(), ring.world.addr(victim));
+        assert!(lists(&mut ring.world, &nodes, next.addr), "it is out");
+        ring.world.until(secs(30), |w| lists(w, &nodes, me));
+        for n in 0..40 {
+            ring.get(n);
+        }
+    }
+}
+
 /// What is never to happen, whatever else does: two owners of a key, a lost or resurrected write, a read of what was never so.
 const NEVER: [Check; 4] = [Check::D1, Check::D4, Check::D5, Check::History];
 
