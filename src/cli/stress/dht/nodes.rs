@@ -214,11 +214,15 @@ pub(in crate::cli) struct Nodes {
 }
 
 impl Drop for Nodes {
-    /// All end together, before any of them takes the others for dead and says so.
+    /// All end together. Those that end last may take the others for dead; what they say of it then is of no use.
     fn drop(&mut self) {
+        let level = log::max_level();
+        log::set_max_level(log::LevelFilter::Off);
         for node in &mut self.members {
             let _ = node.kill();
         }
+        self.members.clear();
+        log::set_max_level(level);
     }
 }
 
