@@ -206,6 +206,9 @@ impl NodeArgs {
             value_bytes_max: self.value_max,
             staged_bytes_max: Config::new(advertise).staged_bytes_max.max(self.value_max),
             memory_bytes_max: self.memory_max,
+            started_millis: std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_millis() as u64),
             leave_within: Ticks::from_secs(self.leave_timeout),
             ..Config::new(advertise)
         };

@@ -24,6 +24,8 @@ pub struct Config {
     /// Memory for entries and values, wherever in the node they are (see [`crate::proto::dht::node::DhtNode::held_bytes`]). A
     /// write beyond it is answered `0`, a join or a DISCONNECT that does not fit is refused.
     pub memory_bytes_max: u64,
+    /// Wall-clock time of the start, in milliseconds since 1970: versions of nodes that never met follow it. 0: none is known.
+    pub started_millis: u64,
     /// Members that have each entry, its owner counted. 1: no copies, no tombstones, no extension of the protocol.
     pub replicas: u8,
     pub transfer: TransferLimits,
@@ -103,6 +105,7 @@ impl Config {
             staged_bytes_max: 512 << 20,
             memory_bytes_max: 8 << 30,
             replicas: 1,
+            started_millis: 0,
             transfer: TransferLimits::default(),
             leave_within: Ticks::from_secs(20),
             quanta: Quanta::default(),

@@ -195,6 +195,15 @@ impl DhtNode {
         !self.outcomes.is_empty()
     }
 
+    /// The clock of versions is never behind the time of day.
+    #[inline]
+    fn tell_time(&mut self, now: Tick) {
+        if self.config.started_millis > 0 {
+            let millis = self.config.started_millis + now.0 * 10;
+            self.entries.observe(Version::of_millis(millis));
+        }
+    }
+
     /// The answer to XSTAT.
     pub fn stat(&self, now: Tick) -> Stat {
         let after = self.heartbeat.watch.after.iter().map(|member| member.addr);
@@ -286,6 +295,7 @@ impl DhtNode {
             }
             Request::Insert(key) | Request::Merge { key, .. } => {
                 let version = request.version().map(Version);
+                self.tell_time(cx.now());
                 let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
@@ -294,6 +304,7 @@ impl DhtNode {
                 }
             }
             Request::Remove(key) => {
+                self.tell_time(cx.now());
                 let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {

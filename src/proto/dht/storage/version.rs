@@ -22,6 +22,11 @@ impl Version {
     /// Of an entry from a peer or a data directory without versions: older than every other.
     pub const ZERO: Version = Version(0);
 
+    /// Older than what is written after this time, in milliseconds since 1970.
+    pub fn of_millis(millis: u64) -> Version {
+        Version(millis.min(u64::MAX >> WRITER_BITS) << WRITER_BITS)
+    }
+
     /// The next version of this writer, whose clock stands at `self`.
     #[must_use]
     pub fn next(self, writer: Writer) -> Version {
