@@ -218,7 +218,7 @@ impl Heartbeat {
         }
         self.listed(by, prev, sent);
         let is_new = self.heir != Some(by);
-        (self.heir, self.before_heir, self.denials) = (Some(by), before, 0);
+        (self.heir, self.before_heir) = (Some(by), before);
         if is_prev {
             self.plain = None;
         }
@@ -272,14 +272,17 @@ impl Heartbeat {
         self.watch.after.retain(|member| member.addr != addr);
     }
 
+    /// The heir and those before it, as it says; round a small ring they come again.
+    fn all_before(&self) -> impl Iterator<Item = Member> + '_ {
+        self.heir
+            .into_iter()
+            .chain(self.before_heir.iter().copied())
+    }
+
     /// The members before us, nearest first, up to ourselves.
     pub fn before(&self, me: Member) -> Vec<Member> {
         let mut before: Vec<Member> = Vec::with_capacity(LIST_MAX);
-        for member in self
-            .heir
-            .into_iter()
-            .chain(self.before_heir.iter().copied())
-        {
+        for member in self.all_before() {
             if member == me || before.contains(&member) {
                 break;
             }
@@ -288,13 +291,9 @@ impl Heartbeat {
         before
     }
 
-    /// What is told to our next of those before us: ourselves left out.
+    /// What is told to our next of those before us.
     pub fn told_before(&self) -> impl Iterator<Item = SocketAddrV4> + '_ {
-        let all = self
-            .heir
-            .into_iter()
-            .chain(self.before_heir.iter().copied());
-        all.map(|member| member.addr).take(LIST_MAX)
+        self.all_before().map(|member| member.addr).take(LIST_MAX)
     }
 }
 
@@ -330,7 +329,7 @@ impl Watch {
 impl DhtNode {
     /// Begins heartbeats, and sends one at once. Called whenever there is a member next to us that was not there before.
     pub(crate) fn begin_beats(&mut self, hub: &mut Hub<Self>) {
-        if self.copies.is_on() && matches!(self.role, Role::Member | Role::Leaving(_)) {
+        if self.copies.is_on() && self.is_member() {
             self.beat(hub);
             self.arm_beat(hub);
         }
@@ -345,7 +344,7 @@ impl DhtNode {
     /// The time of the next heartbeat.
     pub(crate) fn beat_due(&mut self, hub: &mut Hub<Self>) {
         self.heartbeat.armed = false;
-        if self.routing.is_alone() || !matches!(self.role, Role::Member | Role::Leaving(_)) {
+        if self.routing.is_alone() || !self.is_member() {
             return;
         }
         self.arm_beat(hub);
@@ -375,12 +374,7 @@ impl DhtNode {
             self.suspect_next(hub);
         } else if !watch.beats && !self.is_locked() {
             let next = self.routing.next().addr;
-            let once = Bounds {
-                attempts_max: 1,
-                ..self.bounds()
-            };
-            let operation = Operation::update_prev(self.me().addr, next, once);
-            self.start_bounded(hub, operation, Tag::PlainBeat(next));
+            self.greet_next(hub, Tag::PlainBeat(next));
         }
     }
 
@@ -396,8 +390,8 @@ impl DhtNode {
         }
     }
 
-    /// Those before us changed, which matters to our next: its heartbeat asks for them.
-    fn greet_next(&mut self, hub: &mut Hub<Self>) {
+    /// Tells our next once that we are before it.
+    fn greet_next(&mut self, hub: &mut Hub<Self>, tag: Tag) {
         let (me, next) = (self.me(), self.routing.next());
         if next != me {
             let once = Bounds {
@@ -405,7 +399,7 @@ impl DhtNode {
                 ..self.bounds()
             };
             let operation = Operation::update_prev(me.addr, next.addr, once);
-            self.start_bounded(hub, operation, Tag::Greeting);
+            self.start_bounded(hub, operation, tag);
         }
     }
 
@@ -478,7 +472,7 @@ impl DhtNode {
         result: Result<Reply, LinkError>,
     ) {
         let (me, by, prev) = (self.me(), Member::at(from), self.routing.prev());
-        if !matches!(self.role, Role::Member | Role::Leaving(_)) {
+        if !self.is_member() {
             return;
         }
         if result.is_ok() {
@@ -501,7 +495,8 @@ impl DhtNode {
                     .take(nearest)
                     .eq(known.iter().take(nearest))
                 {
-                    self.greet_next(hub);
+                    // It matters to our next, whose heartbeat asks for them.
+                    self.greet_next(hub, Tag::Greeting);
                 }
             }
             Ok(Reply::NotGranted { next }) => {

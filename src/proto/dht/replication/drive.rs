@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::engine::{ConnId, Hub, Ticks};
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Changes, DhtNode, Role, Then, Timer, acknowledge, say};
+use crate::proto::dht::node::{Changes, DhtNode, Then, Timer, acknowledge, say};
 use crate::proto::dht::routing::RangeChange;
 use crate::proto::dht::rpc::links::{self, LinkError};
 use crate::proto::dht::storage::entries::Entry;
@@ -129,22 +129,8 @@ impl DhtNode {
         version: Version,
         value: Option<Bytes>,
     ) {
-        let (owner, epoch, version) = (self.me().addr, self.copies.epoch(), version.0);
-        let request = match &value {
-            Some(value) => Extension::Put {
-                owner,
-                epoch,
-                key,
-                version,
-                length: value.len() as u64,
-            },
-            None => Extension::Delete {
-                owner,
-                epoch,
-                key,
-                version,
-            },
-        };
+        let (owner, epoch) = (self.me().addr, self.copies.epoch());
+        let request = Extension::copy(owner, epoch, key, version.0, value.as_ref());
         links::call(self, hub, to, request, value, LinkTag::Copy(number));
     }
 
@@ -220,7 +206,7 @@ impl DhtNode {
 
     /// Does what the copies need, as far as it can be done now.
     pub(crate) fn drive_copies(&mut self, hub: &mut Hub<Self>) {
-        if !self.copies.is_on() || !matches!(self.role, Role::Member | Role::Leaving(_)) {
+        if !self.copies.is_on() || !self.is_member() {
             return;
         }
         let entries = &mut self.entries;

@@ -373,22 +373,8 @@ impl Phase {
 
 impl Owner {
     fn put(self, key: Id, entry: &Entry, bytes: usize) -> Call {
-        let (owner, epoch, version) = (self.addr, self.epoch, entry.version.0);
-        let request = match &entry.value {
-            Some(value) => Extension::Put {
-                owner,
-                epoch,
-                key,
-                version,
-                length: value.len() as u64,
-            },
-            None => Extension::Delete {
-                owner,
-                epoch,
-                key,
-                version,
-            },
-        };
+        let (version, value) = (entry.version.0, entry.value.as_ref());
+        let request = Extension::copy(self.addr, self.epoch, key, version, value);
         (request, entry.value.clone(), Asked::Put { bytes })
     }
 }

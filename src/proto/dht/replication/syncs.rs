@@ -141,11 +141,6 @@ impl DhtNode {
         id
     }
 
-    /// Ends a synchronisation without a word. What is under way may still arrive at the peer.
-    pub fn cancel_sync(&mut self, id: SyncId) {
-        self.syncs.running.remove(&id);
-    }
-
     /// Tells what is over, and then does the next step of one synchronisation.
     pub(crate) fn sync_some(&mut self, hub: &mut Hub<Self>) {
         while let Some(over) = self.syncs.over.pop_front() {

@@ -8,7 +8,9 @@ use crate::engine::{ConnId, Hub};
 use super::entries::{self, Entry};
 use super::version::Version;
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{DhtNode, acknowledge, say};
+use crate::proto::dht::node::DhtNode;
+use crate::proto::dht::replication::copies::Client;
+use crate::proto::dht::replication::drive::answer;
 use crate::proto::dht::replication::syncs::SyncId;
 
 /// Changes for the worker to commit.
@@ -201,10 +203,7 @@ impl DhtNode {
                 if committed && let Changes::One(key, entry) = changes {
                     self.apply(key, entry);
                 }
-                if !owns_said {
-                    say(hub, conn, true);
-                }
-                acknowledge(hub, conn, committed);
+                answer(hub, Client { conn, owns_said }, committed);
             }
             (Then::Staged(conn), _) => self.staged(hub, conn, committed),
             (Then::Synced(sync), _) => self.sync_committed(hub, sync, committed),

@@ -13,7 +13,7 @@
 use crate::engine::{Hub, Ticks};
 
 use crate::proto::dht::id::Id;
-use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Role, Then, Timer};
+use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Then, Timer};
 
 /// Removals at the worker at once. Each is of one turn's entries; the worker commits them together.
 const JOBS_MAX: usize = 16;
@@ -43,7 +43,7 @@ impl DhtNode {
     pub(crate) fn sweep(&mut self, hub: &mut Hub<Self>, start: Id, end: Id) {
         self.end_lock_deadline(hub);
         // A member that keeps copies may hold this range for its owner, and merges what it has by version.
-        let keeps = self.copies.is_on() && matches!(self.role, Role::Member | Role::Leaving(_));
+        let keeps = self.copies.is_on() && self.is_member();
         let mut sweep = Sweep {
             start,
             end,

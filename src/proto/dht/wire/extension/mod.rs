@@ -136,6 +136,31 @@ pub enum Reply {
 }
 
 impl Extension {
+    /// A copy of an entry for a holder: XPUT, which the value follows, or XDEL for a tombstone.
+    pub fn copy(
+        owner: SocketAddrV4,
+        epoch: u64,
+        key: Id,
+        version: u64,
+        value: Option<&Bytes>,
+    ) -> Extension {
+        match value {
+            Some(value) => Extension::Put {
+                owner,
+                epoch,
+                key,
+                version,
+                length: value.len() as u64,
+            },
+            None => Extension::Delete {
+                owner,
+                epoch,
+                key,
+                version,
+            },
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Extension::Beat { .. } => Kind::Beat,
