@@ -311,8 +311,8 @@ impl Ring {
             lease_until: host.view.lease_until,
             ..view.clone()
         };
-        let is_same = was_stalled == host.is_stalled && (same == host.view && goes_on);
-        let is_same = is_same || was_stalled == host.is_stalled && view == host.view;
+        let is_same =
+            was_stalled == host.is_stalled && (view == host.view || goes_on && same == host.view);
         if matches!(view.stage, Stage::Gone) && host.view.is_member() {
             self.clients.note_leaver();
         }

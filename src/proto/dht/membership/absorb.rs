@@ -16,7 +16,6 @@
 //! It holds the membership lock. Nothing changes before the end, except that entries are merged.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
 use crate::engine::{ConnId, Hub, Ticks};
@@ -27,7 +26,7 @@ use crate::proto::dht::replication::sync::Mode;
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client::{self, OpId};
 use crate::proto::dht::rpc::links::{self, LinkError};
-use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::wire::extension::{Extension, Reply};
 
 /// A next that is silent is probed this long.
@@ -135,10 +134,7 @@ impl DhtNode {
     }
 
     fn ask_absorb(&mut self, hub: &mut Hub<Self>, verb: Verb, at: Member) {
-        let bounds = Bounds {
-            attempts_max: 1,
-            ..self.bounds()
-        };
+        let bounds = self.bounds_once();
         let key = if verb == Verb::Closest {
             at.id.pred()
         } else {
@@ -172,10 +168,7 @@ impl DhtNode {
             Ok(Outcome::Told(Some(stat))) => Answer::Member(stat.prev.map(Member::at)),
             Ok(Outcome::Located(addr)) => Answer::Member(Some(Member::at(addr))),
             Ok(_) => Answer::NoMember,
-            Err(Failure::Unreachable {
-                kind: ErrorKind::ConnectionRefused,
-                ..
-            }) => Answer::Refused,
+            Err(failure) if failure.is_refused() => Answer::Refused,
             Err(Failure::CutOff { .. } | Failure::Malformed { .. }) => Answer::Cut,
             Err(_) => Answer::Silent,
         };
@@ -422,8 +415,8 @@ impl DhtNode {
         self.take_dead_range(hub, after);
     }
 
-    /// A synchronisation with this peer is for the range of a dead owner.
-    pub(crate) fn is_fetching(&self, _peer: SocketAddrV4, start: Id) -> bool {
+    /// A synchronisation from here on is for the range of a dead owner.
+    pub(crate) fn is_fetching(&self, start: Id) -> bool {
         match &self.lock_holder {
             LockHolder::Absorb(absorb) => {
                 let fetches = matches!(absorb.phase, Phase::Fetch { .. });

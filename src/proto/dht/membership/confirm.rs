@@ -16,7 +16,6 @@
 //!
 //! The membership lock is held meanwhile: whoever wants to join or leave here waits, and so does our own leave.
 
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use crate::engine::{Hub, Tick, Ticks, TimerId};
@@ -25,7 +24,7 @@ use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, LockHolder, Tag, Timer};
 use crate::proto::dht::routing::Member;
 use crate::proto::dht::rpc::client::{self, OpId};
-use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 
 /// The time for a joiner to tell its next, and for three tries that are not answered.
 const CONFIRM_WITHIN: Ticks = Ticks::from_secs(10);
@@ -97,10 +96,7 @@ impl DhtNode {
     }
 
     fn ask_joiner(&mut self, hub: &mut Hub<Self>) {
-        let once = Bounds {
-            attempts_max: 1,
-            ..self.bounds()
-        };
+        let once = self.bounds_once();
         let Some(confirmation) = self.confirmation() else {
             return;
         };
@@ -127,12 +123,11 @@ impl DhtNode {
             return;
         };
         confirmation.op = None;
-        let is_refusal = |kind| kind == ErrorKind::ConnectionRefused;
         match result {
             Ok(Outcome::Located(addr)) if addr == confirmation.joiner.addr => {
                 self.joiner_confirmed(hub);
             }
-            Err(Failure::Unreachable { kind, .. }) if is_refusal(kind) => {
+            Err(failure) if failure.is_refused() => {
                 confirmation.refused += 1;
                 if confirmation.refused >= REFUSED_MAX {
                     self.take_range_back(hub);

@@ -30,7 +30,7 @@ use crate::proto::dht::replication::drive::answer;
 use crate::proto::dht::routing::{Member, Routing};
 use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::links::{self, LinkError};
-use crate::proto::dht::rpc::operation::{Bounds, Operation};
+use crate::proto::dht::rpc::operation::Operation;
 use crate::proto::dht::storage::version::Version;
 use crate::proto::dht::wire::extension::{Extension, LIST_MAX, Reply};
 
@@ -242,7 +242,7 @@ impl Heartbeat {
     }
 
     /// The prev does not know heartbeats. True: that is news.
-    pub fn is_plain(&mut self, addr: SocketAddrV4, prev: Option<Member>) -> bool {
+    pub fn found_plain(&mut self, addr: SocketAddrV4, prev: Option<Member>) -> bool {
         if prev.is_none_or(|prev| prev.addr != addr) || self.plain == Some(addr) {
             return false;
         }
@@ -394,10 +394,7 @@ impl DhtNode {
     fn greet_next(&mut self, hub: &mut Hub<Self>, tag: Tag) {
         let (me, next) = (self.me(), self.routing.next());
         if next != me {
-            let once = Bounds {
-                attempts_max: 1,
-                ..self.bounds()
-            };
+            let once = self.bounds_once();
             let operation = Operation::update_prev(me.addr, next.addr, once);
             self.start_bounded(hub, operation, tag);
         }
@@ -520,7 +517,9 @@ impl DhtNode {
                     self.deposed(hub, by);
                 }
             }
-            Err(LinkError::Plain) if self.heartbeat.is_plain(from, prev) => self.place_copies(hub),
+            Err(LinkError::Plain) if self.heartbeat.found_plain(from, prev) => {
+                self.place_copies(hub)
+            }
             Err(LinkError::Refused) => self.member_dead(hub, from),
             Err(LinkError::Lost) => {
                 self.copies.renew(Some(from));

@@ -13,7 +13,6 @@
 //!
 //! Lists that differ can found two rings; so can a founder that cannot reach a ring which is there.
 
-use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 
 use crate::engine::{Hub, Tick, Ticks};
@@ -21,7 +20,7 @@ use crate::engine::{Hub, Tick, Ticks};
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{DhtNode, Role, Tag};
 use crate::proto::dht::rpc::client;
-use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 
 const FOUND_AFTER: Ticks = Ticks::from_secs(30);
 
@@ -82,10 +81,7 @@ impl DhtNode {
     }
 
     fn ask_seed(&mut self, hub: &mut Hub<Self>) {
-        let once = Bounds {
-            attempts_max: 1,
-            ..self.bounds()
-        };
+        let once = self.bounds_once();
         let Role::Joining(join) = &self.role else {
             return;
         };
@@ -109,9 +105,8 @@ impl DhtNode {
         let seeds = &mut join.seeds;
         match result {
             Ok(Outcome::Told(None)) => {}
-            Err(Failure::Unreachable { kind, .. }) => {
-                seeds.lost |= kind != ErrorKind::ConnectionRefused;
-            }
+            Err(failure) if failure.is_refused() => {}
+            Err(Failure::Unreachable { .. }) => seeds.lost = true,
             // A plain peer closes upon XSTAT.
             Ok(_) | Err(Failure::CutOff { .. } | Failure::Malformed { .. }) => {
                 let at = seeds.at;

@@ -121,6 +121,7 @@ impl DhtNode {
         value: Option<Bytes>,
         used: usize,
     ) -> Step {
+        self.tell_time(cx.now());
         let (owns, moves) = (self.owns(key), self.is_moving(key));
         // Whoever merges tries again, so its entry neither waits nor is passed on.
         let is_late = version.is_some() && (!owns || moves);

@@ -197,7 +197,7 @@ impl DhtNode {
 
     /// The clock of versions is never behind the time of day.
     #[inline]
-    fn tell_time(&mut self, now: Tick) {
+    pub(crate) fn tell_time(&mut self, now: Tick) {
         if self.config.started_millis > 0 {
             let millis = self.config.started_millis + now.0 * 10;
             self.entries.observe(Version::of_millis(millis));
@@ -295,7 +295,6 @@ impl DhtNode {
             }
             Request::Insert(key) | Request::Merge { key, .. } => {
                 let version = request.version().map(Version);
-                self.tell_time(cx.now());
                 let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
@@ -304,7 +303,6 @@ impl DhtNode {
                 }
             }
             Request::Remove(key) => {
-                self.tell_time(cx.now());
                 let owned = self.serves(key, cx.now());
                 wire::put_ack(cx.out(), owned);
                 if owned {
@@ -333,6 +331,14 @@ impl DhtNode {
             }
         }
         Ok(Step::Done(used))
+    }
+
+    /// One try, for what is asked again in another way.
+    pub(crate) fn bounds_once(&self) -> Bounds {
+        Bounds {
+            attempts_max: 1,
+            ..self.bounds()
+        }
     }
 
     pub(crate) fn bounds(&self) -> Bounds {

@@ -245,7 +245,7 @@ impl DhtNode {
     /// A synchronisation is over: one with a holder, or one for the range of a dead next.
     pub(crate) fn sync_done(&mut self, hub: &mut Hub<Self>, over: SyncOver) {
         let done = over.result.is_ok();
-        if self.is_fetching(over.peer, over.start) {
+        if self.is_fetching(over.start) {
             return self.fetched(hub, done);
         }
         self.copies.synced(over.peer, hub.now(), done);

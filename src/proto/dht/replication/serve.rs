@@ -138,7 +138,7 @@ impl DhtNode {
         say(hub, conn, committed);
         if let Some(state) = self.committing.of(conn) {
             state.under_way -= 1;
-            if state.under_way == 0 || state.under_way < COPIES_AHEAD_MAX / 2 {
+            if state.under_way < COPIES_AHEAD_MAX / 2 {
                 let waits = std::mem::take(&mut state.waits);
                 if state.under_way == 0 {
                     self.committing.forget(conn);

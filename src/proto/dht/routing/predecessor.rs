@@ -9,7 +9,7 @@ use crate::engine::{Hub, Ticks};
 
 use crate::proto::dht::node::{DhtNode, Role, Tag, Timer};
 use crate::proto::dht::routing::Member;
-use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use crate::proto::dht::rpc::operation::{Failure, Operation, Outcome, Verb};
 
 /// From a claim to be our prev to the question whether it is.
 const PREV_AFTER: Ticks = Ticks::from_secs(2);
@@ -70,10 +70,7 @@ impl DhtNode {
 
     /// Asks the prev itself. The ring may take long to notice that it is gone, or cannot while a node on the way is dead.
     fn ask_prev(&mut self, hub: &mut Hub<Self>) {
-        let once = Bounds {
-            attempts_max: 1,
-            ..self.bounds()
-        };
+        let once = self.bounds_once();
         if let Some(prev) = self.routing.prev() {
             let plain = !self.copies.is_on() || self.links.is_plain(prev.addr, hub.now());
             let verb = if plain { Verb::Closest } else { Verb::Stat };

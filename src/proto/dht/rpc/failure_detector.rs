@@ -19,7 +19,7 @@ use std::net::SocketAddrV4;
 use crate::engine::{ConnId, Hub, Ticks, TimerId};
 
 use super::client::{self, OpId};
-use super::operation::{Bounds, Failure, Operation, Outcome, Verb};
+use super::operation::{Failure, Operation, Outcome, Verb};
 use crate::proto::dht::node::{DhtNode, LockHolder, Role, Tag, Timer};
 use crate::proto::dht::routing::Member;
 
@@ -95,10 +95,7 @@ impl DhtNode {
     }
 
     fn ask_probe(&mut self, hub: &mut Hub<Self>) {
-        let bounds = Bounds {
-            attempts_max: 1,
-            ..self.bounds()
-        };
+        let bounds = self.bounds_once();
         let Some(probe) = &mut self.probe else { return };
         if let Some(timer) = probe.timer.take() {
             hub.cancel(timer);

@@ -124,6 +124,12 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Nobody listens there: the process is gone. Everything else may be a slow one, or the path.
+    pub fn is_refused(&self) -> bool {
+        let refused = ErrorKind::ConnectionRefused;
+        matches!(self, Failure::Unreachable { kind, .. } if *kind == refused)
+    }
+
     /// Another try would end the same way, or take as long again.
     fn is_final(&self) -> bool {
         matches!(
