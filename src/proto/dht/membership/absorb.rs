@@ -278,7 +278,7 @@ impl DhtNode {
             // It may be slow only, and have a lease of the dead one. As our next it is watched, and taken for dead in its turn.
             Answer::Silent | Answer::Cut => self.follows(hub, candidate),
             Answer::Refused | Answer::NoMember => {
-                if answer != Answer::NoMember && absorb.dead.len() < DEAD_MAX {
+                if answer == Answer::Refused && absorb.dead.len() < DEAD_MAX {
                     let me = self.routing.me().id;
                     if let Some(absorb) = self.absorb() {
                         absorb.dead.push(candidate);

@@ -61,6 +61,13 @@ impl Confirmation {
     pub(crate) fn moves(&self, key: Id) -> bool {
         key.in_arc(self.joiner.id, self.end)
     }
+
+    fn look_later(&mut self, hub: &mut Hub<DhtNode>) {
+        self.timer = hub.arm(LOOK_EVERY, Timer::Confirmation);
+        if self.timer.is_none() {
+            hub.soon(Timer::Confirmation);
+        }
+    }
 }
 
 impl DhtNode {
@@ -106,10 +113,7 @@ impl DhtNode {
         let op = client::start(self, hub, operation, Tag::Confirmation);
         if let Some(confirmation) = self.confirmation() {
             confirmation.op = Some(op);
-            confirmation.timer = hub.arm(LOOK_EVERY, Timer::Confirmation);
-            if confirmation.timer.is_none() {
-                hub.soon(Timer::Confirmation);
-            }
+            confirmation.look_later(hub);
         }
     }
 
@@ -155,10 +159,7 @@ impl DhtNode {
             return self.take_range_back(hub);
         }
         if confirmation.op.is_some() && now < confirmation.asked + SILENT_AFTER {
-            confirmation.timer = hub.arm(LOOK_EVERY, Timer::Confirmation);
-            if confirmation.timer.is_none() {
-                hub.soon(Timer::Confirmation);
-            }
+            confirmation.look_later(hub);
             return;
         }
         if let Some(op) = confirmation.op.take() {

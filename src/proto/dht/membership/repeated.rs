@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use crate::engine::{ConnId, Hub, Tick, Ticks};
+use crate::engine::{ConnId, Hub};
 
 use crate::proto::dht::id::Id;
 use crate::proto::dht::node::{Changes, DhtNode, LockHolder, Tag, Then};
@@ -19,11 +19,10 @@ use crate::proto::dht::rpc::client;
 use crate::proto::dht::rpc::operation::{Bounds, Failure, Operation, Outcome, Verb};
 use crate::proto::dht::storage::entries::{self, Entry};
 use crate::proto::dht::storage::version::Version;
+use crate::proto::log_limit::LogLimit;
 
 /// Entries on their way to their owners.
 const AT_ONCE_MAX: usize = 16;
-
-const LOGGED_EVERY: Ticks = Ticks::from_secs(1);
 
 /// What became of the entries so far.
 #[derive(Debug, Default)]
@@ -41,8 +40,7 @@ pub(crate) struct Repeated {
 pub(crate) struct Repeats {
     /// The one under way begins when so many writes are back from the worker.
     pub(crate) after: u64,
-    /// When one was last logged.
-    logged: Option<Tick>,
+    logged: LogLimit,
 }
 
 impl Repeated {
@@ -88,9 +86,7 @@ impl DhtNode {
         value: Option<Bytes>,
     ) {
         let ours = self.routing.owns(key);
-        let held = [self.entries.entry(key), self.recovered.entry(key)];
-        let held = held.into_iter().flatten().map(|entry| entry.version);
-        let newest = held.max().max(self.writing.get(&key).copied());
+        let newest = self.newest_version(key);
         // Without a version it is as old as can be.
         let entry = Entry {
             version: version.unwrap_or(Version::ZERO),
@@ -201,25 +197,24 @@ impl DhtNode {
         self.disconnect_goes_on(hub, conn);
     }
 
-    /// Says what became of the entries, at most once a second.
+    /// Says what became of the entries.
     pub(crate) fn log_repeated(&mut self, hub: &Hub<Self>) {
-        let now = hub.now();
         if let LockHolder::Disconnect(disconnect) = &self.lock_holder
-            && let Some(repeated) = &disconnect.repeated
-            && repeated.stored + repeated.failed > 0
-            && self
-                .repeats
-                .logged
-                .is_none_or(|last| now >= last + LOGGED_EVERY)
+            && let Some(Repeated {
+                stored,
+                present,
+                failed,
+                ..
+            }) = &disconnect.repeated
+            && stored + failed > 0
         {
-            log::warn!(
-                "a DISCONNECT was repeated, or its leaver had a wrong next: {} entries were absent and are stored, {} were \
-                 there, {} could not be stored",
-                repeated.stored,
-                repeated.present,
-                repeated.failed,
+            self.repeats.logged.warn(
+                hub.now(),
+                format_args!(
+                    "a DISCONNECT was repeated, or its leaver had a wrong next: {stored} entries were absent and are \
+                     stored, {present} were there, {failed} could not be stored"
+                ),
             );
-            self.repeats.logged = Some(now);
         }
     }
 }

@@ -257,10 +257,15 @@ impl DhtNode {
         held.into_iter().flatten().map(|entry| entry.version).max()
     }
 
-    /// There is something newer of a key than this version, here or on its way to the disk.
+    /// The newest version of a key, here or on its way to the disk.
+    pub(crate) fn newest_version(&self, key: Id) -> Option<Version> {
+        self.held_version(key).max(self.writing.get(&key).copied())
+    }
+
+    /// There is something newer of a key than this version.
     pub(crate) fn is_older(&self, key: Id, version: Version) -> bool {
-        let newest = self.held_version(key).max(self.writing.get(&key).copied());
-        newest.is_some_and(|newest| newest > version)
+        self.newest_version(key)
+            .is_some_and(|newest| newest > version)
     }
 
     /// The value of a key that is ours.

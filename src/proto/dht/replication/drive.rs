@@ -283,7 +283,7 @@ impl DhtNode {
                 let (version, value) = (write.version, write.value);
                 self.apply(write.key, Entry { version, value });
             }
-            if let Some(client) = finished.client {
+            if let Some(client) = write.client {
                 answer(hub, client, finished.stored);
             }
         }

@@ -126,8 +126,6 @@ pub struct Finished {
     pub write: Write,
     /// It is where it has to be; else it could not be committed here.
     pub stored: bool,
-    /// Who waits for it still.
-    pub client: Option<Client>,
 }
 
 #[derive(Debug)]
@@ -489,7 +487,6 @@ impl Copies {
         let Pending { write, failed, .. } = self.pending.pop_front()?;
         self.pending_bytes -= write.bytes();
         Some(Finished {
-            client: write.client,
             write,
             stored: !failed,
         })
